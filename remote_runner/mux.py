@@ -12,6 +12,7 @@ import math
 import select
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -343,10 +344,9 @@ class MuxConnection:
         return self._answer(deadline)
 
     def _send(self, data: bytes) -> None:
-        try:
+        # A master that has ended may have said why before: the answer tells, or its end.
+        with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise MasterGoneError(f"the control master at {self.path} has ended") from error
 
     def _answer(self, deadline: Deadline) -> Answer:
         """The next answer that is not a hello."""

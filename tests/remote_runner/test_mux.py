@@ -201,6 +201,21 @@ def test_another_version_is_not_spoken_to(controller: Controller) -> None:
             connection.alive_check(Deadline.after(5))
 
 
+def test_what_it_said_before_it_ended_is_heard(controller: Controller) -> None:
+    has_ended = threading.Event()
+
+    def play(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(bytes.fromhex("00000008 00000001 00000005"))
+        connection.shutdown(socket.SHUT_RDWR)
+        has_ended.set()
+
+    with played_master(controller.runtime, play) as path, MuxConnection(path, Deadline.after(5)) as connection:
+        assert has_ended.wait(10)
+        with pytest.raises(MasterProtocolError, match="version 5"):
+            connection.alive_check(Deadline.after(5))
+
+
 def test_silence_ends_at_the_deadline_and_an_end_is_told(controller: Controller) -> None:
     may_end = threading.Event()
 
