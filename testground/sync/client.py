@@ -24,7 +24,7 @@ from testground.errors import (
 from testground.sync.protocol import (
     DEFAULT_HOST,
     DEFAULT_PORT,
-    MAX_FRAME_BYTES,
+    OFFICIAL_LIMIT_BYTES,
     Action,
     BadFrameError,
     Barrier,
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 PING_INTERVAL_S = 30.0
 PING_TIMEOUT_S = 150.0
 CLOSE_TIMEOUT_S = 5.0
-# A message of 32,768 bytes comes back quoted twice: at worst every byte of it as six.
-MAX_RESPONSE_BYTES = 2**20
+# A message of 1 MiB, which the embedded service takes, comes back quoted twice: at worst four times as long.
+MAX_RESPONSE_BYTES = 2**22 + 2**10
 
 
 class RunNames(Protocol):
@@ -232,8 +232,9 @@ class SyncClient:
         asked = _Asked(self, str(next(self._ids)), what)
         frame = encode_request(Request(asked.request_id, action))
         size_bytes = len(frame.encode())
-        if size_bytes > MAX_FRAME_BYTES:
-            problem = f"{what}: a request of {size_bytes} bytes; the service reads at most {MAX_FRAME_BYTES}"
+        if size_bytes > OFFICIAL_LIMIT_BYTES:
+            most = f"Testground's service reads at most {OFFICIAL_LIMIT_BYTES}"
+            problem = f"{what}: a request of {size_bytes} bytes; {most}"
             raise SyncRequestError(self.endpoint, problem, next_step="send less, or in several messages")
         with self._guard:
             if self._ended is not None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable
 
 from testground.sync.protocol import (
     BAD_FRAME,
-    FRAME_TOO_BIG,
-    MAX_FRAME_BYTES,
     Action,
     BadFrameError,
     Barrier,
@@ -30,6 +28,9 @@ from testground.sync.protocol import (
     run_of_key,
 )
 
+LIMIT_BYTES = 2**20
+"""The longest frame that is read: 32 times what the official service reads, and a bound on what a client can fill."""
+FRAME_TOO_BIG = Close(1009, f"read limited at {LIMIT_BYTES + 1} bytes")
 DEFAULT_IDLE_S = 6 * 3600.0
 """A run that nobody is connected for and nobody has spoken of for so long is forgotten."""
 
@@ -105,7 +106,7 @@ class SyncCore:
         """Take one frame from a client; returns the connections that have something to send because of it."""
         if connection._is_ending:
             return ()
-        if len(frame if isinstance(frame, bytes) else frame.encode("utf-8", "replace")) > MAX_FRAME_BYTES:
+        if len(frame if isinstance(frame, bytes) else frame.encode("utf-8", "replace")) > LIMIT_BYTES:
             return self._end(connection, FRAME_TOO_BIG)
         try:
             request = decode_request(frame)
@@ -242,15 +243,16 @@ def _mark_ready(subscription: _Subscription) -> None:
 
 
 def _cancel(connection: Connection, request_id: str) -> None:
-    """End the newest subscription with this id.
+    """End the newest subscription with this id, or else the barriers with it that are not met yet.
 
-    As recorded of the official service, a subscription still brings one message after its cancelling, and a barrier
-    cannot be cancelled: it is answered when it is met.
+    As recorded of the official service, a subscription still brings one message after its cancelling.
     """
     for subscription in reversed(connection._subscriptions):
         if subscription.request_id == request_id and not subscription.is_cancelled:
             subscription.is_cancelled = True
             return
+    for state in connection._waited_states:
+        _stop_waiting(state, connection, request_id)
 
 
 def _unsubscribe(subscription: _Subscription) -> None:
@@ -258,9 +260,10 @@ def _unsubscribe(subscription: _Subscription) -> None:
     subscription.connection._subscriptions.pop(subscription, None)
 
 
-def _stop_waiting(state: _State, connection: Connection) -> None:
+def _stop_waiting(state: _State, connection: Connection, request_id: str | None = None) -> None:
+    """Take a client's barriers off a state: those with this id, or all."""
     for target, waiting in list(state.waiting.items()):
-        left = [entry for entry in waiting if entry[0] is not connection]
+        left = [(who, its_id) for who, its_id in waiting if who is not connection or request_id not in (None, its_id)]
         if left:
             state.waiting[target] = left
         else:

@@ -15,8 +15,8 @@ from math import isfinite
 DEFAULT_HOST = "localhost"
 """Where SDKs look for the service unless SYNC_SERVICE_HOST says otherwise (the oldest: `testground-sync-service`)."""
 DEFAULT_PORT = 5050
-MAX_FRAME_BYTES = 32_768
-"""The longest frame that the service reads; a longer one ends the connection."""
+OFFICIAL_LIMIT_BYTES = 32_768
+"""The longest frame that Testground's own service reads; a longer one ends the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,6 @@ class Close:
 
 
 BAD_FRAME = Close(1007, "failed to unmarshal JSON")
-FRAME_TOO_BIG = Close(1009, f"read limited at {MAX_FRAME_BYTES + 1} bytes")
 
 
 class BadFrameError(ValueError):

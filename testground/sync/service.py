@@ -2,8 +2,14 @@
 
 On loopback only: there is no authentication in the protocol, and hosts come to it through ssh forwards.
 
-What is meant to differ from the official service, held by tests/testground/test_sync_recordings.py as all else is: a
-message goes out at once and not at the next tick of 100 ms; requests sent at once are handled in their order.
+What is meant to differ from the official service; tests/testground/test_sync_recordings.py holds it, as all else:
+
+- A message goes to its subscribers at once, not at the next tick of 100 ms.
+- Requests of one connection are handled in the order in which they come.
+- A frame may have 1 MiB, not 32 KiB; a longer one ends the connection with the same code, and a reason of that size.
+- A cancelled barrier stays silent; there it is answered when it is met.
+- A payload's text keeps the order of its keys and the digits of its integers; there keys are sorted, `<`, `>` and `&`
+  escaped, and every number is a 64-bit float.
 """
 
 from __future__ import annotations
@@ -21,11 +27,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from testground.errors import SyncListenError
-from testground.sync.core import DEFAULT_IDLE_S, Connection, SyncCore
+from testground.sync.core import DEFAULT_IDLE_S, LIMIT_BYTES, Connection, SyncCore
 from testground.sync.protocol import DEFAULT_PORT, Close
 
 # What the library reads before the core refuses a frame by the protocol's own limit, and in its words.
-_READ_LIMIT_BYTES = 2 * 2**20
+_READ_LIMIT_BYTES = 2 * LIMIT_BYTES
 _FRAMES_BETWEEN_TURNS = 32
 _CLOSE_TIMEOUT_S = 2.0
 _OPEN_TIMEOUT_S = 60.0

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from testground.sync.core import Connection, SyncCore
+from testground.sync.core import LIMIT_BYTES, Connection, SyncCore
 from testground.sync.protocol import Close
 
 Event = dict[str, Any]
@@ -33,6 +33,40 @@ def written_out(frame: Any) -> Any:
     if not isinstance(frame, str):
         return frame
     return re.sub(r"<(.) repeated (\d+) times>", lambda found: found[1] * int(found[2]), frame)
+
+
+def as_meant(recorded: list[Event]) -> list[Event]:
+    """The recording as the embedded service should have made it: with the differences that its docstring lists."""
+    scenarios = dict(_scenarios(recorded))
+    taken = scenarios["payload-30000"]
+    return [event for name, events in scenarios.items() for event in _as_meant(name, events, taken)]
+
+
+def _as_meant(scenario: str, recorded: list[Event], taken: list[Event]) -> list[Event]:
+    """One scenario; `taken` is the one with a payload that the official service takes as well."""
+    match scenario:
+        case "barrier-cancel":
+            return [event for event in recorded if (event["client"], event["way"]) != ("a", "in")]
+        case "payload-33000" | "payload-65536" | "payload-200000":
+            found: list[Event] = json.loads(json.dumps(taken).replace("30000", scenario.removeprefix("payload-")))
+            return found
+        case "payload-40-KiB":
+            published, subscribed = (event for event in recorded if event["way"] == "out")
+            _, answer, _, message, closed, _ = taken
+            frame = message["frame"].replace('"id":"0"', '"id":"1"').replace("<y repeated 30000", "<x repeated 40960")
+            events = [published, answer, subscribed, message | {"frame": frame}, closed]
+            return [event | {"scenario": scenario, "client": "a"} for event in events]
+        case "payload-1100000":
+            reason = f"read limited at {LIMIT_BYTES + 1} bytes"
+            return [
+                event | {"frame": {"code": 1009, "reason": reason}} if _code(event) == 1009 else event
+                for event in recorded
+            ]
+    return recorded
+
+
+def _code(event: Event) -> object:
+    return event["frame"]["code"] if event["way"] == "closed" else None
 
 
 class Wire(Protocol):

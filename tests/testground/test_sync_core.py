@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from testground.sync.core import Connection, SyncCore
-from testground.sync.protocol import BAD_FRAME, FRAME_TOO_BIG, MAX_FRAME_BYTES, Close
+from testground.sync.core import FRAME_TOO_BIG, LIMIT_BYTES, Connection, SyncCore
+from testground.sync.protocol import BAD_FRAME, Close
 
 STATE = "run:r:plan:p:case:c:states:s"
 TOPIC = "run:r:plan:p:case:c:topics:t"
@@ -85,16 +85,37 @@ def test_a_cancelled_subscription_brings_one_more_message_as_recorded_and_ends()
     assert [entry for entry in taken(core, connection) if entry[0] != "p"] == [("t", 0), ("u", 0), ("u", 1), ("u", 2)]
 
 
+def test_a_cancelled_barrier_stays_silent_and_others_on_the_state_do_not() -> None:
+    core = SyncCore()
+    canceller, other = core.connect(), core.connect()
+    for connection, request_id in ((canceller, "b"), (canceller, "c"), (other, "b")):
+        ask(core, connection, request_id, barrier={"state": STATE, "target": 1})
+    assert ask(core, canceller, "b", is_cancel=True) == []
+    assert ask(core, other, "s", signal_entry={"state": STATE}) == [other, canceller]
+    assert taken(core, canceller) == [("c", None)]
+    assert taken(core, other) == [("s", 1), ("b", None)]
+
+
+def test_of_one_id_a_subscription_is_cancelled_before_a_barrier() -> None:
+    core = SyncCore()
+    connection = core.connect()
+    ask(core, connection, "x", barrier={"state": STATE, "target": 1})
+    ask(core, connection, "x", subscribe={"topic": TOPIC})
+    ask(core, connection, "x", is_cancel=True)
+    ask(core, connection, "s", signal_entry={"state": STATE})
+    assert taken(core, connection) == [("s", 1), ("x", None)]
+
+
 def test_a_frame_may_have_as_many_bytes_as_the_limit_and_no_more() -> None:
     core = SyncCore()
     empty = len(json.dumps({"id": "", "signal_entry": {"state": STATE}}))
     most, more = core.connect(), core.connect()
-    ask(core, most, "x" * (MAX_FRAME_BYTES - empty), signal_entry={"state": STATE})
-    ask(core, more, "x" * (MAX_FRAME_BYTES - empty + 1), signal_entry={"state": STATE})
+    ask(core, most, "x" * (LIMIT_BYTES - empty), signal_entry={"state": STATE})
+    ask(core, more, "x" * (LIMIT_BYTES - empty + 1), signal_entry={"state": STATE})
     assert [answer[1] for answer in taken(core, most)] == [1]
     assert taken(core, more) == [FRAME_TOO_BIG]
     of_two_bytes = core.connect()
-    core.receive(of_two_bytes, '{"id":"' + "é" * (MAX_FRAME_BYTES // 2) + '"}')
+    core.receive(of_two_bytes, '{"id":"' + "é" * (LIMIT_BYTES // 2) + '"}')
     assert taken(core, of_two_bytes) == [FRAME_TOO_BIG]
 
 
