@@ -55,6 +55,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "bash": (_program("bash"), "install bash"),
     "dash": (_program("dash"), "install dash"),
     "busybox": (_program("busybox"), "install busybox"),
+    "bsdtar": (_program("bsdtar"), "install libarchive-tools"),
     "fish": (_program("fish"), "install fish"),
     "tcsh": (_program("tcsh"), "install tcsh"),
     "zsh": (_program("zsh"), "install zsh"),

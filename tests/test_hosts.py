@@ -46,6 +46,10 @@ def test_a_namespace_is_a_machine_of_its_own(netns_host: NetnsHost) -> None:
 
 def test_processes_outlive_their_session_until_the_power_cut(netns_host: NetnsHost) -> None:
     netns_host.ssh("setsid sleep 4711 </dev/null >/dev/null 2>&1 &")
+    deadline = time.monotonic() + 10
+    while "sleep 4711" not in (process.command for process in netns_host.processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # until then it is the shell that becomes it
     assert [process.command for process in netns_host.processes()] == ["sleep 4711"]
     netns_host.kill()
     assert netns_host.processes() == []

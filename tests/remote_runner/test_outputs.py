@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
@@ -99,11 +98,8 @@ def fill(directory: Path) -> None:
 @pytest.mark.parametrize("chunk_bytes", [1000, 512, 1 << 20])
 @pytest.mark.parametrize("kind", TARS)
 def test_what_a_real_tar_writes_arrives_as_it_was(kind: str, chunk_bytes: int, tmp_path: Path) -> None:
-    program = TARS[kind][0]
-    if program == "busybox":
-        need("busybox")
-    if shutil.which(program) is None:
-        pytest.skip(f"needs {program}: install libarchive-tools")
+    if (program := TARS[kind][0]) != "tar":
+        need(program)
     fill(tmp_path / "there")
     if kind != "ustar":
         (tmp_path / "there" / ("n" * 150)).write_text("a long name")
