@@ -1,5 +1,5 @@
-// Command exec-go is what Testground's builder exec:go makes of a plan: it replaces itself by `fab instance`, in the
-// plan's directory that it was built from. One process stays, so Testground's signals and its pipes are that one's.
+// Command exec-go is what Testground starts for each instance: its builder exec:go makes it of a plan, and Nix the
+// flake's bin/remote-runner. It hands the instance to the warm process (warm.go), or becomes the instance's own process.
 package main
 
 import (
@@ -18,50 +18,107 @@ import (
 // Written by `fab plan.import` beside this file: the command to start, one word a line.
 const commandFile = "exec-go/command"
 
+// Set by the linker where Nix builds this (flake.nix): the plan, its Python, and the table of what can be started.
+var linkedPlan, linkedPython, linkedArtifacts string
+
+// A command is what one instance is started with.
+type command struct {
+	words []string
+	// Where its code is found, where that is not in the words alone; "" else.
+	directory string
+}
+
 func main() {
-	// The daemon builds without -trimpath and keeps the plan's unpacked copy.
-	_, source, _, _ := runtime.Caller(0)
-	plan := filepath.Dir(filepath.Dir(source))
-	if err := os.Chdir(plan); err != nil {
-		fail("the plan's directory that this was built from is gone: "+err.Error(), "run the plan again, so that it is built anew")
+	if linkedPlan != "" && len(os.Args) > 1 {
+		becomeTasks(os.Args[1:])
 	}
-	argv, err := command()
+	enterPlan()
+	instance, err := instanceCommand()
 	if err != nil {
 		fail(err.Error(), "run `fab plan.import` in the plan's directory, or start Testground's daemon with `fab` on its PATH")
 	}
-	err = syscall.Exec(argv[0], argv, os.Environ())
-	fail(argv[0]+" cannot be started: "+err.Error(), "run `fab plan.import` again with the Python that remote-runner is installed for")
+	if linkedArtifacts != "" {
+		os.Setenv("REMOTE_RUNNER_ARTIFACTS", linkedArtifacts)
+	}
+	status, err := handOver(instance)
+	if err == nil {
+		os.Exit(status)
+	}
+	message("start: no warm process takes this instance, so it starts by itself: " + err.Error())
+	become(instance.words)
 }
 
-func command() ([]string, error) {
+// enterPlan goes to the plan's directory, which is where an instance runs.
+func enterPlan() {
+	plan := linkedPlan
+	if plan == "" {
+		// The daemon builds without -trimpath and keeps the plan's unpacked copy.
+		_, source, _, _ := runtime.Caller(0)
+		plan = filepath.Dir(filepath.Dir(source))
+	}
+	if err := os.Chdir(plan); err != nil {
+		fail("the plan's directory that this was built from is gone: "+err.Error(), "run the plan again, so that it is built anew")
+	}
+}
+
+// becomeTasks starts the tasks of `fab` on the plan one stands in.
+func becomeTasks(words []string) {
+	path := linkedPlan
+	if given := os.Getenv("PYTHONPATH"); given != "" {
+		path += ":" + given
+	}
+	os.Setenv("PYTHONPATH", path)
+	become(append([]string{linkedPython, "-c", "import tasks.main; tasks.main.main()"}, words...))
+}
+
+func become(words []string) {
+	err := syscall.Exec(words[0], words, os.Environ())
+	fail(words[0]+" cannot be started: "+err.Error(), "run `fab plan.import` again with the Python that remote-runner is installed for")
+}
+
+func instanceCommand() (command, error) {
+	if linkedPlan != "" {
+		return command{[]string{linkedPython, "-m", "remote_runner"}, linkedPlan}, nil
+	}
 	words, err := os.ReadFile(commandFile)
 	if err == nil && len(words) > 0 {
-		argv := strings.Split(strings.TrimSuffix(string(words), "\n"), "\n")
-		return argv, nil
+		// These find their code wherever they are started, so the runs of all plans share a warm process.
+		return command{strings.Split(strings.TrimSuffix(string(words), "\n"), "\n"), ""}, nil
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return command{}, err
 	}
 	fab, err := exec.LookPath("fab")
 	if err != nil {
-		return nil, fmt.Errorf("no `fab` on the PATH of Testground's daemon (%s), and the plan names no Python", os.Getenv("PATH"))
+		return command{}, fmt.Errorf("no `fab` on the PATH of Testground's daemon (%s), and the plan names no Python", os.Getenv("PATH"))
 	}
-	fab, err = filepath.Abs(fab)
-	return []string{fab, "instance"}, err
+	if fab, err = filepath.Abs(fab); err != nil {
+		return command{}, err
+	}
+	plan, err := os.Getwd() // its fabfile is code
+	return command{[]string{fab, "instance"}, plan}, err
 }
 
 // fail ends the instance as Testground wants to be told: by a failure event on stdout.
 func fail(reason, next string) {
-	group := os.Getenv("TEST_GROUP_ID")
+	event("failure_event", map[string]string{
+		"group": os.Getenv("TEST_GROUP_ID"),
+		"error": "remote-runner: " + reason + "\n  next: " + next,
+	})
+	os.Exit(1)
+}
+
+func message(text string) {
+	event("message_event", map[string]string{"message": text})
+}
+
+func event(name string, body map[string]string) {
 	line, _ := json.Marshal(map[string]interface{}{
 		"ts":       time.Now().UnixNano(),
 		"msg":      "",
-		"group_id": group,
+		"group_id": os.Getenv("TEST_GROUP_ID"),
 		"run_id":   os.Getenv("TEST_RUN"),
-		"event": map[string]interface{}{
-			"failure_event": map[string]string{"group": group, "error": "remote-runner: " + reason + "\n  next: " + next},
-		},
+		"event":    map[string]interface{}{name: body},
 	})
 	fmt.Println(string(line))
-	os.Exit(1)
 }

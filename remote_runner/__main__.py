@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from remote_runner.stop import Stop
+
+# Set by a launcher (exec-go/warm.go) that starts its warm process by the words that start an instance.
+WARM_VARIABLE = "REMOTE_RUNNER_WARM"
 
 
 def main() -> int:
-    """Run the instance that the environment describes, of the plan one stands in; the exit status."""
-    import os
-    import signal
-    from pathlib import Path
-    from types import FrameType
+    """Run the instance that the environment describes, of the plan one stands in; the exit status.
 
-    from remote_runner.instance import run_instance
+    Started as a warm process, it runs the instances of all launchers that come.
+    """
+    import os
+
+    place = os.environ.pop(WARM_VARIABLE, "")  # noqa: TID251 (the edge of the process)
+    if place:
+        from remote_runner import warm
+
+        return warm.main(place, run)
     from remote_runner.stop import Stop
 
-    stop = Stop()
+    return run(Stop())
 
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.request(f"somebody here ended the instance ({signal.Signals(number).name})")
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
+def run(stop: Stop) -> int:
+    """Run the instance of this process: its environment, its directory, its signals."""
+    import os
+    from pathlib import Path
+
+    from remote_runner.instance import run_instance
+
+    stop.on_signals()
     return run_instance(dict(os.environ), Path.cwd(), stop=stop)  # noqa: TID251 (the edge of the process)
 
 

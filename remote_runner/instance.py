@@ -94,7 +94,7 @@ def run_instance(
         return 1
     instance = _Instance(environ, runenv, plan_dir, reporter, stop)
     try:
-        with when_unread(stdout_fd, lambda: unread("stdout")):
+        with when_unread(stdout_fd, lambda: unread("stdout")) as end_watch, stop.also(end_watch):
             return instance.run()
     except (RemoteRunnerError, TestgroundError) as error:
         return instance.fail(str(error))

@@ -74,7 +74,7 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
         try:
             fresh = aside / "plan"
             _copy(plan, own_files(plan, environ), fresh)
-            _add_shim(fresh)
+            add_shim(fresh)
             if os.path.lexists(target):
                 target.rename(aside / "old")
             fresh.rename(target)
@@ -145,9 +145,12 @@ def _copy(plan: Path, names: Iterable[PurePath], target: Path) -> None:
             shutil.copy2(source, copy)
 
 
-def _add_shim(plan: Path) -> None:
-    for name in (PurePath("go.mod"), SHIM / "main.go"):
-        if not (plan / name).exists():
-            (plan / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(_ROOT / name, plan / name)
+def add_shim(plan: Path) -> None:
+    """Put beside the plan what Testground builds: the launcher, where it has none, and the words of this Python."""
+    if not (plan / "go.mod").exists():
+        shutil.copyfile(_ROOT / "go.mod", plan / "go.mod")
+    if not (plan / SHIM / "main.go").exists():
+        (plan / SHIM).mkdir(exist_ok=True)
+        for source in (_ROOT / SHIM).glob("*.go"):
+            shutil.copyfile(source, plan / SHIM / source.name)
     (plan / COMMAND).write_text("\n".join(instance_command()) + "\n", encoding="utf-8")

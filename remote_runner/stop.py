@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 class InstanceStoppedError(BaseException):
@@ -29,16 +30,43 @@ class Stop(threading.Event):
         self.reason = ""
         self._interrupts = False
         self._is_held_off = False
+        self._calls: list[Callable[[], None]] = []
+        self._calls_lock = threading.RLock()  # a signal's handler may ask while its thread has it
+
+    def on_signals(self) -> None:
+        """From now on SIGTERM, SIGINT and SIGHUP are requests. For the main thread."""
+
+        def end(number: int, frame: FrameType | None) -> None:
+            self.request(f"somebody here ended the instance ({signal.Signals(number).name})")
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, end)
 
     def request(self, reason: str) -> None:
         """Ask for the end; only the first request counts."""
         if not self.reason:  # plain attributes: a signal may come in the middle of this
             self.reason = reason
             self.set()
+            with self._calls_lock:
+                for call in self._calls:
+                    call()
         if threading.current_thread() is not threading.main_thread():
             _wake_main_thread()
         elif not self._is_held_off:
             self._interrupt()
+
+    @contextmanager
+    def also(self, call: Callable[[], None]) -> Iterator[None]:
+        """Within the block a request calls this as well, one that came before at once; it neither waits nor raises."""
+        with self._calls_lock:
+            self._calls.append(call)
+            if self.is_set():
+                call()
+        try:
+            yield
+        finally:
+            with self._calls_lock:
+                self._calls.remove(call)
 
     def check(self) -> None:
         """Raise `InstanceStoppedError` if somebody has asked."""

@@ -1,4 +1,6 @@
-"""Ends the control masters that a test left: it asks each over its socket, by the protocol's own request."""
+"""Ends what a test left running here: control masters, each asked over its socket by the protocol's own request, and
+warm processes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tests.launcher import end_warm
+
 _TERMINATE = struct.pack(">III", 8, 0x10000005, 1)
 _HELLO = struct.pack(">III", 8, 1, 4)
 
 
 def end_masters(runtime: Path) -> None:
-    """Terminate every master that listens below `runtime`, and wait until none does."""
+    """Terminate every master and warm process that listens below `runtime`, and wait until none does."""
+    end_warm(runtime)
     for path in runtime.rglob("*"):
         if not path.is_socket():
             continue

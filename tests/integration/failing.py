@@ -13,6 +13,7 @@ from pathlib import Path
 from remote_runner.controller import Controller
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
+from tests.launcher import launcher_of
 
 RUN = "failing"
 GROUP = "single"
@@ -80,6 +81,7 @@ class FailingPlan:
 
     `hosts` is the inventory's text below `hosts:`, and `host` the name of the one that is tried. With `own_directory`
     everything on a host lies in `far`, which keeps hosts that share this machine's files away from the user's home.
+    `argv` is what an instance is started by.
     """
 
     directory: Path
@@ -91,6 +93,7 @@ class FailingPlan:
     own_directory: bool = True
     timeouts: dict[str, float] = field(default_factory=lambda: dict(_TIMEOUTS))
     params: dict[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = (sys.executable, "-m", "remote_runner")
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
@@ -109,6 +112,10 @@ class FailingPlan:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         path.chmod(0o755)
         return path
+
+    def start_by_launcher(self) -> None:
+        """From now on an instance is started as Testground does, and run by a warm process."""
+        self.argv = (str(launcher_of(self.directory)),)
 
     def write_inventory(self) -> None:
         """`inventory.yaml` by the fields."""
@@ -158,7 +165,7 @@ class FailingPlan:
     def start(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """One instance, running; the inventory is there already."""
         return subprocess.Popen(
-            [sys.executable, "-m", "remote_runner"],
+            self.argv,
             cwd=self.directory,
             env=dict(environ),
             stdin=subprocess.DEVNULL,

@@ -6,7 +6,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -73,7 +72,7 @@ class Held:
     @classmethod
     def start(cls, step: str, plan: FailingPlan, environ: Mapping[str, str]) -> Held:
         process = subprocess.Popen(
-            [sys.executable, "-m", "remote_runner"],
+            plan.argv,
             cwd=plan.directory,
             env=dict(environ),
             stdin=subprocess.DEVNULL,

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.plan_import import home_of_testground, instance_command
 from tests.hosts import which
+from tests.launcher import build
 from tests.needs import need
 from tests.tasks.fab import REPOSITORY, PlanDirectory
 
@@ -31,7 +33,7 @@ enabled = true
 name = "greet"
 instances = { min = 1, max = 10, default = 1 }
 """
-SHIM_FILES = {"go.mod", "exec-go/main.go", "exec-go/command"}
+SHIM_FILES = {"go.mod", "exec-go/command", *(f"exec-go/{path.name}" for path in (REPOSITORY / "exec-go").glob("*.go"))}
 OWN_FILES = {"manifest.toml", "inventory.yaml", "fabfile.py", "greeter.sh"}
 
 
@@ -167,15 +169,8 @@ def test_our_own_plan_needs_what_its_ignore_file_leaves(tmp_path: Path) -> None:
 # The shim
 
 
-def build_shim(plan: Path, artifact: Path) -> None:
-    """As the builder exec:go does it."""
-    environ = {**os.environ, "GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
-    for words in (["mod", "tidy"], ["build", "-gcflags=all=-N -l", "-o", str(artifact), "./exec-go"]):
-        subprocess.run([which("go"), *words], cwd=plan, env=environ, check=True)
-
-
 @pytest.fixture
-def imported(importing: PlanDirectory, home: Path) -> Path:
+def imported(importing: PlanDirectory, home: Path, controller: Controller) -> Path:
     """The plan as the daemon has it for one run: a copy of what was imported."""
     need("go")
     importing.ok("plan.import", "--home", str(home))
@@ -208,16 +203,16 @@ def environ_of(tmp_path: Path, **more: str) -> dict[str, str]:
         "SYNC_SERVICE_HOST": "localhost",
         "SYNC_SERVICE_PORT": "1",
         "PATH": "/nowhere",
+        "REMOTE_RUNNER_RUNTIME_DIR": os.environ["REMOTE_RUNNER_RUNTIME_DIR"],  # the fixture's
+        "REMOTE_RUNNER_CACHE_DIR": os.environ["REMOTE_RUNNER_CACHE_DIR"],
         **more,
     }
 
 
-def test_the_shim_starts_the_python_that_imported_the_plan_without_a_path(
-    imported: Path, tmp_path: Path, controller: object
-) -> None:
+def test_the_shim_starts_the_python_that_imported_the_plan_without_a_path(imported: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
-    status, events, stderr = start(artifact, environ_of(tmp_path, REMOTE_RUNNER_CACHE_DIR=str(tmp_path / "cache")))
+    build(imported, artifact)
+    status, events, stderr = start(artifact, environ_of(tmp_path))
     (told,) = events[-1].values()
     # It got as far as the sync service, where nobody listens.
     assert list(events[-1]) == ["failure_event"]
@@ -234,30 +229,35 @@ def test_the_shim_becomes_the_instance_in_the_plan_that_it_was_built_from(import
     )
     (imported / "exec-go" / "command").write_text("\n".join(words) + "\n")
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
-    process = subprocess.Popen([str(artifact)], cwd="/", env={"TEST_RUN": "x"}, stdout=subprocess.PIPE, text=True)
+    build(imported, artifact)
+    given = {"TEST_RUN": "x", "REMOTE_RUNNER_RUNTIME_DIR": os.environ["REMOTE_RUNNER_RUNTIME_DIR"]}
+    process = subprocess.Popen([str(artifact)], cwd="/", env=given, stdout=subprocess.PIPE, text=True)
     said, _ = process.communicate(timeout=60)
-    where, pid, *environ = json.loads(said)
+    told, become = said.splitlines()
+    # No warm process comes of these words, which end at once; what they said there is the reason.
+    assert "no warm process takes this instance" in json.loads(told)["event"]["message_event"]["message"]
+    where, pid, *environ = json.loads(become)
     assert (where, pid) == (str(imported), process.pid)
-    assert set(environ) <= {"TEST_RUN", "LC_CTYPE"}  # Python's own, where no locale is set
+    assert set(environ) <= {*given, "LC_CTYPE"}  # Python's own, where no locale is set
 
 
 def test_a_linked_plan_is_started_by_the_fab_on_path(imported: Path, tmp_path: Path) -> None:
     (imported / "exec-go" / "command").unlink()
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
+    build(imported, artifact)
     (tmp_path / "bin").mkdir()
     fab = tmp_path / "bin" / "fab"
     fab.write_text('#!/bin/sh\necho "{\\"event\\":{\\"started\\":\\"$0 $* in $PWD\\"}}"\n')
     fab.chmod(0o755)
     status, events, _ = start(artifact, environ_of(tmp_path, PATH=str(tmp_path / "bin")))
-    assert (status, events) == (0, [{"started": f"{fab} instance in {imported}"}])
+    assert (status, events[1:]) == (0, [{"started": f"{fab} instance in {imported}"}])
+    assert f'it ended before it took the instance: {{"event":{{"started":"{fab}' in str(events[0])
 
 
 def test_without_a_fab_the_failure_says_what_to_do(imported: Path, tmp_path: Path) -> None:
     (imported / "exec-go" / "command").unlink()
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
+    build(imported, artifact)
     status, events, stderr = start(artifact, environ_of(tmp_path))
     (failure,) = events
     assert failure["failure_event"]["group"] == 'a "group"'
@@ -269,16 +269,17 @@ def test_without_a_fab_the_failure_says_what_to_do(imported: Path, tmp_path: Pat
 def test_a_python_that_has_gone_is_told(imported: Path, tmp_path: Path) -> None:
     (imported / "exec-go" / "command").write_text("/nowhere/python\n-V\n")
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
+    build(imported, artifact)
     status, events, _ = start(artifact, environ_of(tmp_path))
-    assert "/nowhere/python cannot be started: no such file" in events[0]["failure_event"]["error"]
-    assert "run `fab plan.import` again" in events[0]["failure_event"]["error"]
+    assert "no warm process takes this instance" in events[0]["message_event"]["message"]
+    assert "/nowhere/python cannot be started: no such file" in events[1]["failure_event"]["error"]
+    assert "run `fab plan.import` again" in events[1]["failure_event"]["error"]
     assert status == 1
 
 
 def test_a_plan_copy_that_has_gone_is_told(imported: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
-    build_shim(imported, artifact)
+    build(imported, artifact)
     shutil.rmtree(imported)
     status, events, _ = start(artifact, environ_of(tmp_path))
     assert "the plan's directory that this was built from is gone" in events[0]["failure_event"]["error"]

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/controller.py finds the same one,
+// and refuses it for the same reasons.
+func runtimeDirectory() (string, error) {
+	path := os.Getenv("REMOTE_RUNNER_RUNTIME_DIR")
+	if path == "" {
+		run := fmt.Sprintf("/run/user/%d", os.Getuid())
+		path = fmt.Sprintf("/tmp/remote-runner-%d", os.Getuid())
+		if found, err := os.Stat(run); err == nil && found.IsDir() && owner(found) == os.Getuid() {
+			path = run + "/remote-runner"
+		}
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	return path, ownDirectory(path)
+}
+
+// ownDirectory makes the directory, 0700, or says why one that is there cannot be trusted.
+func ownDirectory(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	found, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !found.IsDir() || owner(found) != os.Getuid() {
+		return fmt.Errorf("%s: is not a directory of user %d", path, os.Getuid())
+	}
+	above, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	for {
+		parent, err := os.Stat(above)
+		if err != nil {
+			return err
+		}
+		if parent.Mode().Perm()&0o002 != 0 && parent.Mode()&os.ModeSticky == 0 {
+			return fmt.Errorf("%s: any user may put another in its place, for %s is writable by all", path, above)
+		}
+		if above == "/" {
+			break
+		}
+		above = filepath.Dir(above)
+	}
+	if found.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: other users may write to it", path)
+	}
+	if found.Mode().Perm()&0o077 != 0 {
+		return os.Chmod(path, 0o700)
+	}
+	return nil
+}
+
+func owner(found os.FileInfo) int {
+	return int(found.Sys().(*syscall.Stat_t).Uid)
+}
+
+// A fileLock is an flock(2) on a file of its own, as remote_runner/controller.py has it.
+type fileLock struct{ fd int }
+
+func acquire(path string) (fileLock, error) {
+	for {
+		fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
+		if err != nil {
+			return fileLock{}, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		if err = ignoringInterrupts(func() error { return syscall.Flock(fd, syscall.LOCK_EX) }); err != nil {
+			syscall.Close(fd)
+			return fileLock{}, &os.PathError{Op: "flock", Path: path, Err: err}
+		}
+		var held, there syscall.Stat_t
+		err = syscall.Fstat(fd, &held)
+		if err == nil {
+			err = syscall.Stat(path, &there)
+		}
+		if err == nil && held.Dev == there.Dev && held.Ino == there.Ino {
+			return fileLock{fd}, nil
+		}
+		syscall.Close(fd) // `fab clean` removed the file between the two calls
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fileLock{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+}
+
+func (lock fileLock) release() {
+	syscall.Close(lock.fd)
+}
+
+func ignoringInterrupts(call func() error) error {
+	for {
+		if err := call(); err != syscall.EINTR {
+			return err
+		}
+	}
+}
