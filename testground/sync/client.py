@@ -1,7 +1,4 @@
-"""A synchronous client of the sync service, safe to use from several threads.
-
-`websockets` is imported when a client opens its connection, not before: it costs more than everything else here.
-"""
+"""A synchronous client of the sync service, safe to use from several threads."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from testground.errors import (
     SyncTimeoutError,
     SyncUnreachableError,
 )
+from testground.sync.link import Link
 from testground.sync.protocol import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -40,18 +38,12 @@ from testground.sync.protocol import (
     state_key,
     topic_key,
 )
+from testground.sync.websocket import WebSocketError
 
 if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
-
     from testground.events import Event
 
-# A cable pulled for a minute is survived (TCP needs up to twice the outage), a dead peer noticed within three.
-PING_INTERVAL_S = 30.0
-PING_TIMEOUT_S = 150.0
 CLOSE_TIMEOUT_S = 5.0
-# A message of 1 MiB, which the embedded service takes, comes back quoted twice: at worst four times as long.
-MAX_RESPONSE_BYTES = 2**22 + 2**10
 
 
 class RunNames(Protocol):
@@ -83,10 +75,11 @@ class SyncClient:
         timeout_s: float = 30.0,
     ) -> None:
         self.run, self.plan, self.case = run, plan, case
+        self._address = host, port
         self.endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._timeout_s = timeout_s
         self._ids = itertools.count()
-        self._connection: ClientConnection | None = None
+        self._link: Link | None = None
         self._reader: threading.Thread | None = None
         self._guard = threading.Lock()
         self._inboxes: dict[str, SimpleQueue[Response | SyncError]] = {}
@@ -123,36 +116,24 @@ class SyncClient:
 
         Raises SyncUnreachableError.
         """
-        # 70 ms of start-up, measured beside 30 ms for socket, json and dataclasses together.
-        from websockets.exceptions import WebSocketException
-        from websockets.sync.client import connect
-
         try:
-            # Entered, not called: from websockets 17 on a bare connect() is deprecated.
-            self._connection = connect(
-                f"ws://{self.endpoint}",
-                compression=None,  # short messages, mostly over loopback or an ssh connection that may compress itself
-                proxy=None,
-                open_timeout=self._timeout_s,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PING_TIMEOUT_S,
-                close_timeout=CLOSE_TIMEOUT_S,
-                max_size=MAX_RESPONSE_BYTES,
-            ).__enter__()
+            self._link = Link.open(*self._address, self._timeout_s)
         except TimeoutError as error:
             raise SyncUnreachableError(self.endpoint, f"no answer within {self._timeout_s:g} s") from error
         except OSError as error:
             raise SyncUnreachableError(self.endpoint, f"cannot connect: {error.strerror or error}") from error
-        except (WebSocketException, EOFError, ValueError) as error:
+        except (WebSocketError, ValueError) as error:
             raise SyncUnreachableError(self.endpoint, f"no sync service: {error}") from error
-        self._reader = threading.Thread(target=self._read, args=(self._connection,), name="sync-client", daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(self._link,), name="sync-client", daemon=True)
         self._reader.start()
 
     def close(self) -> None:
         """End the connection; whoever still waits on it gets a SyncClosedError."""
-        if self._connection is not None and self._reader is not None:
-            self._connection.close()
+        if self._link is not None and self._reader is not None:
+            self._link.end()
             self._reader.join(CLOSE_TIMEOUT_S)
+            self._link.cut()
+            self._reader.join()
 
     def signal_entry(self, state: str) -> int:
         """Enter a state; returns how many have entered it by now, this entry included (the first gets 1)."""
@@ -244,39 +225,30 @@ class SyncClient:
         return asked
 
     def _send(self, frame: str) -> None:
-        from websockets.exceptions import ConnectionClosed
-
-        if self._connection is None:
+        if self._link is None or self._reader is None:
             raise SyncClosedError(self.endpoint, None, "", next_step="open the client (`with SyncClient(…) as client`)")
         try:
-            self._connection.send(frame)
-        except ConnectionClosed as error:
-            raise self._closed(error) from error
+            self._link.send(frame)
+        except OSError as error:
+            self._reader.join(CLOSE_TIMEOUT_S)  # it knows more, if the service has said why
+            raise self._ended or SyncClosedError(self.endpoint, None, "") from error
 
     def _forget(self, request_id: str) -> None:
         with self._guard:
             self._inboxes.pop(request_id, None)
 
-    def _closed(self, error: Exception | None) -> SyncError:
-        received = getattr(error, "rcvd", None)
-        return SyncClosedError(
-            self.endpoint, None if received is None else received.code, received.reason if received else ""
-        )
-
-    def _read(self, connection: ClientConnection) -> None:
+    def _read(self, link: Link) -> None:
         """Hand each response to whoever asked; the reader's thread."""
-        from websockets.exceptions import ConnectionClosed
-
+        ended: SyncError
         try:
-            while True:
-                response = decode_response(connection.recv())
+            for message in link.messages():
+                response = decode_response(message)
                 with self._guard:
                     inbox = self._inboxes.get(response.id)
                 if inbox is not None:  # else a message of a cancelled subscription, or a barrier given up
                     inbox.put(response)
-        except ConnectionClosed as error:
-            ended = self._closed(error)
-        except BadFrameError as error:
+            ended = SyncClosedError(self.endpoint, link.code, link.reason)
+        except (BadFrameError, WebSocketError) as error:
             ended = SyncAnswerError(self.endpoint, "a request", f"a frame that is {error}")
         with self._guard:
             self._ended = ended

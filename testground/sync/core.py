@@ -28,9 +28,6 @@ from testground.sync.protocol import (
     run_of_key,
 )
 
-LIMIT_BYTES = 2**20
-"""The longest frame that is read: 32 times what the official service reads, and a bound on what a client can fill."""
-FRAME_TOO_BIG = Close(1009, f"read limited at {LIMIT_BYTES + 1} bytes")
 DEFAULT_IDLE_S = 6 * 3600.0
 """A run that nobody is connected for and nobody has spoken of for so long is forgotten."""
 
@@ -106,18 +103,23 @@ class SyncCore:
         """Take one frame from a client; returns the connections that have something to send because of it."""
         if connection._is_ending:
             return ()
-        if len(frame if isinstance(frame, bytes) else frame.encode("utf-8", "replace")) > LIMIT_BYTES:
-            return self._end(connection, FRAME_TOO_BIG)
         try:
             request = decode_request(frame)
         except BadFrameError:
-            return self._end(connection, BAD_FRAME)
+            return self.end(connection, BAD_FRAME)
         if request.is_cancel:
             _cancel(connection, request.id)
             return ()
         if request.action is None:
             return ()
         return self._act(connection, request.id, request.action)
+
+    def end(self, connection: Connection, close: Close) -> Iterable[Connection]:
+        """Send a client what it was answered already and then a closing, which waits now; hear it no more."""
+        if not connection._is_ending:
+            self._leave(connection)
+            connection._answers.append(close)
+        return (connection,)
 
     def take(self, connection: Connection) -> str | Close | None:
         """The next thing to send to a client, None if there is nothing now. After a `Close` comes nothing more.
@@ -165,11 +167,6 @@ class SyncCore:
         for name in idle:
             self.forget_run(name)
         return tuple(idle)
-
-    def _end(self, connection: Connection, close: Close) -> Iterable[Connection]:
-        self._leave(connection)
-        connection._answers.append(close)
-        return (connection,)
 
     def _leave(self, connection: Connection) -> None:
         connection._is_ending = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from math import isfinite
 
 DEFAULT_HOST = "localhost"
@@ -113,7 +114,7 @@ def quote(text: str) -> str:
     """The text as JSON; a lone surrogate, which UTF-8 cannot carry, becomes U+FFFD as in the Go service."""
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return json.dumps(text, ensure_ascii=False)
+    return encode_basestring(text)
 
 
 def compact(value: object) -> str:
@@ -121,7 +122,7 @@ def compact(value: object) -> str:
 
     Raises TypeError, ValueError or RecursionError for what is no JSON value (NaN and infinities included).
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _COMPACT.encode(value)
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -206,7 +207,7 @@ def decode_response(frame: bytes | str) -> Response:
 def _load(frame: bytes | str) -> Mapping[str, object]:
     text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
     try:
-        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        found = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise BadFrameError("not JSON") from error
     if not isinstance(found, dict):
@@ -223,6 +224,11 @@ def _finite(digits: str) -> float:
     if not isfinite(number):
         raise ValueError(f"{digits} is out of range")
     return number
+
+
+# Made once: json.dumps and json.loads make one for each call that is not the plainest.
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _string(fields: Mapping[str, object], key: str) -> str:

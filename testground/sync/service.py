@@ -1,4 +1,4 @@
-"""The embedded sync service, for runs without Testground's daemon: `SyncCore` over the `websockets` library.
+"""The embedded sync service, for runs without Testground's daemon: `SyncCore` behind sockets.
 
 On loopback only: there is no authentication in the protocol, and hosts come to it through ssh forwards.
 
@@ -16,25 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Self, TypeVar
 
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
-
 from testground.errors import SyncListenError
-from testground.sync.core import DEFAULT_IDLE_S, LIMIT_BYTES, Connection, SyncCore
+from testground.sync import websocket
+from testground.sync.core import DEFAULT_IDLE_S, Connection, SyncCore
+from testground.sync.peer import CLOSE_TIMEOUT_S, Peer
 from testground.sync.protocol import DEFAULT_PORT, Close
 
-# What the library reads before the core refuses a frame by the protocol's own limit, and in its words.
-_READ_LIMIT_BYTES = 2 * LIMIT_BYTES
-_FRAMES_BETWEEN_TURNS = 32
-_CLOSE_TIMEOUT_S = 2.0
-_OPEN_TIMEOUT_S = 60.0
 _PORTS_TO_TRY = 20
 _BACKLOG = 1024
 _SHORTEST_SLEEP_S = 0.05
@@ -56,8 +49,7 @@ class SyncService:
         self.port = port
         self._idle_s = idle_s
         self._core = SyncCore(idle_s=idle_s, clock=clock)
-        self._wakers: dict[Connection, asyncio.Event] = {}
-        self._peers: set[ServerConnection] = set()
+        self._peers: dict[Connection, Peer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -124,18 +116,7 @@ class SyncService:
     async def _serve(self, sockets: list[socket.socket]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         servers = [
-            await serve(
-                self._handle,
-                sock=sock,
-                compression=None,
-                server_header=None,
-                # No pings: on loopback a dead peer's socket closes, and a stopped client is only slow.
-                ping_interval=None,
-                open_timeout=_OPEN_TIMEOUT_S,
-                close_timeout=_CLOSE_TIMEOUT_S,
-                max_size=_READ_LIMIT_BYTES,
-                logger=_quiet_logger(),
-            )
+            await self._loop.create_server(lambda: Peer(self._core, self._peers), sock=sock, backlog=_BACKLOG)
             for sock in sockets
         ]
         forgetting = asyncio.create_task(self._forget_idle())
@@ -144,55 +125,19 @@ class SyncService:
         forgetting.cancel()
         for server in servers:
             server.close()
-        ending = asyncio.gather(*(server.wait_closed() for server in servers))
-        await asyncio.wait([ending], timeout=_CLOSE_TIMEOUT_S)
-        for peer in self._peers:  # those that do not read, so not the close frame either
-            peer.transport.abort()
-        await ending
+        peers = list(self._peers.values())
+        for peer in peers:
+            peer.end(Close(websocket.GOING_AWAY, ""))
+        if peers:
+            _, reading_nothing = await asyncio.wait([peer.gone for peer in peers], timeout=CLOSE_TIMEOUT_S)
+            for peer in self._peers.values():
+                peer.abort()
+            await asyncio.gather(*reading_nothing)
 
     async def _forget_idle(self) -> None:
         while True:
             await asyncio.sleep(max(self._idle_s / 12, _SHORTEST_SLEEP_S))
             self._core.forget_idle()
-
-    async def _handle(self, peer: ServerConnection) -> None:
-        connection = self._core.connect()
-        self._wakers[connection] = asyncio.Event()
-        self._peers.add(peer)
-        sending = asyncio.create_task(self._send(peer, connection))
-        try:
-            while True:
-                for woken in self._core.receive(connection, await peer.recv(decode=False)):
-                    if woken in self._wakers:
-                        self._wakers[woken].set()
-        except ConnectionClosed:
-            pass
-        finally:
-            del self._wakers[connection]
-            self._peers.discard(peer)
-            self._core.disconnect(connection)
-            sending.cancel()
-
-    async def _send(self, peer: ServerConnection, connection: Connection) -> None:
-        """Send what the core has for one client, as fast as that client takes it."""
-        waker = self._wakers[connection]
-        sent = 0
-        try:
-            while True:
-                frame = self._core.take(connection)
-                if isinstance(frame, str):
-                    await peer.send(frame)
-                    sent += 1
-                    if sent % _FRAMES_BETWEEN_TURNS == 0:
-                        await asyncio.sleep(0)  # send() alone does not give way while the socket takes more
-                elif isinstance(frame, Close):
-                    await peer.close(frame.code, frame.reason)
-                    return
-                else:
-                    waker.clear()
-                    await waker.wait()
-        except ConnectionClosed:
-            return
 
 
 def serve_forever(port: int = DEFAULT_PORT, on_ready: Callable[[int], None] = lambda port: None) -> None:
@@ -254,11 +199,3 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket |
     except OverflowError as error:
         listening.close()
         raise SyncListenError(f"{host}:{port}", "no port number", next_step="take a port from 0 to 65535") from error
-
-
-def _quiet_logger() -> logging.Logger:
-    """A logger that says nothing: a connection that is no WebSocket, or ends early, is no news."""
-    logger = logging.getLogger("testground.sync.service.websockets")
-    logger.propagate = False
-    logger.disabled = True
-    return logger

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from testground.sync.core import LIMIT_BYTES, Connection, SyncCore
+from testground.sync.core import Connection, SyncCore
+from testground.sync.peer import LIMIT_BYTES
 from testground.sync.protocol import Close
 
 Event = dict[str, Any]
@@ -95,7 +96,10 @@ class CoreWire:
             close = self._closed[client]
             how = f"Close(code={close.code}, reason={close.reason!r})"
             return f"ConnectionClosedError({how}, {how}, True)"
-        self._core.receive(self._connection(client), frame)
+        if len(frame) > LIMIT_BYTES:
+            self._core.end(self._connection(client), Close(1009, f"read limited at {LIMIT_BYTES + 1} bytes"))
+        else:
+            self._core.receive(self._connection(client), frame)
         return None
 
     def settle(self, client: str) -> list[Event]:

@@ -25,6 +25,7 @@ from testground.errors import (
     SyncUnreachableError,
 )
 from testground.events import SuccessEvent
+from testground.sync import link, websocket
 from testground.sync.client import SyncClient, service_address
 from testground.sync.service import SyncService
 from tests.delay import DelayProxy
@@ -248,6 +249,35 @@ def test_the_connection_breaks_without_a_word() -> None:
         with pytest.raises(SyncClosedError, match="closed the connection without a word") as raised:
             client.publish("t", 1)
         assert raised.value.code is None
+
+
+def test_a_silent_service_that_answers_pings_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(link, "PING_TIMEOUT_S", 0.5)
+
+    def handler(peer: ServerConnection) -> None:
+        peer.recv()
+        time.sleep(1.5)
+        peer.send(ANSWER % ("", "null", "", '{"seq":7}'))
+
+    with misbehaving(handler) as port, client_of(port) as client:
+        assert client.signal_entry("s") == 7
+
+
+def test_a_service_that_answers_no_ping_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(link, "PING_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        client = client_of(listening.getsockname()[1])
+        opening = pool.submit(client.open)
+        peer, _ = listening.accept()
+        request = websocket.take_head(bytearray(peer.recv(4096)))
+        assert request is not None
+        peer.sendall(websocket.response_head(request)[1])
+        opening.result(20)
+        with peer, pytest.raises(SyncClosedError, match="closed the connection without a word"):
+            client.barrier("s", 1)
+        client.close()
 
 
 ANSWER = '{"id":"0","error":"%s","publish":%s,"subscribe":"%s","signal_entry":%s}\n'

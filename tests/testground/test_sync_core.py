@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from testground.sync.core import FRAME_TOO_BIG, LIMIT_BYTES, Connection, SyncCore
+from testground.sync.core import Connection, SyncCore
 from testground.sync.protocol import BAD_FRAME, Close
 
 STATE = "run:r:plan:p:case:c:states:s"
@@ -104,19 +104,6 @@ def test_of_one_id_a_subscription_is_cancelled_before_a_barrier() -> None:
     ask(core, connection, "x", is_cancel=True)
     ask(core, connection, "s", signal_entry={"state": STATE})
     assert taken(core, connection) == [("s", 1), ("x", None)]
-
-
-def test_a_frame_may_have_as_many_bytes_as_the_limit_and_no_more() -> None:
-    core = SyncCore()
-    empty = len(json.dumps({"id": "", "signal_entry": {"state": STATE}}))
-    most, more = core.connect(), core.connect()
-    ask(core, most, "x" * (LIMIT_BYTES - empty), signal_entry={"state": STATE})
-    ask(core, more, "x" * (LIMIT_BYTES - empty + 1), signal_entry={"state": STATE})
-    assert [answer[1] for answer in taken(core, most)] == [1]
-    assert taken(core, more) == [FRAME_TOO_BIG]
-    of_two_bytes = core.connect()
-    core.receive(of_two_bytes, '{"id":"' + "é" * (LIMIT_BYTES // 2) + '"}')
-    assert taken(core, of_two_bytes) == [FRAME_TOO_BIG]
 
 
 def test_after_a_bad_frame_earlier_answers_go_out_and_later_requests_count_for_nothing() -> None:

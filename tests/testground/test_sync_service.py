@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_sync
 
 from testground.errors import SyncListenError
+from testground.sync import websocket
 from testground.sync.client import SyncClient
 from testground.sync.service import SyncService
 
@@ -202,6 +204,24 @@ def test_an_idle_run_is_forgotten_by_itself() -> None:
             while service.runs() != ("used",) and time.monotonic() < deadline:
                 threading.Event().wait(0.01)
             assert service.runs() == ("used",)
+
+
+def test_pings_are_answered_and_fragments_are_one_message() -> None:
+    with SyncService() as service, connect_sync(f"ws://127.0.0.1:{service.port}", proxy=None) as peer:
+        assert peer.ping(b"anybody there").wait(20)
+        peer.send(iter(['{"id":"0","signal', '_entry":', '{"state":"s"}}']))
+        assert json.loads(peer.recv(timeout=20))["signal_entry"] == {"seq": 1}
+
+
+def test_a_frame_that_breaks_the_protocol_ends_its_connection_after_the_answers() -> None:
+    with SyncService() as service, connect_sync(f"ws://127.0.0.1:{service.port}", proxy=None) as peer:
+        asked = json.dumps({"id": "0", "signal_entry": {"state": "s"}}).encode()
+        peer.socket.sendall(websocket.frame(websocket.TEXT, asked, b"mask") + b"\xff" * 100_000)
+        assert json.loads(peer.recv(timeout=20))["signal_entry"] == {"seq": 1}
+        with pytest.raises(ConnectionClosedError) as raised:
+            peer.recv(timeout=20)
+        assert raised.value.rcvd is not None
+        assert raised.value.rcvd.code == 1002
 
 
 def test_what_is_no_websocket_is_turned_away_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
