@@ -31,16 +31,13 @@
         };
 
       version = (builtins.fromTOML (builtins.readFile ./pyproject.toml)).project.version;
-      dependencies = ps: [ ps.fabric ps.invoke ps.pyyaml ps.tomli ps.websockets ];
+      dependencies = ps: [ ps.fabric ps.invoke ps.pyyaml ps.tomli ];
 
       # The example application: Python itself and a folder of its own, for every system in the same way.
       node =
         pkgs:
-        let
-          builder = pkgs.python3.withPackages (ps: [ ps.websockets ]);
-        in
         pkgs.runCommand "node" { meta.mainProgram = "node"; } ''
-          ${builder}/bin/python3 -B ${only "node-source" [ "node" "testground" ]}/node/build.py \
+          ${pkgs.python3}/bin/python3 -B ${only "node-source" [ "node" "testground" ]}/node/build.py \
             --python ${pkgs.python3}/bin/python3 "$out"
         '';
 
@@ -94,7 +91,7 @@
       tools =
         ps:
         dependencies ps
-        ++ [ ps.asyncssh ps.hypothesis ps.mypy ps.pytest ps.pytest-xdist ps.setuptools ps.types-pyyaml ];
+        ++ [ ps.asyncssh ps.hypothesis ps.mypy ps.pytest ps.pytest-xdist ps.setuptools ps.types-pyyaml ps.websockets ];
     in
     {
       packages = eachSystem (

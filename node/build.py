@@ -9,7 +9,6 @@ sources give the same bytes: the artifact is known by the hash of its content.
 
 from __future__ import annotations
 
-import importlib.metadata
 import py_compile
 import shutil
 import sys
@@ -17,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PLAN = Path(__file__).resolve().parent.parent
-# Other faces of the library (asyncio, trio, the one before) than the one that testground/sync uses.
-_UNUSED_IN_WEBSOCKETS = frozenset({"asyncio", "legacy", "trio", "cli.py", "__main__.py"})
 _UNUSED_IN_NODE = frozenset({"build.py"})
 _LAUNCHER = '#!/bin/sh\nexec {python} -BIS "${{0%/*}}/../lib"\n'  # the options as in launcher.sh
 _MAIN = "import sys\n\nfrom node.__main__ import main\n\nsys.exit(main())\n"
@@ -36,7 +33,6 @@ def build(out: Path, python: str | None = None) -> None:
     launcher.chmod(0o755)
     _copy_package(PLAN / "node", lib / "node", without=_UNUSED_IN_NODE)
     _copy_package(PLAN / "testground", lib / "testground")
-    _copy_websockets(lib / "websockets")
     (lib / "__main__.py").write_text(_MAIN)
     _compile(lib)
 
@@ -48,15 +44,6 @@ def _copy_package(source: Path, target: Path, without: frozenset[str] = frozense
             continue
         (target / inside).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / inside)
-
-
-def _copy_websockets(target: Path) -> None:
-    """The library as installed for this interpreter, without its compiled part (it has the same in Python)."""
-    distribution = importlib.metadata.distribution("websockets")
-    _copy_package(Path(str(distribution.locate_file("websockets"))), target, without=_UNUSED_IN_WEBSOCKETS)
-    for file in distribution.files or ():
-        if file.name == "LICENSE":
-            shutil.copyfile(str(distribution.locate_file(file)), target / "LICENSE")
 
 
 def _compile(lib: Path) -> None:
@@ -82,9 +69,6 @@ def main(argv: Sequence[str]) -> int:
         build(Path(argv[0]), python)
     except FileExistsError as error:
         print(f"node/build.py: {error.filename} exists; name a folder that does not", file=sys.stderr)
-        return 1
-    except importlib.metadata.PackageNotFoundError:
-        print(f"node/build.py: {sys.executable} has no websockets; use .venv/bin/python", file=sys.stderr)
         return 1
     return 0
 

@@ -44,7 +44,7 @@ _LOCK_S = 5.0
 # What an instance imports, much of it only where it is needed.
 MODULES = (
     *("remote_runner.instance", "remote_runner.masters", "remote_runner.local_host", "remote_runner.addresses"),
-    *("remote_runner.nix.builder", "remote_runner.nix.push", "testground.sync.client", "websockets.sync.client"),
+    *("remote_runner.nix.builder", "remote_runner.nix.push", "testground.sync.client"),
     *("encodings.idna", "shlex", "shutil", "yaml"),
 )
 _ROOMS = ("remote_runner", "testground")

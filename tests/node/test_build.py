@@ -87,11 +87,10 @@ def test_the_artifact_does_not_tell_where_it_was_built(artifact: Path) -> None:
             assert str(PLAN).encode() not in content, path
 
 
-def test_it_holds_the_application_the_sdk_and_websockets_and_nothing_compiled_to_machine_code(artifact: Path) -> None:
+def test_it_holds_the_application_and_the_sdk_and_nothing_compiled_to_machine_code(artifact: Path) -> None:
     names = content_of(artifact)
-    for name in ("bin/node", "lib/node/__main__.py", "lib/testground/runenv.py", "lib/websockets/sync/client.py"):
+    for name in ("bin/node", "lib/node/__main__.py", "lib/testground/runenv.py"):
         assert name in names
-    assert "lib/websockets/LICENSE" in names
     assert not [name for name in names if name.endswith((".so", ".c", ".dylib"))]
     assert stat.S_IMODE(names["bin/node"][0]) & 0o111 == 0o111
 
