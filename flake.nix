@@ -56,8 +56,8 @@
           }
         );
 
-      # What Testground's nix:generic starts for each instance, without arguments and wherever its daemon stands:
-      # `fab instance` on this plan as it was built. With arguments: these tasks on the plan one stands in.
+      # What Testground's nix:generic starts for each instance, without arguments and wherever its daemon stands: the
+      # launcher for this plan as it was built. With arguments: these tasks on the plan one stands in.
       remote-runner =
         pkgs:
         let
@@ -76,16 +76,10 @@
           mkdir "$info"
           printf 'Metadata-Version: 2.1\nName: remote-runner\nVersion: ${version}\n' >"$info/METADATA"
           ${python}/bin/python3 -m compileall -q --invalidation-mode unchecked-hash -s "$plan" "$plan"
-          cat >"$out/bin/remote-runner" <<EOF
-          #!/bin/sh
-          if [ \$# = 0 ]; then
-              export REMOTE_RUNNER_ARTIFACTS=${artifacts pkgs}
-              cd "$plan" && exec ${python}/bin/python3 -m remote_runner
-          fi
-          export PYTHONPATH="$plan\''${PYTHONPATH:+:\$PYTHONPATH}"
-          exec ${python}/bin/python3 -c 'import tasks.main; tasks.main.main()' "\$@"
-          EOF
-          chmod 755 "$out/bin/remote-runner"
+          cd ${only "launcher" [ "exec-go" "go.mod" ]}
+          export HOME="$TMPDIR" GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0
+          ${pkgs.go}/bin/go build -trimpath -o "$out/bin/remote-runner" -ldflags "-X main.linkedPlan=$plan \
+            -X main.linkedPython=${python}/bin/python3 -X main.linkedArtifacts=${artifacts pkgs}" ./exec-go
         '';
 
       tools =
@@ -105,7 +99,7 @@
       devShells = eachSystem (
         system: pkgs: {
           default = pkgs.mkShellNoCC {
-            packages = [ (pkgs.python3.withPackages tools) pkgs.git pkgs.openssh pkgs.ruff pkgs.shellcheck ];
+            packages = [ (pkgs.python3.withPackages tools) pkgs.git pkgs.go pkgs.openssh pkgs.ruff pkgs.shellcheck ];
           };
         }
       );

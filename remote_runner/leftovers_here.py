@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, MasterError
 from remote_runner.mux import MuxConnection
+from remote_runner.warm_protocol import WarmPlace
 
 # A run that goes on reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
@@ -30,13 +32,14 @@ class StaleKind(enum.Enum):
     INVENTORY = "parsed inventory"
     NOTE = "note of a run"
     CONNECTION = "dead connection"
+    WARM = "dead warm process"
     MARKER = "marker"
     LOCK = "lock"
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A file or directory here that nobody needs any more; for a connection its socket, or its log."""
+    """A file or directory here that nobody needs any more; for what listened its socket, or its log."""
 
     kind: StaleKind
     path: Path
@@ -45,7 +48,7 @@ class Stale:
 
 
 def list_stale(controller: Controller, *, older_than_s: float = USUAL_AGE_S) -> tuple[Stale, ...]:
-    """What may go: builds, parsed inventories and markers of that age, old notes, dead connections, free locks."""
+    """What may go: builds, parsed inventories and markers of that age, old notes, free locks, what listens no more."""
     cache, runtime = controller.cache, controller.runtime
     found = [
         *_aged(StaleKind.BUILD, cache.glob("builds/*"), max(older_than_s, _LEAST_BUILD_AGE_S)),
@@ -59,6 +62,7 @@ def list_stale(controller: Controller, *, older_than_s: float = USUAL_AGE_S) -> 
         if path.is_dir() or _stem(path) not in dead:
             continue
         found += _aged(StaleKind.CONNECTION, [path], 0.0)
+    found += _aged(StaleKind.WARM, [path for path in runtime.glob("warm/*") if not _takes_instances(path)], 0.0)
     found += [
         stale
         for stale in _aged(StaleKind.LOCK, (runtime / "locks").glob("*"), older_than_s)
@@ -78,6 +82,14 @@ def remove_stale(controller: Controller, stale: Stale) -> bool:
         if not lock.try_acquire():
             return False
         with lock:  # who waits for it finds that it is another file now
+            stale.path.unlink(missing_ok=True)
+    elif stale.kind is StaleKind.WARM:
+        start = controller.lock(_warm_place(stale.path).lock_name)
+        if not start.try_acquire():
+            return False
+        with start:
+            if _takes_instances(stale.path):
+                return False
             stale.path.unlink(missing_ok=True)
     elif stale.kind is StaleKind.CONNECTION:
         stem = _stem(stale.path)
@@ -131,6 +143,21 @@ def _answers(socket_path: Path) -> bool:
         return True
     except MasterError:
         return False
+    return True
+
+
+def _warm_place(path: Path) -> WarmPlace:
+    """The warm process that a file in its directory belongs to."""
+    return WarmPlace(path.with_name(path.name.partition(".")[0]))
+
+
+def _takes_instances(path: Path) -> bool:
+    """Whether the warm process of this file listens; one that is silent counts as alive."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(_warm_place(path).socket))
+        except OSError:
+            return False
     return True
 
 

@@ -135,14 +135,14 @@ def no_nix_host(lan: Lan, tmp_path: Path, keys: Keys) -> Iterator[NetnsHost]:
 @pytest.fixture(scope="session")
 def nixpkgs_stub(nix_here: NixHere, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What stands in for nixpkgs in the tests, for this machine's system; every other one is evaluated only."""
-    need("busybox")
+    need("busybox", "go")
     return make_stub(tmp_path_factory.mktemp("nixpkgs") / "stub")
 
 
 @pytest.fixture(scope="session")
 def nixpkgs_stub_for_arm(nix_here: NixHere, arm_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with programs for aarch64-linux, to be built here by the emulator or on an `arm_host`."""
-    need("busybox")
+    need("busybox", "go")
     return make_stub(tmp_path_factory.mktemp("nixpkgs-for-arm") / "stub", arm_tree)
 
 

@@ -23,6 +23,9 @@ def make_stub(directory: Path, arm_tree: Path | None = None) -> Path:
     """The stand-in at `directory`, with this machine's programs, and those of an aarch64 tree if there is one."""
     shutil.copytree(ROOT / "tests" / "nixpkgs_stub", directory)
     _programs(directory / "x86_64-linux", Path(which("busybox")), Path("/usr/bin/python3"))
+    go = directory / "x86_64-linux" / "go"
+    go.write_text(f'#!/bin/sh\nexec {which("go")} "$@"\n', encoding="utf-8")
+    go.chmod(0o755)
     if arm_tree is not None:
         _programs(directory / "aarch64-linux", arm_tree / "bin/busybox", arm_tree / "usr/bin/python3")
         (directory / "aarch64-linux" / "sysroot").write_text(str(arm_tree), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from remote_runner.controller import Controller
+from testground.runenv import RunEnv
+from testground.sync.service import SyncService
+from tests.hosts import which
+from tests.launcher import warm_processes
 from tests.nix_bed import SYSTEMS, NixHere
 from tests.nix_plan import ROOT, make_plan
 
@@ -83,9 +89,9 @@ def test_remote_runner_runs_an_instance_of_its_plan_and_knows_every_system(
     )
     built_before = {named["out_"] for named in expected.values() if nix_here.is_valid(named["out_"])}  # by other tests
     out = nix_here.build(f"path:{plan}#default")
-    program = Path(f"{out}/bin/remote-runner").read_text(encoding="utf-8")
+    program = Path(f"{out}/bin/remote-runner").read_bytes()
     (table,) = [path for path in nix_here.closure(out) if path.endswith("-artifacts.json")]
-    assert table in program
+    assert table.encode() in program
     values = json.loads(Path(table).read_text(encoding="utf-8"))
     assert values["app"] == "node"
     assert values["systems"] == {
@@ -102,12 +108,48 @@ def test_remote_runner_runs_an_instance_of_its_plan_and_knows_every_system(
     built = {artifact["out"] for artifact in values["systems"].values() if nix_here.is_valid(artifact["out"])}
     assert built <= built_before
 
-    # Testground's daemon stands anywhere, and gives no arguments.
-    done = subprocess.run(
-        [f"{out}/bin/remote-runner"], cwd="/", env={}, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert "TEST_PLAN is not set" in done.stdout
-    assert done.stderr == ""
+
+def test_the_launcher_runs_an_instance_of_its_plan_without_evaluating_anything(
+    nix_here: NixHere, plan: Path, tmp_path: Path, controller: Controller
+) -> None:
+    out = nix_here.build(f"path:{plan}#default")
+    asked = tmp_path / "asked"
+    watching = tmp_path / "bin"
+    watching.mkdir()
+    for name in ("nix", "nix-store"):
+        (watching / name).write_text(f'#!/bin/sh\necho "{name} $*" >>"{asked}"\nexec {which(name)} "$@"\n')
+        (watching / name).chmod(0o755)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    with SyncService() as service:
+        runenv = RunEnv(
+            plan="remote-runner",
+            case="outputs",
+            run="launched",
+            group_id="single",
+            instance_count=1,
+            group_instance_count=1,
+            outputs_path=outputs,
+            temp_path=tmp_path,
+            sync_service_host="localhost",
+            sync_service_port=service.port,
+        )
+        environ = {
+            **runenv.to_environ(path=f"{watching}:{os.environ['PATH']}"),
+            **{name: value for name, value in os.environ.items() if name.startswith("REMOTE_RUNNER_")},
+            **nix_here.environ,
+        }
+        # Testground's daemon stands anywhere, and gives no arguments.
+        done = subprocess.run(
+            [f"{out}/bin/remote-runner"], cwd="/", env=environ, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "no warm process" not in done.stdout
+    assert len(warm_processes(controller.runtime)) == 1
+    assert json.loads((outputs / "remote-runner.json").read_text(encoding="utf-8"))["outcome"] == "ok"
+    # It has the derivations of the table that the launcher names.
+    assert "nix-store --realise" in asked.read_text()
+    assert " eval " not in asked.read_text()
 
 
 def test_remote_runner_with_arguments_is_the_tasks_on_the_plan_one_stands_in(

@@ -1,6 +1,6 @@
 # Stands in for nixpkgs where it cannot be downloaded: the few attributes that this project's flake.nix uses, made of
-# programs that tests/nix_plan.py puts beside this file: SYSTEM/{busybox,python3} and site-packages/PACKAGE. They are no pure
-# store paths: Python takes its standard library from /usr/lib, as the system's own does.
+# programs that tests/nix_plan.py puts beside this file: SYSTEM/{busybox,python3,go} and site-packages/PACKAGE. They are no
+# pure store paths: Python takes its standard library from /usr/lib, as the system's own does, and go is the system's own.
 {
   outputs =
     { self }:
@@ -70,6 +70,10 @@
                 chmod 755 "$out/bin/python3"
               '';
           };
+          go = runCommand "go" { } ''
+            mkdir -p "$out/bin"
+            cp ${if builtins.pathExists (here + "/go") then here + "/go" else "nothing"} "$out/bin/go"
+          '';
           git = empty "git";
           openssh = empty "openssh";
           ruff = empty "ruff";

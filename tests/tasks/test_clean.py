@@ -188,3 +188,23 @@ def test_an_open_connection_is_none_of_the_dead(hosts_plan: PlanDirectory, user_
     hosts_plan.ok("clean")
     hosts_plan.ok("-H", "dex", "run", "--", "true")
     assert user_sshd.connections() == before
+
+
+def test_a_warm_process_that_takes_instances_stays_and_a_dead_one_goes(
+    plan: PlanDirectory, controller: Controller
+) -> None:
+    warm = controller.runtime / "warm"
+    warm.mkdir()
+    gone = [warm / "dead", aged(warm / "dead.log", 0.0), aged(warm / "lost.log", 0.0), aged(warm / "lost.new", 0.0)]
+    stays = [warm / "alive", aged(warm / "alive.log", 0.0), aged(warm / "starting.log", 0.0)]
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(gone[0]))
+    with socket.socket(socket.AF_UNIX) as alive, controller.lock("warm-starting"):
+        alive.bind(str(stays[0]))
+        alive.listen()
+        told = plan.ok("clean", "--dry-run", "--json").data
+        assert {one["place"] for one in told if one["kind"] == "dead warm process"} == {*map(str, gone), str(stays[2])}
+        refused = plan.fab("clean", "--json")
+        assert [one["place"] for one in refused.data if one["outcome"] == "failed"] == [str(stays[2])]
+    assert not [path for path in gone if path.exists()]
+    assert all(path.exists() for path in stays)
