@@ -15,6 +15,7 @@ from remote_runner.far_shell import far_command, far_script, new_nonce
 from remote_runner.host import Host, Session
 
 _READ_BYTES = 1 << 16
+_LOOK_S = 1.0  # how often it is seen whether anything can come
 _KEPT_BYTES = 8192
 _MOST_BYTES = _KEPT_BYTES + _READ_BYTES
 # In a dialogue, where every byte counts: what may have come before it is read.
@@ -142,8 +143,10 @@ class BriefSession:
             poller.register(fd, select.POLLIN)
         if writable:
             poller.register(session.stdin_fd, select.POLLOUT)
-        timeout_s = self._deadline.timeout_s
-        events = poller.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+        while not (events := poller.poll(math.ceil(min(_LOOK_S, self._deadline.remaining_s) * 1000))):
+            if self._deadline.expired:
+                break
+            session.check_carrier()
         if self._deadline.expired:  # also where the host has always something to say
             raise self._too_late()
         for fd, event in events:

@@ -54,6 +54,13 @@ class Session(ABC):
         itself ended without one (ssh passes no signal numbers on), `DeadlineError`. Opens the session if need be.
         """
 
+    def check_carrier(self) -> None:
+        """Raise `HostLostError` where what carries the session has stood still for as long as a host may be silent.
+
+        Never waits. Who waits for the session calls it every second: its pipes do not tell of that.
+        """
+        return
+
     def close_stdin(self) -> None:
         """End the command's standard input; harmless when done before."""
         if self.stdin_fd >= 0:

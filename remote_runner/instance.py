@@ -28,6 +28,7 @@ from remote_runner.errors import (
     HostRefusedError,
     HostUnreachableError,
     HostUnresolvedError,
+    NoExitStatusError,
     PlacementError,
     RemoteRunnerError,
 )
@@ -327,9 +328,7 @@ class _Instance:
         began_s = time.monotonic()
         try:
             try:
-                waiting = self._session.result()
-                waiting.end()
-                return self._run_job(host, waiting.session, job, guards, is_waiting=True)
+                return self._run_waiting(host, job, guards)
             except ArtifactMissingError:
                 # Its cache was cleaned since this machine pushed last.
                 with self._stop.interruptible():
@@ -354,6 +353,17 @@ class _Instance:
         opening.wait()
         with suppress(Exception):
             opening.result().close()
+
+    def _run_waiting(self, host: Host, job: Job, guards: Mapping[str, LineGuard]) -> RunResult:
+        waiting = self._session.result()
+        waiting.end()
+        try:
+            return self._run_job(host, waiting.session, job, guards, is_waiting=True)
+        except NoExitStatusError:
+            # Nothing has begun there. On a slow line the signs of life queue behind what is pushed (up to 2 MiB, ssh's
+            # window), on a busy machine they come late; what waits there then ends.
+            self._reporter.message("run: the session that waited there had ended, so another one was opened")
+            return self._run_job(host, start_run(host), job, guards)
 
     def _run_job(
         self, host: Host, session: Session, job: Job, guards: Mapping[str, LineGuard], *, is_waiting: bool = False

@@ -15,6 +15,9 @@ from remote_runner.file_names import safe_name
 from remote_runner.marks import mark_for
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
+# What a host that waits, and has nothing to lose, waits longer than `tolerate_s`: a connection recovers from a cut.
+RECOVERY_S = 8.0
+
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -38,6 +38,7 @@ from remote_runner.errors import (
     SshFailedError,
 )
 from remote_runner.host import Endpoint, Host, Session
+from remote_runner.master_watch import MasterWatch
 from remote_runner.mux import MuxConnection, MuxSession
 from remote_runner.ssh import (
     SshSettings,
@@ -176,11 +177,7 @@ class SshHost(Host):
             return None
         except DeadlineError as error:
             connection.close()
-            raise HostLostError(
-                self.name,
-                f"its control master does not answer at {self._places.socket_path(number)}",
-                next_step="it is stopped or stuck: end that ssh process; the next use starts a new one",
-            ) from error
+            raise self.stuck(number) from error
         except BaseException:
             connection.close()
             raise
@@ -241,6 +238,16 @@ class SshHost(Host):
             "the connection to the host was lost",
             stderr="\n".join(lines[-3:]),
             next_step="the next use opens a new one; see also: fab clean",
+        )
+
+    def stuck(self, master: int, pid: int = 0) -> HostLostError:
+        """The error for a master that does not answer; `pid` is its process where that is known."""
+        socket_path = self._places.socket_path(master)
+        end = f"end that ssh process (kill -KILL {pid})" if pid else f"end that ssh process (ssh -S {socket_path})"
+        return HostLostError(
+            self.name,
+            f"its control master does not answer at {socket_path}",
+            next_step=f"it is stopped or stuck: {end}; the next use starts a new one",
         )
 
     def is_running(self, master: int) -> bool:
@@ -376,6 +383,8 @@ class SshSession(Session):
         self._command = command
         self._brief = brief
         self._place: Place | None = place
+        self._anchor: MuxConnection | None = None
+        self._watch: MasterWatch | None = None
         self._refusing: tuple[int, ...] = ()
         self._mux: MuxSession | None = None
         self._opened = False
@@ -397,10 +406,12 @@ class SshSession(Session):
     def _ask(self, place: Place, deadline: Deadline) -> None:
         assert self._far_fds is not None
         for attempt in (1, 2):
-            self._owner._master(place.master, deadline)
+            self._anchor = self._owner._master(place.master, deadline)
+            path = self._owner._places.socket_path(place.master)
+            self._watch_master(path)
             try:
-                path = self._owner._places.socket_path(place.master)
                 self._mux = MuxSession(path, self._command, self._far_fds, deadline)
+                self._mux.while_waiting = self.check_carrier
                 return
             except MasterGoneError:
                 if attempt == 2:  # it was alive a moment ago, twice
@@ -449,12 +460,24 @@ class SshSession(Session):
         status = self._mux.wait_exit(deadline)
         if status is not None:
             return status
-        if self._owner.is_running(self._place.master):
+        # The same one: another process may have started the next by now.
+        if self._owner.is_running(self._place.master) and self._anchor is not None and self._anchor.is_open():
             raise NoExitStatusError(self.host)
         raise self._owner.lost(self._place.master)
 
+    def check_carrier(self) -> None:
+        watch, place = self._watch, self._place
+        if watch is not None and place is not None and watch.silent_s() > self._owner._settings.silent_s:
+            raise self._owner.stuck(place.master, watch.pid)
+
+    def _watch_master(self, path: Path | None) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = None if path is None else MasterWatch(path)
+
     def close(self) -> None:
         super().close()
+        self._watch_master(None)
         self._close_far_ends()
         if self._mux is not None:
             self._mux.close()

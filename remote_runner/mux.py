@@ -12,6 +12,7 @@ import math
 import select
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,6 +25,7 @@ from remote_runner.errors import DeadlineError, MasterGoneError, MasterProtocolE
 
 VERSION = 4
 _NO_ESCAPE = 0xFFFFFFFF
+_LOOK_S = 1.0
 _PACKET_LIMIT_BYTES = 256 * 1024  # the answers are a few words; mux.c reads no more than this either
 
 
@@ -234,6 +236,8 @@ class MuxConnection:
         self.path = path
         self._buffer = bytearray()
         self._requests = 0
+        self.while_waiting: Callable[[], None] = lambda: None
+        """Called every second while an answer is waited for; what it raises ends that."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if not math.isinf(remaining_s := deadline.remaining_s):
@@ -276,7 +280,16 @@ class MuxConnection:
 
     def alive_check(self, deadline: Deadline) -> int:
         """The master's pid. Raises `MasterGoneError`, `DeadlineError`, `MasterProtocolError`."""
-        answer = self._ask(AliveCheck(self._next()), deadline)
+        self.ask_alive()
+        return self.wait_alive(deadline)
+
+    def ask_alive(self) -> None:
+        """Ask whether it is alive; `wait_alive` has the answer."""
+        self._send(pack(AliveCheck(self._next())))
+
+    def wait_alive(self, deadline: Deadline) -> int:
+        """See `alive_check`; after a `DeadlineError` it may be called again."""
+        answer = self._answer(deadline)
         if isinstance(answer, Alive):
             return answer.pid
         raise MasterProtocolError(f"an alive check was answered with {answer}")
@@ -364,9 +377,10 @@ class MuxConnection:
     def _receive(self, deadline: Deadline) -> None:
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
-        timeout_s = deadline.timeout_s
-        if not poller.poll(None if timeout_s is None else math.ceil(timeout_s * 1000)):
-            raise DeadlineError(f"an answer of the control master at {self.path}", deadline.budget_s)
+        while not poller.poll(math.ceil(min(_LOOK_S, deadline.remaining_s) * 1000)):
+            if deadline.expired:
+                raise DeadlineError(f"an answer of the control master at {self.path}", deadline.budget_s)
+            self.while_waiting()
         try:
             received = self._socket.recv(4096)
         except ConnectionResetError:

@@ -22,6 +22,7 @@ from remote_runner.far_shell import load_script
 from remote_runner.host import Host
 from remote_runner.inventory import HostEntry, host_key
 from remote_runner.inventory_kinds import StoreChoice
+from remote_runner.job import RECOVERY_S
 from remote_runner.probe import wrong_system
 from remote_runner.push_faults import push_fault
 from remote_runner.shared_failure import pack_failure, unpack_failure
@@ -157,7 +158,8 @@ def _push(host: Host, entry: HostEntry, artifact: Artifact, controller: Controll
         "limit_kib": str(entry.cache_limit_bytes // 1024),
         "directory": entry.directory or "",
         "eager": "1" if eager else "",
-        "pause_s": str(math.ceil(entry.tolerate_s / 4)),
+        # Seen at five looks, so after `tolerate_s` and what a connection needs to recover from a cut.
+        "pause_s": str(math.ceil((entry.tolerate_s + RECOVERY_S) / 5)),
         "systems": artifact.system.unames,
     }
     with BriefSession(host, load_script("base.sh", "push.sh"), values, deadline, f"push to {host.name}") as session:

@@ -18,20 +18,28 @@ end() {
 
 rr_is_system "$systems" || end "system $rr_system"
 # A connection that is lost without a word leaves tar waiting for ever: it ends when nothing has come for four pauses.
+# One that has not begun, or waits for its turn or the disk (R, D), waits for this host, which may be slow.
 watch() {
     exec < /dev/null > /dev/null 2>&1
     trap 'kill "$!"; exit 0' TERM
     quiet=0
     last=
+    pid=
     while [ "$quiet" -lt 4 ]; do
         sleep "$pause_s" &
         wait "$!"
         size=$(du -sk "$aside") || exit 0
         [ "$size" = "$last" ] && quiet=$((quiet + 1)) || quiet=0
         last=$size
+        read -r pid < "$aside/pid" && read -r state < "/proc/$pid/stat" || state=
+        [ -n "$pid" ] || quiet=0
+        case ${state##*) } in R*|D*) quiet=0 ;; esac
     done
-    read -r pid < "$aside/pid"
-    kill -s KILL $$ "$pid"
+    : > "$aside/quiet"
+    kill -s KILL "$pid"
+    sleep 5 &
+    wait "$!"
+    kill -s KILL $$
     rm -rf "$aside"
 }
 
@@ -50,6 +58,10 @@ trap 'kill "$watch" 2> /dev/null; wait "$watch"; rm -rf "$aside"' EXIT
 [ -n "$eager" ] || say "send $base"
 # tar's status would get lost in the pipe, so its success is said; tail, because it has a line for each file that fails.
 said=$( { (cd "$aside" && exec sh -c 'echo $$ > pid && exec tar -xf -') && echo "unpacked $nonce"; } 2>&1 | tail -n 5)
+if [ -e "$aside/quiet" ]; then
+    say quiet
+    exit 0
+fi
 case $said in
     *"unpacked $nonce"*) ;;
     *) end "failed $said$(rr_full "$aside")" ;;

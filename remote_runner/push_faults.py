@@ -17,6 +17,12 @@ def push_fault(host: str, word: str, rest: str) -> HostError:
     """The error for an answer other than that the artifact is there; `rest` are the host's own words."""
     if word == "no-tool":
         return FarToolMissingError(host, rest)
+    if word == "quiet":
+        return PushFailedError(
+            host,
+            "nothing of the artifact came there any more, for longer than tolerate_s, so the host gave it up",
+            next_step="run it again; where the line or this machine is slow, give the host a longer tolerate_s",
+        )
     if word == "refused":
         return NamespaceRefusedError(host, rest)
     full = "raise the quota or make room there, name another place with `directory`, or lower `cache_limit`"

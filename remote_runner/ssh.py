@@ -49,6 +49,11 @@ class SshSettings:
     alive_interval_s: int = 10
     alive_count: int = 6
 
+    @property
+    def silent_s(self) -> float:
+        """For how long a host may be silent."""
+        return float(self.alive_interval_s * self.alive_count)
+
     @classmethod
     def tolerating(cls, tolerate_s: float) -> Self:
         """Settings that give a host up once it was silent for that long, and at most 10 s later.

@@ -36,6 +36,7 @@ class Starting:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid: int | None = None
+        self._socket_path = Path()
         self._is_abandoned = False
 
     def abandon(self) -> None:
@@ -44,10 +45,10 @@ class Starting:
             self._is_abandoned = True
             self._end()
 
-    def begin(self, pid: int) -> None:
-        """It was started."""
+    def begin(self, pid: int, socket_path: Path) -> None:
+        """It was started, and will listen there."""
         with self._lock:
-            self._pid = pid
+            self._pid, self._socket_path = pid, socket_path
             if self._is_abandoned:
                 self._end()
 
@@ -57,7 +58,8 @@ class Starting:
             self._pid = None
 
     def _end(self) -> None:
-        if self._pid is not None:
+        # One that listens is ready, and others may use it already.
+        if self._pid is not None and not self._socket_path.exists():
             with suppress(ProcessLookupError, PermissionError):  # it ended by itself
                 os.killpg(self._pid, signal.SIGTERM)
 
@@ -94,7 +96,7 @@ def run_until_ready(
     # ssh gives up its stdout when it has logged in and its socket listens, and when it ends: both are an end of
     # file here, so nothing is polled.
     starting = starting or Starting()
-    starting.begin(pid)
+    starting.begin(pid, socket_path)
     try:
         poller = select.poll()
         poller.register(ready, select.POLLIN)

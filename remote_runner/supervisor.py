@@ -32,7 +32,7 @@ from remote_runner.errors import (
     SupervisorLostError,
 )
 from remote_runner.host import Host, Session
-from remote_runner.job import Job, compose
+from remote_runner.job import RECOVERY_S, Job, compose
 from remote_runner.marks import AbandonedError, Mark, MarkedReader, mark_for, widen_pipe
 from remote_runner.outputs import OutputsReport, unpack
 
@@ -129,7 +129,7 @@ class Waiting:
     def __init__(self, session: Session, tolerate_s: float) -> None:
         self.session = session
         self._ended = threading.Event()
-        pause_s = str(math.ceil(tolerate_s / 4))
+        pause_s = str(math.ceil((tolerate_s + RECOVERY_S) / 4))
         self._write(far_shell.far_script(_WAIT_THERE, {"rr_pause_s": pause_s}))
         self._thread = threading.Thread(target=self._beat, args=(max(0.3, tolerate_s / 5),), daemon=True)
         self._thread.start()
@@ -311,6 +311,11 @@ class _Run:
             running = progress.started_s and not progress.exited_s and not progress.stopping
             if deadline.expired and not running:
                 self._too_late(progress, deadline)
+                break
+            try:
+                self._session.check_carrier()
+            except HostLostError as error:
+                self._stands_still(progress, error)
                 break
             try:
                 kind, value = self._news.get(timeout=min(_POLL_S, max(0.001, deadline.remaining_s)))
@@ -529,6 +534,11 @@ class _Run:
         if not progress.fetched_s:
             progress.outputs_error = self._lost(reason)
         progress.is_done = True
+
+    def _stands_still(self, progress: _Progress, error: HostLostError) -> None:
+        if not progress.started_s:
+            raise error
+        self._note_lost(progress, str(error))
 
     def _too_late(self, progress: _Progress, deadline: Deadline) -> None:
         host = self._session.host

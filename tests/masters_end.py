@@ -1,5 +1,5 @@
-"""Ends what a test left running here: control masters, each asked over its socket by the protocol's own request, and
-warm processes.
+"""Finds what a test left running here and ends it: control masters, each asked over its socket by the protocol's own
+request, and warm processes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,18 @@ def end_masters(runtime: Path) -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and any(path.is_socket() and _answers(path) for path in runtime.rglob("*")):
         time.sleep(0.01)
+
+
+def masters_in(runtime: Path, key: str = "") -> list[int]:
+    """The processes of the masters whose sockets lie in `runtime`, of all hosts or of the one with that key."""
+    word = f"{runtime}/{key}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (entry / "cmdline").read_bytes()
+            if word in command and b"ssh" in command.split(b"\0")[0]:
+                found.append(int(entry.name))
+    return found
 
 
 def _answers(path: Path) -> bool:

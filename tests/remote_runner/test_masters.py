@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -496,6 +496,26 @@ def test_a_stopped_master_is_said_so(
             ssh_host.start_session("true")
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("waits", ["wait_opened", "wait_exit"])
+def test_who_waits_on_a_master_that_stands_still_is_told(
+    user_sshd: UserSshd, controller: Controller, waits: str
+) -> None:
+    settings = SshSettings(alive_interval_s=1, alive_count=1)
+    with SshHost(user_sshd.target, controller, os.environ, settings=settings) as host:
+        with host.start_session("cat") as session:
+            session.wait_opened(Deadline.after(WAIT_S))
+            session.check_carrier()
+            pid = master_pid(controller)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with host.start_session("true") if waits == "wait_opened" else nullcontext(session) as waiting:
+                    with pytest.raises(HostLostError, match="does not answer") as raised:
+                        getattr(waiting, waits)(Deadline.after(WAIT_S))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        assert "stopped or stuck" in str(raised.value.next_step)
 
 
 def test_login_asks_at_the_terminal_and_later_steps_use_it(

@@ -194,7 +194,7 @@ def test_refusals_carry_the_masters_reason(controller: Controller) -> None:
 def test_another_version_is_not_spoken_to(controller: Controller) -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(bytes.fromhex("00000008 00000001 00000005"))
-        connection.recv(100)
+        _read(connection, len(pack(Hello()) + pack(AliveCheck(1))))
 
     with played_master(controller.runtime, play) as path, MuxConnection(path, Deadline.after(5)) as connection:
         with pytest.raises(MasterProtocolError, match="version 5"):

@@ -308,6 +308,26 @@ def test_a_stream_that_ends_early_leaves_nothing(
     assert far_hash(pushed) == artifact.hash
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_host_that_gives_up_a_push_that_stands_still_says_so(
+    tmp_path: Path, near: Controller, home: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    sh, path = the_shell(shell, tmp_path)
+    artifact = make_artifact(tmp_path / "a", LARGE_BYTES)
+
+    def stands_still(*given: Any, **more: Any) -> Iterator[bytes]:
+        yield next(tar_content(*given, **more))
+        while list(cache_of(home).iterdir()):  # until what was half pushed is removed there
+            time.sleep(0.1)
+        yield bytes(1 << 20)
+
+    monkeypatch.setattr("remote_runner.push.tar_content", stands_still)
+    monkeypatch.setattr("remote_runner.push.RECOVERY_S", 0.0)
+    host = ShellHost({"HOME": str(home), "PATH": path}, sh=sh)
+    with pytest.raises(PushFailedError, match="the host gave it up"):
+        push(host, entry_for(tolerate_s=1), artifact, controller=near, deadline=soon())
+
+
 def test_a_host_that_runs_something_else_is_told(tmp_path: Path, near: Controller, home: Path) -> None:
     login = tmp_path / "login"
     login.write_text("#!/bin/sh\necho this account is for backups only\nexit 1\n")
