@@ -3,7 +3,7 @@
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); without it the first suitable one on PATH is taken.
 # ARGS="…" is handed on to fab demo, pytest or the benchmarks.
 
-.PHONY: help demo test check bench soak lock clean
+.PHONY: help demo test faults check bench soak lock clean
 .DEFAULT_GOAL := help
 
 PYTHON =
@@ -16,6 +16,7 @@ IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 help:
 	@echo 'make demo    a run with two instances, here and on a second machine made for it (installs into .venv first)'
 	@echo 'make test    the tests; what this machine lacks is skipped with a reason'
+	@echo 'make faults  the tests of all faults by themselves, and the table in README.md from their results (root)'
 	@echo 'make check   ruff and mypy'
 	@echo 'make bench   the benchmarks; results in benchmarks/results/'
 	@echo 'make soak    ten minutes of faults on namespaced hosts (root); MINUTES=1, ARGS="--seed 7"'
@@ -28,6 +29,12 @@ demo: .venv/installed
 
 test: .venv/installed
 	@$(IN_VENV) .venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Two at once: their bounds are those of a machine with two processors that does nothing else.
+faults: .venv/installed
+	@rm -rf tests/results/faults
+	@$(IN_VENV) .venv/bin/python -m pytest -n 2 --dist worksteal -m fault $(ARGS)
+	@.venv/bin/python -m tests.faults
 
 check: .venv/installed
 	@.venv/bin/ruff check .

@@ -1,7 +1,7 @@
 """The README's table of faults: its rows come from the tests that make the faults happen, its times from their results.
 
-A test of a fault has a mark of `fault` and takes the fixture `clock`. `python -m tests.faults` writes the table anew
-from the results that the tests left (run them first: `make test ARGS="-k faults"`).
+A test of a fault has a mark of `fault` and takes the fixture `clock`. `make faults` runs them all by themselves, and
+then `python -m tests.faults`, which writes the table anew from the results that they left (in tests/results/).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
     rows = measured_rows()
     missing = [row.what for row, measured in rows if not measured]
     if missing:
-        sys.exit("no result of: " + "; ".join(missing) + "\nrun their tests first")
+        sys.exit("no result of: " + "; ".join(missing) + "\nrun their tests first: make faults")
     README.write_text(with_faults(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 

@@ -172,6 +172,12 @@ class TestHost:
         public = self.keys.server.with_suffix(".pub").read_text(encoding="ascii")
         self.known_hosts.write_text(f"{self._known_name()} {public}", encoding="ascii")
 
+    def reached_at(self, address: str, port: int) -> Self:
+        """The same host by another address and port, which its key is known for from now on."""
+        other = replace(self, address=address, port=port)
+        other._write_known_hosts()
+        return other
+
     def stop(self) -> None:
         raise NotImplementedError
 

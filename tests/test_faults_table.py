@@ -11,7 +11,7 @@ from tests.faults import README, Fault, FaultClock, known_faults, rows_of, with_
 
 def test_the_table_has_the_rows_of_the_tests_and_none_is_empty() -> None:
     rows = rows_of(README.read_text(encoding="utf-8"))
-    assert [row for row, _ in rows] == known_faults(), "run the tests of faults, then: python -m tests.faults"
+    assert [row for row, _ in rows] == known_faults(), "make faults"
     assert [row.what for row, measured in rows if not measured] == []
 
 

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -247,6 +249,29 @@ def test_a_stopped_application(
 
 
 @fault(
+    "an instance itself stands still here (SIGSTOP)",
+    "for up to half of `tolerate_s` nothing; past it its host ends the application, and the instance says so when it "
+    "goes on; outputs: `fab fetch --run ID`",
+    "`tolerate_s` + 15 s",
+)
+def test_a_stopped_instance(plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock) -> None:
+    plan.write_application(f"{WRITES}echo ready\nsetsid sleep 4321 &\nexec sleep 4321\n")
+    held = start()
+    os.kill(held.process.pid, signal.SIGSTOP)
+    time.sleep(TOLERATE_S / 2)  # the length of the silence is what is tested
+    os.kill(held.process.pid, signal.SIGCONT)
+    time.sleep(1)
+    assert len([process for process in host.processes() if "sleep 4321" in process.command]) == 2
+    clock.start()
+    os.kill(held.process.pid, signal.SIGSTOP)
+    wait_for(lambda: host.processes() == [], TOLERATE_S + 15)
+    clock.stop(TOLERATE_S + 15)
+    os.kill(held.process.pid, signal.SIGCONT)
+    held.end().failure("t1: ", "heard nothing from here", "fab fetch")
+    fetched_later(plan, host)
+
+
+@fault(
     "the application ignores TERM (with SIGTERM, Ctrl-C, `timeouts.run_s`)",
     "it gets KILL; its outputs come home",
     "`grace_s` + 5 s",
@@ -281,19 +306,62 @@ def test_children_that_outlive_the_application(plan: FailingPlan, host: NetnsHos
     nothing_there(base(host), host)
 
 
+FLOOD_BYTES = 1_000_000_000
+
+
+@dataclass
+class Flood:
+    """What has come of a flood of x, piece after piece."""
+
+    xs: int = 0
+    rest: bytearray = field(default_factory=bytearray)
+
+    def take(self, data: bytes) -> None:
+        self.xs += data.count(b"x")
+        self.rest += data.translate(None, b"x\n")
+
+
+def flooded(plan: FailingPlan, command: str) -> tuple[int, Flood]:
+    """The exit status of an instance whose application runs that command first, and what it wrote."""
+    plan.write_application(APPLICATION.replace("echo", f"{command}\necho", 1))
+    plan.write_inventory()
+    flood = Flood()
+    with SyncService() as service, plan.start(plan.environ(service.port)) as process:
+        assert process.stdout is not None
+        while data := process.stdout.read1(1 << 20):  # type: ignore[attr-defined]
+            flood.take(data)
+        return process.wait(60), flood
+
+
 @fault(
-    "the application floods stdout (200 MB of lines here)",
-    "all of it is passed on; of lines too long for Testground 1 GiB is kept, and the cut line says so",
-    "60 s",
+    "the application floods stdout with 1 GB of lines",
+    "all of it is passed on",
+    "120 s",
 )
 def test_a_flood(plan: FailingPlan, host: NetnsHost, clock: FaultClock) -> None:
-    size = 200_000_000
-    plan.write_application(APPLICATION.replace("echo", f"yes {'x' * 99} | head -c {size}\necho", 1))
     clock.start()
-    ended = plan.run()
-    clock.stop(60)
-    assert ended.status == 0, ended.stdout[-2000:]
-    assert ended.stdout.count("x" * 99 + "\n") == size // 100
+    status, flood = flooded(plan, f"yes {'x' * 99} | head -c {FLOOD_BYTES}")
+    clock.stop(120)
+    assert status == 0, flood.rest
+    assert flood.xs >= FLOOD_BYTES // 100 * 99
+    nothing_there(base(host), host)
+
+
+@fault(
+    "the application floods stdout with one line of 1 GB",
+    "the line is cut for Testground and says where it stands whole; up to 1 GiB of such lines is kept",
+    "120 s",
+)
+def test_a_flood_in_one_line(plan: FailingPlan, host: NetnsHost, clock: FaultClock) -> None:
+    clock.start()
+    status, flood = flooded(plan, f"head -c {FLOOD_BYTES} /dev/zero | tr '\\0' x; echo")
+    clock.stop(120)
+    assert status == 0, flood.rest
+    whole = plan.outputs / "remote-runner.stdout.lines"
+    assert flood.xs < 1 << 20
+    assert whole.name.encode() in flood.rest
+    assert whole.stat().st_size >= FLOOD_BYTES
+    whole.unlink()
     nothing_there(base(host), host)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,21 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from remote_runner.controller import Controller
 from testground.sync.service import SyncService
+from tests.delay import DelayProxy
 from tests.faults import FaultClock, fault
 from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import APPLICATION, Ended, FailingPlan
 from tests.integration.holding import SLOW_S, Held
 from tests.integration.runs import wait_for
+from tests.masters_end import masters_in
 
 STEPS = ("push", "run", "fetch")
 LARGE_BYTES = 5 << 20
 MEGABITS = 8
+SLOW_MEGABITS, SLOW_RTT_S = 2, 0.4
 # Asks the sync service again and again on one connection, until it is told to end.
 ASKS = """#!/usr/bin/env python3
 import json, os, socket, time
@@ -73,25 +78,31 @@ class Crossing:
         return self.hosts[step].home / ".cache" / "remote-runner"
 
 
-MakeCrossing = Callable[[float], Crossing]
+class MakeCrossing(Protocol):
+    def __call__(self, tolerate_s: float, *, megabits: int = MEGABITS, rtt_s: float = 0.0) -> Crossing:
+        """Instances of that patience in the middle of their steps, over cables like that."""
 
 
 @pytest.fixture
 def make_crossing(
     lan: Lan, tmp_path: Path, keys: Keys, controller: Controller, known_by_name: Callable[[TestHost], str]
 ) -> Iterator[MakeCrossing]:
-    """Call it with `tolerate_s`: the instances are then in the middle of their steps."""
+    """Makes the hosts and starts the instances."""
     with ExitStack() as stack:
         service = stack.enter_context(SyncService())
 
-        def make(tolerate_s: float) -> Crossing:
+        def make(tolerate_s: float, *, megabits: int = MEGABITS, rtt_s: float = 0.0) -> Crossing:
             hosts, plans, held = {}, {}, {}
             for step in STEPS:
                 host = hosts[step] = stack.enter_context(
                     NetnsHost.start(lan, tmp_path / step, name=f"t-{step}", keys=keys)
                 )
-                known_by_name(host)
-                host.slow_down(MEGABITS)
+                reached = host
+                if rtt_s:
+                    proxy = stack.enter_context(DelayProxy(host.address, host.port, rtt_s))
+                    reached = host.reached_at("127.0.0.1", proxy.port)
+                known_by_name(reached)
+                host.slow_down(megabits)
                 plan = plans[step] = FailingPlan(tmp_path / f"plan-{step}", controller)
                 plan.on(host.name)
                 plan.hosts = f"  {host.name}: {{system: x86_64-linux, tolerate_s: {tolerate_s}}}\n"
@@ -114,16 +125,12 @@ def make_crossing(
         yield make
 
 
-def goes_on_after_a_cut(crossing: Crossing, clock: FaultClock, seconds: float) -> None:
-    for host in crossing.all_hosts:
-        host.link_down()
-    time.sleep(seconds)  # the length of the cut is what is tested
-    for host in crossing.all_hosts:
-        host.link_up()
+def goes_on_to_a_good_end(crossing: Crossing, clock: FaultClock, within_s: float) -> None:
     clock.start()
     crossing.hosts["run"].here("/root/go").touch()
     ends = crossing.ends()
-    clock.stop(seconds + 10)
+    clock.stop(within_s)
+    assert [failure for ended in ends.values() for failure in ended.failures] == []
     assert [ended.status for ended in ends.values()] == [0, 0, 0], ends
     assert (ends["run"].outputs / "partial").exists()
     assert (ends["fetch"].outputs / "large").stat().st_size == LARGE_BYTES
@@ -139,24 +146,47 @@ def goes_on_after_a_cut(crossing: Crossing, clock: FaultClock, seconds: float) -
     "after the cut as long again, by TCP's own back-off",
 )
 def test_a_short_cut(make_crossing: MakeCrossing, clock: FaultClock, seconds: float) -> None:
-    goes_on_after_a_cut(make_crossing(60), clock, seconds)
+    crossing = make_crossing(60)
+    for host in crossing.all_hosts:
+        host.link_down()
+    time.sleep(seconds)  # the length of the cut is what is tested
+    for host in crossing.all_hosts:
+        host.link_up()
+    goes_on_to_a_good_end(crossing, clock, seconds + 10)
 
 
-def fails_after_a_long_cut(crossing: Crossing, clock: FaultClock, tolerate_s: float, cut: str, mend: str) -> None:
+@fault(
+    f"the link is slow ({SLOW_MEGABITS} Mbit/s and {SLOW_RTT_S:g} s there and back), during push, run and fetch",
+    "nothing: slow is not silent, even where `tolerate_s` is shorter than the step",
+    "the time that the bytes take",
+)
+def test_a_slow_link(make_crossing: MakeCrossing, clock: FaultClock) -> None:
+    crossing = make_crossing(6, megabits=SLOW_MEGABITS, rtt_s=SLOW_RTT_S)
+    goes_on_to_a_good_end(crossing, clock, 3 * LARGE_BYTES * 8 / (SLOW_MEGABITS * 1e6))
+
+
+def fails_after_a_long_cut(
+    crossing: Crossing,
+    clock: FaultClock,
+    tolerate_s: float,
+    cut: Callable[[NetnsHost], None],
+    mend: Callable[[NetnsHost], None],
+    reason: str = "the connection to the host was lost",
+) -> None:
     clock.start()
     for host in crossing.all_hosts:
-        getattr(host, cut)()
+        cut(host)
     ends = crossing.ends()
     # The far side hears as little as we do: what it runs, and what it receives, ends by itself.
     wait_for(lambda: all(host.processes() == [] for host in crossing.all_hosts), tolerate_s + 15)
     clock.stop(tolerate_s + 15)
     for step, ended in ends.items():
-        ended.failure(f"t-{step}: ", "the connection to the host was lost")
+        ended.failure(f"t-{step}: ", reason)
     assert "fab fetch" in ends["run"].failures[0]
     assert "fab fetch" in ends["fetch"].failures[0]
     assert list((crossing.base("push") / "artifacts").iterdir()) == []
     for host in crossing.all_hosts:
-        getattr(host, mend)()
+        mend(host)
     program = str(Path(sys.executable).parent / "remote-runner")
     for step, name in (("run", "partial"), ("fetch", "large")):
         plan = crossing.plans[step]
@@ -178,7 +208,7 @@ def fails_after_a_long_cut(crossing: Crossing, clock: FaultClock, tolerate_s: fl
     "`tolerate_s` + 15 s",
 )
 def test_a_cable_pulled_for_good(make_crossing: MakeCrossing, clock: FaultClock) -> None:
-    fails_after_a_long_cut(make_crossing(6), clock, 6, "link_down", "link_up")
+    fails_after_a_long_cut(make_crossing(6), clock, 6, NetnsHost.link_down, NetnsHost.link_up)
 
 
 @fault(
@@ -187,4 +217,25 @@ def test_a_cable_pulled_for_good(make_crossing: MakeCrossing, clock: FaultClock)
     "`tolerate_s` + 15 s",
 )
 def test_packets_that_are_dropped(make_crossing: MakeCrossing, clock: FaultClock) -> None:
-    fails_after_a_long_cut(make_crossing(6), clock, 6, "dropping", "passing")
+    fails_after_a_long_cut(make_crossing(6), clock, 6, NetnsHost.dropping, NetnsHost.passing)
+
+
+@fault(
+    "a master stands still (SIGSTOP) under its instances, during push, run and fetch",
+    "the same; the reason names the process to end, after which the next use starts a new one",
+    "`tolerate_s` + 15 s",
+)
+def test_a_master_that_stands_still(make_crossing: MakeCrossing, controller: Controller, clock: FaultClock) -> None:
+    crossing = make_crossing(6)
+    pids = masters_in(controller.runtime)
+    assert len(pids) == len(STEPS)
+
+    def signalled(number: signal.Signals) -> Callable[[NetnsHost], None]:
+        def send(_: NetnsHost) -> None:
+            for pid in masters_in(controller.runtime):
+                os.kill(pid, number)
+
+        return send
+
+    stop, end = signalled(signal.SIGSTOP), signalled(signal.SIGKILL)
+    fails_after_a_long_cut(crossing, clock, 6, stop, end, "its control master does not answer")

@@ -23,6 +23,7 @@ from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import FailingPlan
 from tests.integration.runs import Machine, listening, place_on
+from tests.masters_end import masters_in
 from tests.soak.trial import SLOW_RM, SLOW_TAR, SoakFailedError, Trial
 
 GRACE_S, TOLERATE_S = 2, 8
@@ -108,14 +109,7 @@ class Ground:
 
     def masters(self, host: NetnsHost | None = None) -> list[int]:
         """The processes of our masters, of one host or all."""
-        word = f"{self.machine.runtime}/{self.key(host) if host else ''}".encode()
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if word in command and b"ssh" in command.split(b"\0")[0]:
-                    found.append(int(entry.name))
-        return found
+        return masters_in(self.machine.runtime, self.key(host) if host else "")
 
     def strike(self, fault: str, trial: Trial) -> bool:
         """Make the fault happen to the instance (or its host); says whether there was anything to hit."""
