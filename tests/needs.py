@@ -47,6 +47,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",
     ),
     "shellcheck": (_program("shellcheck"), "install shellcheck"),
+    "sync-service": (
+        lambda: _program("sync-service")() and _can_make_namespaces(),
+        "have Testground's sync-service on PATH, which no registry has; run as root, with iproute2 and util-linux",
+    ),
     "testground": (
         _program("testground", "sync-service", "dockerd", "docker", "redis-server", "influxd", "busybox", "go"),
         "have testground v0.6.0 and sync-service on PATH, which no registry has, and install docker.io, redis-server, "
