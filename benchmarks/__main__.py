@@ -19,6 +19,7 @@ from benchmarks.measuring import Row
 from benchmarks.nix import nix
 from benchmarks.start_up import start_up
 from benchmarks.streams import streams
+from benchmarks.sync_service import sync_service
 
 SUBJECTS: dict[str, Callable[[Ground, int], Iterator[Row]]] = {
     "count": count,
@@ -28,6 +29,7 @@ SUBJECTS: dict[str, Callable[[Ground, int], Iterator[Row]]] = {
     "files": files,
     "start-up": start_up,
     "nix": nix,
+    "sync-service": sync_service,
 }
 RESULTS = Path(__file__).parent / "results"
 
