@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
@@ -84,6 +85,25 @@ class BriefSession:
         """Send bytes; False when nobody there takes them any more."""
         self._keeps_all = True
         return self._put(data)
+
+    def splice(self, pipe: int, count: int) -> int | None:
+        """Send at most `count` of the bytes that a pipe holds, past this process: how many, 0 where the pipe has ended.
+
+        `None` when nobody there takes them any more. Linux only.
+        """
+        assert sys.platform == "linux"
+        self._keeps_all = True
+        while True:
+            try:
+                moved = os.splice(pipe, self._opened().stdin_fd, count, flags=os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                if not self._wait(writable=True):
+                    return None
+                continue
+            except BrokenPipeError:
+                return None
+            self.sent_bytes += moved
+            return moved
 
     def read_some(self, count: int) -> bytes:
         """The next bytes behind the last answer: at least one and at most `count`; none at the end of the output."""

@@ -33,7 +33,8 @@ DEFAULT_FLAKE = "."
 _UNTRACKED = ("No such file or directory", "not tracked by Git", "does not exist", "does not contain a 'flake.nix'")
 
 # A store that is another user's, one that nobody made yet (Debian's nix-bin alone), a daemon that does not listen.
-_STORE_REFUSED = re.compile(r"'/nix[^']*'.*(Permission denied|not permitted)|daemon.*(refused|No such file)")
+# Nix 2.8 puts the path between ', 2.34 between ".
+_STORE_REFUSED = re.compile(r"""['"]/nix[^'"]*['"].*(Permission denied|not permitted)|daemon.*(refused|No such file)""")
 
 
 def build_with_nix(nix: Nix, app: AppSettings, system: System, attempt: Attempt) -> StoreArtifact:

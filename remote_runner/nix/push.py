@@ -7,8 +7,10 @@ ends, a second session makes the root that stays. So no garbage collection takes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from remote_runner.brief import BriefSession
 from remote_runner.controller import Controller
@@ -26,6 +28,7 @@ from remote_runner.far_shell import load_script
 from remote_runner.host import Host
 from remote_runner.inventory import HostEntry
 from remote_runner.inventory_kinds import BuildOn, StoreChoice
+from remote_runner.marks import CHUNK_BYTES
 from remote_runner.nix.artifact import StoreArtifact
 from remote_runner.nix.here import find_nix
 from remote_runner.nix.progress import Progress
@@ -173,9 +176,9 @@ class _StorePush:
     def _serve(self, session: BriefSession, access: str, user: str, base: str, *, build: bool) -> Delivery:
         """The closure over the session that serves, then the root over one of its own."""
         artifact = self.artifact
-        far = ServeClient(_FarServer(self.host.name, session))  # both servers start at the same time
+        far = _FarServer(self.host.name, session)
         with self._source() as source:
-            copy = _Copy(ServeClient(source), far, self.host.name, self.report)
+            copy = _Copy(source, far, self.report)
             copy.find_missing(artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build)
             if access == "untrusted" and copy.unsigned:
                 raise self._not_trusted(user, copy.unsigned)
@@ -242,7 +245,7 @@ class _FarServer:
     """The server at the other end of a session; a `Stream` for `ServeClient`."""
 
     def __init__(self, host: str, session: BriefSession) -> None:
-        self._host = host
+        self.host = host
         self._session = session
 
     def write(self, data: bytes) -> None:
@@ -255,20 +258,32 @@ class _FarServer:
             self._fail()
         return data
 
-    def _fail(self) -> None:
+    def send_from(self, source: LocalServer, count: int) -> int:
+        """Send at least one and at most `count` of the next bytes of `source`; how many."""
+        # Through this process 100 MB took a tenth more CPU, there and here together.
+        if sys.platform == "linux" and (moved := self._session.splice(source.pipe(), count)) != 0:
+            if moved is None:
+                self._fail()
+            return moved
+        data = source.read_some(min(count, CHUNK_BYTES))
+        self.write(data)
+        return len(data)
+
+    def _fail(self) -> NoReturn:
         _, stderr = self._session.end()
         if any(words in stderr for words in _UNSIGNED):
             raise _UnsignedError
-        raise _push_fault(self._host, stderr)
+        raise _push_fault(self.host, stderr)
 
 
 class _Copy:
     """What is missing of a closure there, from one store to the other."""
 
-    def __init__(self, source: ServeClient, sink: ServeClient, host: str, report: Callable[[str], None]) -> None:
-        self._source = source
-        self._sink = sink
-        self._host = host
+    def __init__(self, near: LocalServer, far: _FarServer, report: Callable[[str], None]) -> None:
+        self._near = near
+        self._far = far
+        self._source = ServeClient(near)
+        self._sink = ServeClient(far)
         self._report = report
         self.paths = 0
         self.infos: list[PathInfo] = []
@@ -292,21 +307,20 @@ class _Copy:
     def send(self) -> None:
         """Send what is missing, without waiting for an answer."""
         total_bytes = sum(info.nar_bytes for info in self.infos)
-        progress = Progress(self._host, len(self.infos), self._report, total_bytes=total_bytes)
-        for number, (info, archive) in enumerate(self._source.dump(self.infos), 1):
-            self._sink.add(info, _counted(progress, number, archive))
+        progress = Progress(self._far.host, len(self.infos), self._report, total_bytes=total_bytes)
+        for number, info in enumerate(self._source.dump(self.infos), 1):
+            self._sink.add(info)
+            left = info.nar_bytes
+            while left:
+                moved = self._far.send_from(self._near, left)
+                left -= moved
+                progress.sent(moved, number)
         self.sent_bytes = progress.sent_bytes
 
     def wait(self) -> None:
         """Return once all that was sent is there."""
         for _ in self.infos:
             self._sink.added()
-
-
-def _counted(progress: Progress, number: int, archive: Iterable[bytes]) -> Iterator[bytes]:
-    for chunk in archive:
-        yield chunk
-        progress.sent(len(chunk), number)
 
 
 def _push_fault(host: str, said: str) -> PushFailedError:

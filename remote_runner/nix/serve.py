@@ -229,33 +229,25 @@ class ServeClient:
         self._stream.write(query_closure([path]))
         return self._run(read_strings())
 
-    def dump(self, infos: Iterable[PathInfo]) -> Iterator[tuple[PathInfo, Iterator[bytes]]]:
-        """Each path with its archive, in chunks that are taken before the next path's.
+    def dump(self, infos: Iterable[PathInfo]) -> Iterator[PathInfo]:
+        """Each path in turn: the next on the stream is its archive, which the caller takes before it goes on.
 
         The server reads the next path while this one is taken.
         """
+        if self._read_ahead:
+            raise ServeProtocolError(f"{len(self._read_ahead)} bytes that nobody asked for")
         behind: PathInfo | None = None
         for info in infos:
             self._stream.write(dump_store_path(info.path))
             if behind is not None:
-                yield behind, self._archive(behind)
+                yield behind
             behind = info
         if behind is not None:
-            yield behind, self._archive(behind)
+            yield behind
 
-    def _archive(self, info: PathInfo) -> Iterator[bytes]:
-        left = info.nar_bytes
-        while left:
-            most = min(left, CHUNK_BYTES)
-            chunk = self._take(most) if self._read_ahead else self._stream.read_some(most)
-            left -= len(chunk)
-            yield chunk
-
-    def add(self, info: PathInfo, archive: Iterable[bytes]) -> None:
-        """Send a path; `added` waits until it is there."""
+    def add(self, info: PathInfo) -> None:
+        """Announce a path, whose archive the caller puts on the stream next; `added` waits until it is there."""
         self._stream.write(add_to_store_nar(info))
-        for chunk in archive:
-            self._stream.write(chunk)
 
     def added(self) -> None:
         """The answer to the oldest `add` that was not answered yet."""

@@ -89,6 +89,11 @@ class LocalServer:
                 raise self._ended()
             return data
 
+    def pipe(self) -> int:
+        """The pipe that what it says comes through, once something is in it or it has ended."""
+        self._wait(self._stdout_fd, select.POLLIN)
+        return self._stdout_fd
+
     def _wait(self, fd: int, event: int) -> None:
         timeout_s = self._deadline.timeout_s
         poller = select.poll()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +163,18 @@ def test_a_closure_arrives_stays_and_is_then_there(pushing: Pushing, apps: Apps,
     known = already_pushed(pushing.controller, pushing.entry(host), artifact)
     assert known is not None
     assert known.far_artifact == first.far_artifact
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_archives_arrive_whole_where_the_kernel_moves_them_and_where_it_does_not(
+    pushing: Pushing, apps: Apps, host: NetnsHost, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    monkeypatch.setattr(nix_push, "sys", SimpleNamespace(platform=platform))
+    artifact = apps.app(texts=["a", "b"], build=LARGE)
+    pushed = pushing.push(host, artifact)
+    assert pushed.sent_paths == 3
+    assert pushed.sent_bytes > 60_000_000
+    assert run(host, f"nix-store --verify-path {artifact.out} $(cat {artifact.out}/texts) && echo whole") == "whole\n"
 
 
 def test_of_a_closure_of_300_paths_with_3_missing_3_are_sent(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:

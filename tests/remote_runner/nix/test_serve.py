@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -141,15 +142,20 @@ def test_a_real_server_says_of_paths_what_nix_says(nix_here: NixHere, source: Se
     assert all(found.ca.startswith("text:sha256:") for path, found in infos.items() if path != out)
 
 
-def test_archives_come_whole_and_in_order(nix_here: NixHere, source: ServeClient, tmp_path: Path) -> None:
+def test_archives_come_whole_and_in_order(nix_here: NixHere, nix: Nix, tmp_path: Path) -> None:
     build = "head -c 1000000 /dev/urandom >$out/large\n"
     flake = simple_flake(tmp_path / "f", texts=["three", "four"], build=build)
-    closure = source.closure(nix_here.build(f"path:{flake}#packages.x86_64-linux.app"))
-    infos = in_dependency_order(source.path_infos(closure))
-    for found, archive in source.dump(infos):
-        (tmp_path / "nar").write_bytes(b"".join(archive))
-        assert nix_here.run("nix-hash", "--type", "sha256", "--flat", str(tmp_path / "nar")) == found.nar_hash
-    assert source.closure(infos[0].path)  # the stream is where it should be
+    out = nix_here.build(f"path:{flake}#packages.x86_64-linux.app")
+    with LocalServer(nix, Deadline.after(60)) as server:
+        source = ServeClient(server)
+        source.greet()
+        infos = in_dependency_order(source.path_infos(source.closure(out)))
+        for found in source.dump(infos):
+            archive = b""
+            while len(archive) < found.nar_bytes:
+                archive += server.read_some(found.nar_bytes - len(archive))
+            assert hashlib.sha256(archive).hexdigest() == found.nar_hash
+        assert source.closure(infos[0].path)  # the stream is where it should be
 
 
 def test_a_server_that_fails_is_an_error_with_its_words(nix: Nix, source: ServeClient) -> None:
