@@ -50,8 +50,8 @@ MODULES = (
 _ROOMS = ("remote_runner", "testground")
 
 
-def main(place: str, run: Callable[[Stop], int]) -> int:
-    """Serve launchers until a minute without any; the exit status.
+def main(place: str, run: Callable[[Stop], int], *, idle_s: float = IDLE_S) -> int:
+    """Serve launchers until none has come for so long; the exit status.
 
     `place` is what a launcher says of the socket that it leaves here as descriptor 3: its inode and its path.
     `run` is an instance, in a process of its own with the launcher's directory, environment and descriptors.
@@ -64,7 +64,7 @@ def main(place: str, run: Callable[[Stop], int]) -> int:
     with socket.socket(fileno=_LISTENER_FD) as listener:
         listener.set_inheritable(False)
         print(f"process {os.getpid()} takes instances", flush=True)
-        Warm(listener, WarmPlace(Path(path)), int(inode), code, run).serve(IDLE_S)
+        Warm(listener, WarmPlace(Path(path)), int(inode), code, run).serve(idle_s)
     return 0
 
 
