@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 
 from remote_runner.controller import Controller
+from remote_runner.leftovers_here import list_stale, remove_stale
 from testground.sync.service import SyncService
 from tests.hosts import TestHost
 from tests.hosts_netns import NetnsHost
-from tests.integration.failing import RUN, FailingPlan
-from tests.integration.runs import processes_of, wait_for
-from tests.launcher import warm_processes
+from tests.integration.failing import APPLICATION, RUN, FailingPlan
+from tests.integration.runs import listening, processes_of, wait_for
+from tests.launcher import is_gone, warm_processes
 from tests.needs import need
 
 GRACE_S = 1  # of the plan's hosts
@@ -68,3 +75,81 @@ def test_sigkill_of_the_launcher_ends_its_outputs_at_once_and_then_all_else(plan
     assert (plan.outputs / "partial").read_text() == "partial\n"
     assert "its launcher was killed" in str(plan.record()["error"])
     assert processes_of(RUN) == []
+
+
+@dataclass(frozen=True)
+class Running:
+    """An instance on a host: the launcher, the warm process, and the child that runs it."""
+
+    launcher: subprocess.Popen[bytes]
+    warm: int
+    child: int
+
+
+@pytest.fixture
+def on_host(
+    plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str]
+) -> Iterator[tuple[FailingPlan, SyncService]]:
+    """The plan on a machine of its own, and the service of its runs."""
+    plan.on(known_by_name(netns_host))
+    plan.hosts = f"  {plan.host}: {{system: x86_64-linux, grace_s: {GRACE_S}, tolerate_s: 2}}\n"
+    plan.own_directory = False
+    plan.write_application(STUBBORN)
+    plan.write_inventory()
+    with SyncService() as service:
+        yield plan, service
+
+
+def running(plan: FailingPlan, service: SyncService) -> Running:
+    """An instance whose application has begun."""
+    launcher = plan.start(plan.environ(service.port))
+    assert launcher.stdout is not None
+    while launcher.stdout.readline() != b"ready\n":
+        pass
+    (warm,) = warm_processes(plan.controller.runtime)
+    (child,) = Path(f"/proc/{warm}/task/{warm}/children").read_text(encoding="ascii").split()
+    return Running(launcher, warm, int(child))
+
+
+PARTS = ("launcher", "warm", "child")
+
+
+@pytest.mark.parametrize("killed", [c for n in (1, 2, 3) for c in combinations(PARTS, n)], ids="-".join)
+def test_sigkill_of_any_of_them_leaves_nothing(
+    killed: tuple[str, ...], on_host: tuple[FailingPlan, SyncService], netns_host: NetnsHost
+) -> None:
+    plan, service = on_host
+    each = running(plan, service)
+    for part in killed:
+        os.kill(each.launcher.pid if part == "launcher" else getattr(each, part), signal.SIGKILL)
+
+    if "launcher" not in killed:
+        if "child" not in killed:  # which has noticed nothing
+            assert len(netns_host.processes()) > 3
+            each.launcher.terminate()
+        ended = plan.end(each.launcher)
+        ended.failure("SIGTERM" if "child" not in killed else "ended without a status")
+    else:
+        plan.end(each.launcher)
+    wait_for(lambda: is_gone(each.child) and netns_host.processes() == [], GRACE_S + SOON_S)
+    runs = netns_host.home / ".cache" / "remote-runner" / "runs"
+    if "child" in killed:
+        assert [path.read_text() for path in runs.glob("*/outputs/partial")] == ["partial\n"]
+    else:
+        assert list(runs.iterdir()) == []
+        assert (plan.outputs / "partial").read_text() == "partial\n"
+        assert ("was killed" if "launcher" in killed else "SIGTERM") in str(plan.record()["error"])
+        wait_for(lambda: listening(netns_host) == {22}, SOON_S)
+    assert is_gone(each.warm) == ("warm" in killed)
+
+    # Nobody holds anything, and the next instance finds nothing in its way.
+    controller = plan.controller
+    for stale in list_stale(controller, older_than_s=0.0):
+        assert remove_stale(controller, stale), stale
+    assert list((controller.runtime / "locks").iterdir()) == []
+    assert len(list((controller.runtime / "warm").iterdir())) == (0 if "warm" in killed else 2)
+    plan.write_application(APPLICATION)
+    ended = plan.run_with(plan.environ(service.port, TEST_RUN="next"))
+    assert (ended.status, ended.failures) == (0, [])
+    assert not any(message.startswith("start:") for message in ended.messages)
+    wait_for(lambda: listening(netns_host) == {22}, SOON_S)  # a killed child's forwards went with the next one's
