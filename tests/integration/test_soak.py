@@ -15,6 +15,28 @@ ROOT = Path(__file__).parent.parent.parent
 WATCH = ('[ "$rr_missed" -ge 4 ] && rr_ending=lost', "trap 'rr_ending=lost' HUP")
 
 
+# On the soak's third host, which has Nix: an instance, a look, and the same with a root of ours that nobody removes.
+LEAK = """
+import sys
+from pathlib import Path
+from tests.soak.ground import Ground
+from tests.soak.trial import SoakFailedError
+
+with Ground.made(Path(sys.argv[1]), 3) as ground:
+    host = ground.hosts[2]
+    trial = ground.start("soak0", host)
+    trial.finish()
+    trial.judge(hit=False)
+    trial.held.close()
+    ground.clean(host)
+    host.as_root("nix-store --add-root /root/.cache/remote-runner/nix/left -r /nix/store/*-failing")
+    try:
+        ground.clean(host)
+    except SoakFailedError as failure:
+        print(failure)
+"""
+
+
 def soak(*words: str, seed: int = 1) -> subprocess.CompletedProcess[str]:
     few = ("--hosts", "1", "--at-once", "2", "--minutes", "2", "--seed", str(seed))
     return subprocess.run(
@@ -53,3 +75,13 @@ def test_the_soak_fails_where_the_watch_is_off(tmp_path: Path) -> None:
         if done.returncode:
             break
     assert "FAILED: KILL at run: leaked process on s0" in said[-1], "\n".join(said)
+
+
+def test_the_soak_notices_a_root_that_stays_in_a_store(tmp_path: Path) -> None:
+    need("nix")
+    argv = [sys.executable, "-c", LEAK, str(tmp_path)]
+    done = subprocess.run(
+        argv, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "leaked GC root on s2: ['/root/.cache/remote-runner/nix/left -> /nix/store/" in done.stdout

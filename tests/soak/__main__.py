@@ -19,11 +19,12 @@ from pathlib import Path
 
 from tests.hosts_netns import NetnsHost
 from tests.masters_end import end_masters
-from tests.soak.ground import FAULTS, OF_ONE, Ground, resident_kib
+from tests.soak.ground import FAULTS, OF_ONE, Ground, descriptors_of, resident_kib
 from tests.soak.trial import STEPS, SoakFailedError
 
 Pair = tuple[str, str]
 _MOST_GROWTH_KIB = 60_000
+_MOST_MORE_FILES = 100  # those of the instances that run at either moment
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Soak:
             if not self.failures:
                 self.batch(host, None)
                 self.ground.nothing_listens(host)
+                self.ground.clean(host, cache=True)
         except SoakFailedError as failure:
             log = "\n".join(host.log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
             with self._lock:
@@ -88,13 +90,12 @@ class Soak:
             first = self.instances
             self.instances += self.at_once
         with ExitStack() as stack:
-            base = ground.plan_of(host)
             if step == "forward":
                 release = stack.enter_context(ExitStack())
                 release.enter_context(ground.forwards_held(host))
             trials = []
             for number in range(first, first + self.at_once):
-                trial = ground.start(f"soak{number}", host, base)
+                trial = ground.start(f"soak{number}", host)
                 stack.callback(trial.held.close)
                 trials.append(trial)
             hits_all = hit = False
@@ -109,11 +110,13 @@ class Soak:
                     release.close()
             for trial in trials:
                 trial.finish()
+            if fault == "stuck":
+                ground.strike("master", trials[0])
             ground.settle(host, [trial.run for trial in trials])
             for trial in trials:
                 trial.judge(hit=hits_all or (hit and trial is trials[0] and fault != "cut"))
                 ground.service.forget_run(trial.run)
-            ground.clean(trials[0])
+            ground.clean(host)
 
     def table(self) -> str:
         """Which fault fired how often at which step."""
@@ -138,9 +141,10 @@ def main(argv: list[str]) -> int:
         pairs = [(fault, step) for fault, _, step in (word.partition(":") for word in given.pairs.split(","))]
     print(f"soak: seed {given.seed}, {given.minutes:g} minutes, {given.hosts} hosts, {given.at_once} at once on each")
     sys.stdout.flush()
-    before_kib = 0
+    before_kib = before_files = 0
     with tempfile.TemporaryDirectory(prefix="rr-soak-") as name:
         with Ground.made(Path(name), given.hosts, given.code) as ground:
+            print("hosts: " + ", ".join(f"{name} {kind.value}" for name, kind in ground.kinds.items()), flush=True)
             began_s = time.monotonic()
             end_s = began_s + given.minutes * 60
             soak = Soak(ground, end_s, given.at_once, given.seed, pairs, bool(given.pairs))
@@ -151,14 +155,16 @@ def main(argv: list[str]) -> int:
                 while worker.is_alive():
                     worker.join(1.0)
                     if not before_kib and time.monotonic() > began_s + given.minutes * 60 / 4:
-                        before_kib = resident_kib(os.getpid())
+                        before_kib, before_files = resident_kib(os.getpid()), descriptors_of(os.getpid())
             try:
                 if not soak.failures:
-                    ground.masters_are_small()
+                    ground.what_stays_is_small()
                     end_masters(ground.machine.runtime)
                     ground.nothing_is_left_here()
             except SoakFailedError as failure:
                 soak.failures.append(str(failure))
+    if before_files and (files := descriptors_of(os.getpid())) > before_files + _MOST_MORE_FILES:
+        soak.failures.append(f"leaked descriptors: {before_files} became {files}, with the sync service's")
     grown_kib = resident_kib(os.getpid()) - before_kib if before_kib else 0
     if grown_kib > _MOST_GROWTH_KIB:
         soak.failures.append(f"memory growth: {grown_kib} KiB, with the sync service in it")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +23,23 @@ from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import FailingPlan
 from tests.integration.runs import Machine, listening, place_on
+from tests.launcher import warm_processes
 from tests.masters_end import masters_in
-from tests.soak.trial import SLOW_RM, SLOW_TAR, SoakFailedError, Trial
+from tests.nix_bed import private_nix
+from tests.soak.kinds import Kind, kinds_of, plan_of, prepare, start_host
+from tests.soak.trial import SoakFailedError, Trial
 
 GRACE_S, TOLERATE_S = 2, 8
 # After a fault: what the host waits for, the time to end what runs, and some for a loaded machine.
 SETTLED_S = TOLERATE_S + 2 * GRACE_S + 25.0
 CUT_S = 2.0
-FAULTS = ("TERM", "INT", "KILL", "group", "cut", "sshd", "master", "reboot")
+LOST_S = 2.0 * TOLERATE_S
+# Signals to the instance; SIGKILL to its process group; nobody reads it; SIGSTOP for longer than is tolerated. The
+# cable is pulled for 2 s, or for longer than is tolerated; sshd's processes are killed; masters are killed, or stopped;
+# a power cut.
+FAULTS = ("TERM", "INT", "KILL", "group", "reader", "stall", "cut", "unplug", "sshd", "master", "stuck", "reboot")
 # What these do, only the instance itself feels; of a short cut, nobody feels anything.
-OF_ONE = ("TERM", "INT", "KILL", "group")
+OF_ONE = ("TERM", "INT", "KILL", "group", "reader", "stall")
 
 
 @dataclass
@@ -44,55 +51,55 @@ class Ground:
     service: SyncService
     sync_port: int
     hosts: list[NetnsHost]
-    code: Path | None
+    kinds: dict[str, Kind]
+    environ: Mapping[str, str]
     controller: Controller = field(init=False)
     listened: dict[str, set[int]] = field(init=False)
+    plans: dict[str, FailingPlan] = field(init=False)
 
     def __post_init__(self) -> None:
         self.controller = Controller(self.machine.runtime, Path(self.machine.environ["REMOTE_RUNNER_CACHE_DIR"]))
         self.controller.cache.mkdir(mode=0o700, exist_ok=True)
         self.listened = {host.name: listening(host) for host in self.hosts}
+        self.plans = {host.name: self._plan_of(host) for host in self.hosts}
 
     @classmethod
     @contextmanager
     def made(cls, directory: Path, hosts: int, code: Path | None = None) -> Iterator[Ground]:
         """Hosts s0, s1, …; with `code`, instances take `remote_runner` from that directory."""
         with ExitStack() as stack:
+            kinds = {f"s{number}": kind for number, kind in enumerate(kinds_of(hosts))}
+            environ = {} if code is None else {"PYTHONPATH": str(code)}
+            if Kind.NIX in kinds.values():
+                environ |= stack.enter_context(private_nix(directory / "nix-here")).environ
             lan = stack.enter_context(Lan.claim())
             keys = Keys.make(directory / "keys")
             machine = stack.enter_context(Machine.made(directory / "machine"))
-            made = []
-            for number in range(hosts):
-                place = directory / f"s{number}"
-                host = stack.enter_context(NetnsHost.start(lan, place, name=f"s{number}", keys=keys))
-                host.here("/root/at").mkdir()
-                host.here("/root/bin").mkdir()
-                for name, text in (("tar", SLOW_TAR), ("rm", SLOW_RM)):
-                    host.here(f"/root/bin/{name}").write_text(text, encoding="utf-8")
-                    host.here(f"/root/bin/{name}").chmod(0o755)
-                host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
-                made.append(host)
+            made = [
+                stack.enter_context(start_host(kind, lan, directory / name, name=name, keys=keys))
+                for name, kind in kinds.items()
+            ]
             service = stack.enter_context(SyncService())
             wire = stack.enter_context(DelayProxy("127.0.0.1", service.port, 0.3))  # or choose would take no time
-            yield cls(directory, machine, service, wire.port, made, code)
+            yield cls(directory, machine, service, wire.port, made, kinds, {**environ, "PATH": machine.environ["PATH"]})
 
-    def plan_of(self, host: NetnsHost) -> FailingPlan:
+    def _plan_of(self, host: NetnsHost) -> FailingPlan:
         """What all plans of this host have in common."""
         entry = place_on(host, system=_system(), grace_s=GRACE_S, tolerate_s=TOLERATE_S).entry
-        return FailingPlan(
-            self.directory / f"base-{host.name}-{time.monotonic_ns()}",
+        plan = FailingPlan(
+            self.directory / f"plan-{host.name}",
             self.controller,
             hosts=f"  {host.name}: {json.dumps(entry)}\n",
             host=host.name,
             own_directory=False,
         )
+        prepare(self.kinds[host.name], plan)
+        return plan
 
-    def start(self, run: str, host: NetnsHost, base: FailingPlan) -> Trial:
+    def start(self, run: str, host: NetnsHost) -> Trial:
         """Start an instance."""
-        environ = {**self.machine.environ, "SYNC_PORT": str(self.sync_port)}
-        if self.code is not None:
-            environ["PYTHONPATH"] = str(self.code)
-        return Trial.start(run, host, self.directory / run, base, environ)
+        plan = plan_of(self.kinds[host.name], run, self.directory / run, self.plans[host.name])
+        return Trial.start(run, host, plan, self.sync_port, self.environ)
 
     def key(self, host: NetnsHost) -> str:
         """What the masters' files of this host begin with."""
@@ -120,14 +127,23 @@ class Ground:
                     process.send_signal(signal.Signals[f"SIG{fault}"])
                 case "group":
                     os.killpg(process.pid, signal.SIGKILL)
-                case "cut":
+                case "reader":
+                    trial.is_heard = False
+                    trial.held.stop_reading()
+                case "stall":
+                    process.send_signal(signal.SIGSTOP)
+                    time.sleep(LOST_S)
+                    process.send_signal(signal.SIGCONT)
+                case "cut" | "unplug":
                     host.link_down()
-                    time.sleep(CUT_S)
+                    time.sleep(CUT_S if fault == "cut" else LOST_S)
                     host.link_up()
                 case "sshd":
-                    return _kill_all(_sessions(host))
+                    return _signal_all(_sessions(host), signal.SIGKILL)
                 case "master":
-                    return _kill_all(self.masters(host))
+                    return _signal_all(self.masters(host), signal.SIGKILL)
+                case "stuck":
+                    return _signal_all(self.masters(host), signal.SIGSTOP)
                 case "reboot":
                     host.kill()
                     host.boot()
@@ -141,25 +157,34 @@ class Ground:
                 raise SoakFailedError(f"leaked process on {host.name}, after {', '.join(runs)}: {left}")
             time.sleep(0.1)  # nobody tells the end of processes that are not ours
 
-    def clean(self, trial: Trial) -> None:
-        """`fab clean` on the host leaves nothing of any run."""
+    def clean(self, host: NetnsHost, *, cache: bool = False) -> None:
+        """`fab clean` on the host leaves nothing of any run, and with `--cache` no root in a Nix store."""
         program = str(Path(sys.executable).with_name("remote-runner"))
         done = subprocess.run(
-            [program, "clean", "--host", trial.host.name],
-            cwd=trial.plan.directory,
+            [program, "clean", "--host", host.name, *(["--cache"] if cache else [])],
+            cwd=self.plans[host.name].directory,
             env=dict(self.machine.environ),
             capture_output=True,
             text=True,
             check=False,
             timeout=90,
         )
-        runs = trial.left_there().parent
-        left = sorted(path.name for path in runs.iterdir()) if runs.exists() else []
+        base = host.home / ".cache/remote-runner"
+        left = sorted(path.name for path in (base / "runs").glob("*"))
         if done.returncode or left:
-            raise SoakFailedError(f"leaked file on {trial.host.name}: {left}\n{done.stdout}\n{done.stderr}")
-        strange = {path.name for path in runs.parent.iterdir()} - {"runs", "artifacts", ".probe"}
+            raise SoakFailedError(f"leaked file on {host.name}: {left}\n{done.stdout}\n{done.stderr}")
+        strange = {path.name for path in base.glob("*")} - {"runs", "artifacts", ".probe", "nix"}
         if strange:
-            raise SoakFailedError(f"leaked file on {trial.host.name}: {strange}")
+            raise SoakFailedError(f"leaked file on {host.name}: {strange}")
+        if self.kinds[host.name] is Kind.NIX:
+            # The roots of what was pushed are the cache's.
+            kept = "" if cache else f"{host.far_home}/.cache/remote-runner/nix/roots/"
+            roots = [
+                line for line in host.as_root("/usr/bin/nix-store --gc --print-roots").splitlines() if "->" in line
+            ]
+            leaked = [line for line in roots if "/remote-runner/" in line and not (kept and line.startswith(kept))]
+            if leaked:
+                raise SoakFailedError(f"leaked GC root on {host.name}: {leaked}\n{done.stdout}\n{done.stderr}")
 
     def nothing_listens(self, host: NetnsHost) -> None:
         """No forward is open there any more."""
@@ -167,29 +192,44 @@ class Ground:
         if opened:
             raise SoakFailedError(f"leaked forward on {host.name}: ports {sorted(opened)}")
 
-    def masters_are_small(self) -> None:
-        """Raise `SoakFailedError` for a master with many descriptors or much memory."""
-        for pid in self.masters():
+    def what_stays_is_small(self) -> None:
+        """Raise `SoakFailedError` for a master or a warm process with many descriptors or much memory."""
+        for pid in (*self.masters(), *warm_processes(self.machine.runtime)):
             with suppress(OSError):
-                files, kib = len(list(Path(f"/proc/{pid}/fd").iterdir())), resident_kib(pid)
+                files, kib = descriptors_of(pid), resident_kib(pid)
                 if files > 100 or kib > 60_000:
-                    raise SoakFailedError(f"a master grew: {files} descriptors, {kib} KiB")
+                    raise SoakFailedError(f"process {pid} grew: {files} descriptors, {kib} KiB")
 
     def nothing_is_left_here(self) -> None:
         """When the masters have been asked to end: no process and no socket of ours."""
         end_s = time.monotonic() + 10
-        while (pids := self.masters()) and time.monotonic() < end_s:
+        while (pids := [*self.masters(), *self._processes_here()]) and time.monotonic() < end_s:
             time.sleep(0.1)  # as above
         sockets = [path.name for path in self.machine.runtime.rglob("*") if path.is_socket()]
         if pids or sockets:
-            raise SoakFailedError(f"leaked master or socket here: processes {pids}, sockets {sockets}")
+            raise SoakFailedError(f"leaked process, master or socket here: processes {pids}, sockets {sockets}")
+
+    def _processes_here(self) -> list[int]:
+        """The processes of our instances and of what they started here, by a variable that only these have."""
+        word = f"REMOTE_RUNNER_RUNTIME_DIR={self.machine.runtime}\0".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if word in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
 
 
-def _kill_all(pids: list[int]) -> bool:
+def _signal_all(pids: list[int], number: signal.Signals) -> bool:
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
     return bool(pids)
+
+
+def descriptors_of(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def resident_kib(pid: int) -> int:
