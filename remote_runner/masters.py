@@ -28,6 +28,7 @@ from remote_runner.errors import (
     HostError,
     HostKeyChangedError,
     HostLostError,
+    HostUnreachableError,
     HostUnresolvedError,
     LoginDeniedError,
     MasterError,
@@ -51,7 +52,7 @@ from remote_runner.ssh import (
 )
 from remote_runner.ssh_forwards import Forwards
 from remote_runner.ssh_places import LONG_PLACES, Place, Places
-from remote_runner.ssh_start import Starting, find_ssh, run_at_terminal, run_until_ready
+from remote_runner.ssh_start import MOST_LOG_BYTES, Starting, find_ssh, run_at_terminal, run_until_ready
 from remote_runner.ssh_target import SshTarget
 
 _R = TypeVar("_R")
@@ -201,6 +202,13 @@ class SshHost(Host):
                 status = run_until_ready(argv, self._environ, log, socket_path, deadline, self._starting)
             finally:
                 turn.release()
+            if status is None and log.stat().st_size > MOST_LOG_BYTES:
+                log.write_bytes(b"")
+                raise HostUnreachableError(
+                    self.name,
+                    "it sends banners without end, and no login comes of it",
+                    next_step=f"find out what answers there; try: ssh {self.target.host} true",
+                )
             said = _read_log(log)
             error = explain_failure(self.target, status, said, has_agent="SSH_AUTH_SOCK" in self._environ)
             if status == 0 and (connection := self._connect(number, deadline)) is not None:

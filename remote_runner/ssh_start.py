@@ -19,6 +19,8 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError
 
 _EXIT_S = 2.0
+_LOOK_S = 0.1
+MOST_LOG_BYTES = 4 << 20  # a server may send banners for as long as it likes, and ssh writes them all down
 
 
 def find_ssh(environ: Mapping[str, str]) -> str:
@@ -75,7 +77,7 @@ def run_until_ready(
     """Start the master in a session of its own and return its exit status once it is in the background (0) or failed.
 
     stderr, its own and its proxies', is appended to the log: a file, so that nobody who stays holds a pipe of ours.
-    `None` when the deadline came first (it is ended then).
+    `None` when the deadline came first, or the log was longer than `MOST_LOG_BYTES` (it is ended then).
     """
     ready, stdout = os.pipe()
     with open(os.devnull, "r+b") as null, log.open("ab") as errors:  # noqa: PTH123 (a device, for its descriptor)
@@ -100,8 +102,9 @@ def run_until_ready(
     try:
         poller = select.poll()
         poller.register(ready, select.POLLIN)
-        timeout_s = deadline.timeout_s
-        said = poller.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+        while not (said := poller.poll(math.ceil(min(_LOOK_S, deadline.remaining_s) * 1000))):
+            if deadline.expired or log.stat().st_size > MOST_LOG_BYTES:
+                break
     finally:
         starting.end()  # from here on its number may be given back
         os.close(ready)
