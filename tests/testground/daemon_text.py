@@ -49,6 +49,13 @@ def daemon_printed(recording: str) -> list[Printed]:
     return [_printed(match) for match in found if match is not None]
 
 
+def as_recorded(text: str) -> str:
+    """What we printed, as the daemon prints it: control characters themselves instead of their numbers, and without
+    what a terminal would not show, which the recordings have lost."""
+    printed = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r"\0|\x1b\[\d*m", "", printed)
+
+
 def own_printed(text: str) -> list[Printed]:
     """The same of what `local_exec` printed, which is nothing else."""
     entries: list[str] = []

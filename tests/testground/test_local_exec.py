@@ -19,7 +19,7 @@ from testground.local_exec import InstanceCommand, RunOutcome, StopRequest, new_
 from testground.runenv import ServiceAddress
 from testground.verdict import Verdict
 from tests.recordings import recordings_dir
-from tests.testground.daemon_text import daemon_printed, is_cut, own_printed, recorded_failures
+from tests.testground.daemon_text import as_recorded, daemon_printed, is_cut, own_printed, recorded_failures
 
 _OK = """echo '{"ts":1,"event":{"success_event":{"group":"g"}}}'"""
 _READY = """echo '{"ts":1,"event":{"message_event":{"message":"ready"}}}'"""
@@ -112,11 +112,7 @@ def test_a_recorded_instance_is_printed_and_judged_as_by_the_daemon(name: str, t
     (tmp_path / "instance").chmod(0o755)
     out = io.StringIO()
     outcome = _run(tmp_path, (str(tmp_path / "instance"),), out=out)
-    # Where the daemon prints control characters as they are, ours shows their numbers; and the recording has lost
-    # what a terminal would not show.
-    printed = re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), out.getvalue())
-    shown = re.sub(r"\0|\x1b\[\d*m", "", printed)
-    ours, theirs = own_printed(shown), daemon_printed(recording)
+    ours, theirs = own_printed(as_recorded(out.getvalue())), daemon_printed(recording)
     assert len(ours) == len(theirs)
     assert all(our.said_by(their) for our, their in zip(ours, theirs, strict=True)), (ours, theirs)
     assert {(entry.group, entry.number) for entry in theirs} <= {("single", 0)}
