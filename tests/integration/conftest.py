@@ -14,6 +14,7 @@ from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import SMALL_MIB, FailingPlan
 from tests.integration.runs import Machine
+from tests.integration.ways import DIRECT, LAUNCHER, instance_argv
 from tests.needs import need
 
 
@@ -21,6 +22,13 @@ from tests.needs import need
 def failing_plan(tmp_path: Path, controller: Controller) -> FailingPlan:
     """A plan on this machine, to be made to fail."""
     return FailingPlan(tmp_path / "plan", controller)
+
+
+@pytest.fixture(params=[DIRECT, LAUNCHER])
+def launched_plan(failing_plan: FailingPlan, request: pytest.FixtureRequest) -> FailingPlan:
+    """The same, its instances started directly or by the launcher."""
+    failing_plan.argv = instance_argv(failing_plan.directory, request.param)
+    return failing_plan
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pathlib import Path
 from remote_runner.controller import Controller
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
-from tests.launcher import launcher_of
 
 RUN = "failing"
 GROUP = "single"
@@ -112,10 +111,6 @@ class FailingPlan:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         path.chmod(0o755)
         return path
-
-    def start_by_launcher(self) -> None:
-        """From now on an instance is started as Testground does, and run by a warm process."""
-        self.argv = (str(launcher_of(self.directory)),)
 
     def write_inventory(self) -> None:
         """`inventory.yaml` by the fields."""

@@ -1,4 +1,5 @@
-"""What an application may do, the same on every kind of host: this machine, the embedded ssh server, real sshds.
+"""What an application may do, the same on every kind of host (this machine, the embedded ssh server, real sshds) and
+however its instance was started.
 
 One run for each host has a group of one instance for each behaviour; a test looks at what came of its group.
 """
@@ -28,6 +29,7 @@ from tests.integration.runs import (
     place_on,
     single_words,
 )
+from tests.integration.ways import WAYS, let_fab_start_by
 from tests.needs import need
 
 LONG = 300_000
@@ -153,18 +155,23 @@ def make_place(kind: str, directory: Path, stack: ExitStack, request: pytest.Fix
     return place_on(stack.enter_context(netns), slots=slots)
 
 
-@pytest.fixture(scope="module", params=["localhost", "demo", "sshd", "netns"])
+KINDS = ("localhost", "demo", "sshd", "netns")
+
+
+@pytest.fixture(scope="module", params=[(kind, way) for way in WAYS for kind in KINDS], ids="-".join)
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    """The run on one kind of host."""
-    directory = tmp_path_factory.mktemp(request.param)
+    """The run on one kind of host, its instances started in one way."""
+    kind, way = request.param
+    directory = tmp_path_factory.mktemp(kind)
     controller = directory / "controller"
     controller.mkdir()
     with ExitStack() as stack:
-        place = make_place(request.param, directory, stack, request)
+        place = make_place(kind, directory, stack, request)
         machine = stack.enter_context(Machine.made(controller / "machine"))
         hidden = f"'{ROOT}/pyproject.toml' '{controller}/plan' '{controller}/machine/cache'"
         script = BEHAVIOURS.replace("CONTROLLER", hidden)
         plan = Plan.of_script(controller / "plan", machine, script, [place])
+        let_fab_start_by(plan.directory, way)
         yield Ran(place, plan.groups(dict.fromkeys(GROUPS, 1)), controller)
 
 
@@ -173,6 +180,7 @@ def test_everything_else_is_as_it_was(ran: Ran) -> None:
     assert verdicts == {**dict.fromkeys(GROUPS, "ok"), "silent": "incomplete"}, str(ran.outcome.ended)
     assert ran.outcome.ended.status == 1
     assert "Traceback" not in ran.outcome.ended.stderr
+    assert "no warm process" not in ran.outcome.ended.stderr
     assert {instance.host for instance in ran.outcome.instances} == {ran.place.name}
     nothing_left(ran.outcome.run, [ran.place])
 

@@ -1,13 +1,12 @@
 """The environment and the output of an application, byte for byte, and where neither may be seen.
 
-An instance is started as Testground does it, `python -m remote_runner` with `TEST_*`, for values no `fab` can pass.
+An instance is started as Testground does it, with `TEST_*`, for values no `fab` can pass.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from testground.sync.service import SyncService
 from tests.hosts import Keys, UserSshd
 from tests.hosts_netns import NetnsHost
 from tests.integration.runs import Ended, Machine, Place, Plan, ended, localhost, nothing_left, place_on
+from tests.integration.ways import DIRECT, LAUNCHER, instance_argv
 from tests.needs import need
 
 SECRET = os.urandom(12).hex()
@@ -81,7 +81,7 @@ class Sampler:
 
 
 def start_instance(
-    plan: Plan, service: SyncService, run: str, more: Mapping[str, str | bytes]
+    plan: Plan, service: SyncService, run: str, more: Mapping[str, str | bytes], way: str
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """An instance as Testground starts it, and its outputs."""
     outputs = plan.directory / "instance" / run
@@ -103,7 +103,7 @@ def start_instance(
     machine = {name: text for name, text in plan.machine.environ.items() if name.startswith("REMOTE_RUNNER_")}
     environ = {**runenv.to_environ(path=plan.machine.environ["PATH"]), **machine, **more}
     process = subprocess.Popen(
-        [sys.executable, "-m", "remote_runner"],
+        instance_argv(plan.directory, way),
         cwd=plan.directory,
         env=environ,
         stdin=subprocess.DEVNULL,
@@ -113,10 +113,10 @@ def start_instance(
     return process, outputs
 
 
-def run_instance(plan: Plan, run: str, more: Mapping[str, str | bytes]) -> tuple[Ended, Path]:
+def run_instance(plan: Plan, run: str, more: Mapping[str, str | bytes], way: str = DIRECT) -> tuple[Ended, Path]:
     """One, to its end."""
     with SyncService() as service:
-        process, outputs = start_instance(plan, service, run, more)
+        process, outputs = start_instance(plan, service, run, more, way)
         return ended(process), outputs
 
 
@@ -148,13 +148,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield place_on(host, env=INVENTORY_ENV)
 
 
-def test_it_arrives_byte_for_byte_and_in_no_ps(place: Place, tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("way", [DIRECT, LAUNCHER])
+def test_it_arrives_byte_for_byte_and_in_no_ps(way: str, place: Place, tmp_path: Path, machine: Machine) -> None:
     # cat is a child of the application's sh: what it has went through execve twice, as any program's does.
     script = 'cat /proc/self/environ >"$TEST_OUTPUTS_PATH/child"; cat /proc/$$/environ >"$TEST_OUTPUTS_PATH/own"; ok\n'
     plan = Plan.of_script(tmp_path / "plan", machine, script, [place])
 
     with Sampler.watching(SECRET) as sampler:
-        done, outputs = run_instance(plan, "bytes", {"TEST_INSTANCE_PARAMS": PARAMS})
+        done, outputs = run_instance(plan, "bytes", {"TEST_INSTANCE_PARAMS": PARAMS}, way)
 
     assert done.status == 0, str(done)
     assert sampler.samples > 20
@@ -199,14 +200,15 @@ def test_nothing_else_of_the_environment_here_goes_there(place: Place, tmp_path:
     assert Path(os.fsdecode(found[b"TEST_OUTPUTS_PATH"])) == run / "outputs"
 
 
-def test_what_it_prints_arrives_byte_for_byte(place: Place, tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("way", [DIRECT, LAUNCHER])
+def test_what_it_prints_arrives_byte_for_byte(way: str, place: Place, tmp_path: Path, machine: Machine) -> None:
     # The last line looks like one of the supervisor's own.
     printed = bytes(range(256)) * 3 + b"\r\n\0\n" + b"\x1err-0000 exit 0\n"
     octal = "".join(f"\\{byte:03o}" for byte in printed)
     script = f"printf '{octal}'; printf '\\377err\\n' >&2; ok; printf rest\n"
     plan = Plan.of_script(tmp_path / "plan", machine, script, [place])
     with SyncService() as service:
-        process, _ = start_instance(plan, service, "print", {})
+        process, _ = start_instance(plan, service, "print", {}, way)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert printed in out

@@ -19,8 +19,8 @@ from tests.hosts import TestHost
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import APPLICATION, RUN, FailingPlan
 from tests.integration.runs import listening, processes_of, wait_for
+from tests.integration.ways import LAUNCHER, instance_argv
 from tests.launcher import is_gone, warm_processes
-from tests.needs import need
 
 GRACE_S = 1  # of the plan's hosts
 SOON_S = 8.0  # far below what each of these would take by itself
@@ -29,8 +29,7 @@ SOON_S = 8.0  # far below what each of these would take by itself
 @pytest.fixture
 def plan(failing_plan: FailingPlan) -> FailingPlan:
     """A plan on this machine whose instances are started by the launcher."""
-    need("go")
-    failing_plan.start_by_launcher()
+    failing_plan.argv = instance_argv(failing_plan.directory, LAUNCHER)
     failing_plan.write_inventory()
     return failing_plan
 

@@ -13,6 +13,7 @@ import pytest
 from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.runs import Machine, Outcome, Place, Plan, listening, nothing_left, place_on
+from tests.integration.ways import WAYS, let_fab_start_by
 
 SLOTS = {"t1": 4, "t2": 7, "t3": 5}
 
@@ -57,10 +58,14 @@ def left_there(outcome: Outcome, places: list[Place], hosts: dict[str, NetnsHost
             assert list(hosts[place.name].here(directory).iterdir()) == []
 
 
-def test_twenty_instances_on_three_hosts(hosts: dict[str, NetnsHost], tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_twenty_instances_on_three_hosts(
+    way: str, hosts: dict[str, NetnsHost], tmp_path: Path, machine: Machine
+) -> None:
     places = [place_on(hosts[name], slots=slots) for name, slots in SLOTS.items()]
     plan = Plan.of_node(tmp_path / "plan", machine, places)
     placed = chosen(plan, "--instances", "20")
+    let_fab_start_by(plan.directory, way)
 
     outcome = plan.single(20, "server-client").all_ok()
 
