@@ -48,7 +48,7 @@ RUN_S = 120.0
 PATH = os.pathsep.join(
     part for part in os.environ["PATH"].split(os.pathsep) if part and not (Path(part) / "fab").exists()
 )
-# Loss of the controller is noticed at once by the end of stdin; then come TERM and, after grace_s, KILL.
+# What ends an instance is noticed at once; then come TERM and, after grace_s, KILL.
 GRACE_S = 2.0
 
 
@@ -132,30 +132,12 @@ class Bed:
         wait_for(lambda: not processes_of(run) and not self.dex.processes(), within_s + 5)
 
     def stopped(self, run: str) -> None:
-        """Ended, with all outputs here: the instances saw that nobody reads them any more, and had time for it."""
+        """Ended, with all outputs here: a killed launcher, or nobody who reads, leaves an instance the time for it."""
         wait_for(lambda: not self.left(), GRACE_S + 10)
         self.nothing_left(run)
         for number in (0, 1):
             outputs = self.home / "data" / "outputs" / "local_exec" / "waiting" / run / "single" / str(number)
             assert (outputs / "written").read_text() == "kept\n"
-
-    def killed(self, run: str) -> None:
-        """Ended within the grace time, though each instance got SIGKILL.
-
-        Nobody was there any more to take the outputs, which wait under their record, or to close the forwards, which
-        go with their master (ControlPersist) or its next user.
-        """
-        self.no_process(run, GRACE_S)
-        left = self.left()
-        assert {entry.name for entry in left} == {f"{run}-single-{number}" for number in (0, 1)}
-        for entry in left:
-            assert (entry / "outputs" / "written").read_text() == "kept\n"
-        # The user's own program, with their home, removes it.
-        fab = str(Path(sys.executable).with_name("fab"))
-        words = self.user.argv([fab, "clean", "--run", run])
-        plan = self.home / "plans" / "waiting"
-        subprocess.run(words, cwd=plan, env={"PATH": PATH}, check=True, capture_output=True)
-        assert self.left() == []
 
 
 def seed(builder: str = "exec:go", **changes: str) -> list[str]:
@@ -402,7 +384,7 @@ def test_a_killed_task_leaves_nothing_running(
         endpoint = re.search(r'endpoint = "(.*)"', (bed.home / ".env.toml").read_text())
         assert endpoint is not None
         urllib.request.urlopen(f"{endpoint[1]}/kill?task_id={run}", timeout=30).read()
-        bed.killed(run)
+        bed.stopped(run)
         client.communicate(timeout=60)
         assert client.returncode == 1
 
@@ -429,7 +411,7 @@ def test_a_task_that_takes_too_long_leaves_nothing_running(
     settings = "[daemon.scheduler]\ntask_timeout_min = 1\n"  # the shortest that can be said
     with waiting_run(services_there, dex, user, tmp_path, settings) as (bed, client, run):
         client.communicate(timeout=90)
-        bed.killed(run)
+        bed.stopped(run)
 
 
 def test_terminate_ends_the_services_and_a_kill_the_run(

@@ -12,6 +12,7 @@ from tests import hosts_nix
 from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import GROUP, FailingPlan
+from tests.integration.ways import LAUNCHER, instance_argv
 from tests.needs import NEEDS
 from tests.nix_bed import simple_flake
 
@@ -92,7 +93,7 @@ def prepare(kind: Kind, base: FailingPlan) -> None:
     base.write_application(APPLICATION)
     base.write_inventory()
     if kind is Kind.LAUNCHER:
-        base.start_by_launcher()
+        base.argv = instance_argv(base.directory, LAUNCHER)
 
 
 def plan_of(kind: Kind, run: str, directory: Path, base: FailingPlan) -> FailingPlan:
