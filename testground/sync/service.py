@@ -7,6 +7,7 @@ What is meant to differ from the official service; tests/testground/test_sync_re
 - A message goes to its subscribers at once, not at the next tick of 100 ms.
 - Requests of one connection are handled in the order in which they come.
 - A frame may have 1 MiB, not 32 KiB; a longer one ends the connection with the same code, and a reason of that size.
+  (Subscribers on the Go SDK read 32 KiB, whichever service sends.)
 - A cancelled barrier stays silent; there it is answered when it is met.
 - A payload's text keeps the order of its keys and the digits of its integers; there keys are sorted, `<`, `>` and `&`
   escaped, and every number is a 64-bit float.

@@ -224,6 +224,44 @@ def test_a_frame_that_breaks_the_protocol_ends_its_connection_after_the_answers(
         assert raised.value.rcvd.code == 1002
 
 
+def test_hands_are_shaken_in_whatever_pieces_they_come_and_refused_with_a_reason() -> None:
+    asked = websocket.frame(websocket.TEXT, b'{"id":"0","signal_entry":{"state":"s"}}', b"mask")
+    head = websocket.request_head("localhost", "MDEyMzQ1Njc4OWFiY2RlZg==")
+    with SyncService() as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as peer:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in head[:-1]:
+                peer.send(bytes([byte]))
+            peer.sendall(head[-1:] + asked + websocket.frame(websocket.CLOSE, b"", b"mask"))
+            said = b"".join(iter(lambda: peer.recv(4096), b""))
+            assert said.startswith(b"HTTP/1.1 101 ")
+            assert b'"signal_entry":{"seq":1}' in said
+            assert said.endswith(websocket.frame(websocket.CLOSE, b""))
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as peer:
+            peer.sendall(head.replace(b"GET", b"PUT"))
+            assert peer.recv(4096).startswith(b"HTTP/1.1 426 ")
+            assert peer.recv(4096) == b""
+
+
+@pytest.mark.parametrize("goodbye", [b"", websocket.frame(websocket.CLOSE, b"", b"mask")])
+def test_who_leaves_without_reading_is_cut_off(goodbye: bytes) -> None:
+    with SyncService() as service, client_of(service) as publisher:
+        for _ in range(400):
+            publisher.publish("t", "x" * 30_000)
+        asked = json.dumps({"id": "t", "subscribe": {"topic": TOPIC}}).encode()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as peer:
+            peer.sendall(websocket.request_head("localhost", "MDEyMzQ1Njc4OWFiY2RlZg=="))
+            peer.sendall(websocket.frame(websocket.TEXT, asked, b"mask"))
+            while len(peer.recv(100_000, socket.MSG_PEEK)) < 50_000:
+                threading.Event().wait(0.01)
+            peer.sendall(goodbye)
+            peer.shutdown(socket.SHUT_WR)
+            until_s = time.monotonic() + 20
+            while len(service._peers) > 1 and time.monotonic() < until_s:
+                threading.Event().wait(0.01)
+            assert len(service._peers) == 1
+
+
 def test_what_is_no_websocket_is_turned_away_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
     with SyncService() as service:
         for text in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"):
