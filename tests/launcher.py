@@ -39,6 +39,11 @@ def warm_processes(runtime: Path) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """A process's children, those that have ended but were not waited for among them."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
 def end_warm(runtime: Path) -> None:
     """End them, and wait until each has; instances that they have forked go on."""
     for pid in warm_processes(runtime):

@@ -17,6 +17,7 @@ from testground.sync.service import SyncService
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import Ended, FailingPlan, event_bodies
 from tests.integration.runs import wait_for
+from tests.integration.ways import DIRECT, instance_argv
 from tests.masters_end import end_masters
 
 SLOW_S = 60.0
@@ -130,7 +131,10 @@ def _collect(fd: int, wake: int, said: bytearray) -> None:
 
 @dataclass
 class HeldPlans:
-    """Makes the instances; `host` holds them, `cut` is a host that is already known and whose cable is pulled."""
+    """Makes the instances; `host` holds them, `cut` is a host that is already known and whose cable is pulled.
+
+    `way` is how each is started (tests/integration/ways.py).
+    """
 
     directory: Path
     controller: Controller
@@ -138,11 +142,14 @@ class HeldPlans:
     cut: NetnsHost
     service: SyncService
     stack: ExitStack
+    way: str
     forward_plan: FailingPlan = field(init=False)
 
     @classmethod
     @contextmanager
-    def made(cls, directory: Path, controller: Controller, host: NetnsHost, cut: NetnsHost) -> Iterator[HeldPlans]:
+    def made(
+        cls, directory: Path, controller: Controller, host: NetnsHost, cut: NetnsHost, way: str = DIRECT
+    ) -> Iterator[HeldPlans]:
         programs = host.here("/root/bin")
         programs.mkdir()
         for name, text in (("tar", HELD_TAR), ("rm", HELD_RM)):
@@ -150,7 +157,7 @@ class HeldPlans:
             (programs / name).chmod(0o755)
         host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
         with ExitStack() as stack, SyncService() as service:
-            yield cls(directory, controller, host, cut, service, stack)
+            yield cls(directory, controller, host, cut, service, stack, way)
             stack.close()
 
     def plan(self, name: str, host: NetnsHost) -> FailingPlan:
@@ -160,6 +167,7 @@ class HeldPlans:
         plan.own_directory = False
         plan.timeouts |= {"connect_s": 10, "build_s": 100}
         plan.write_application(APPLICATION + f"# {name}\n")
+        plan.argv = instance_argv(plan.directory, self.way)
         return plan
 
     def start(self, step: str, plan: FailingPlan, *, port: int | None = None) -> Held:

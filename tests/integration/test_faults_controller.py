@@ -17,6 +17,8 @@ from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.holding import Held, HeldPlans
 from tests.integration.runs import wait_for
+from tests.integration.ways import DIRECT, LAUNCHER
+from tests.launcher import children, is_gone, warm_processes
 
 STEPS = ("choose", "build", "push", "forward", "run", "fetch", "clean")
 GRACE_S = 10.0
@@ -31,24 +33,19 @@ def cut(lan: Lan, tmp_path: Path, keys: Keys) -> Iterator[NetnsHost]:
 
 @pytest.fixture
 def plans(
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     controller: Controller,
     netns_host: NetnsHost,
     cut: NetnsHost,
     known_by_name: Callable[[TestHost], str],
 ) -> Iterator[HeldPlans]:
-    """Instances held at each step."""
+    """Instances held at each step; the parameter says how they are started."""
     for host in (netns_host, cut):
         known_by_name(host)
-    with HeldPlans.made(tmp_path / "plans", controller, netns_host, cut) as made:
+    way = getattr(request, "param", DIRECT)
+    with HeldPlans.made(tmp_path / "plans", controller, netns_host, cut, way) as made:
         yield made
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def all_gone(plans: HeldPlans, held: list[Held]) -> bool:
@@ -70,6 +67,11 @@ def connecting(controller: Controller) -> list[str]:
             if sockets and not any(path.is_socket() for path in sockets):
                 found.append(b" ".join(words).decode())
     return found
+
+
+def instances_of_warm_processes(plans: HeldPlans) -> list[int]:
+    """The process ids of the instances that launchers have handed over and that have not ended."""
+    return [pid for warm in warm_processes(plans.controller.runtime) for pid in children(warm)]
 
 
 def is_reusable(plans: HeldPlans) -> None:
@@ -109,7 +111,7 @@ def runs_there(plans: HeldPlans) -> dict[str, bool]:
 
 
 @fault(
-    "an instance is killed (SIGKILL; Testground's cancel), at any step",
+    "an instance's own process is killed (SIGKILL), at any step",
     "what it had started ends there and here by itself; its outputs stay there under its record until `fab fetch` "
     "and `fab clean`",
     "`grace_s`",
@@ -131,6 +133,25 @@ def test_sigkill_at_every_step(plans: HeldPlans, clock: FaultClock) -> None:
 def test_sigkill_of_the_group_at_every_step(plans: HeldPlans, clock: FaultClock) -> None:
     the_fault(plans, clock, lambda held: os.killpg(held.process.pid, signal.SIGKILL))
     assert runs_there(plans)["run"]
+    is_reusable(plans)
+
+
+@fault(
+    "a launcher is killed (SIGKILL; Testground's cancel), at any step",
+    "its output ends at once; its instance stops the application, brings the outputs home and leaves nothing there",
+    "`grace_s`",
+)
+@pytest.mark.parametrize("plans", [LAUNCHER], indirect=True)
+def test_sigkill_of_the_launcher_at_every_step(plans: HeldPlans, clock: FaultClock) -> None:
+    held = the_fault(plans, clock, lambda held: held.process.send_signal(signal.SIGKILL))
+    wait_for(lambda: instances_of_warm_processes(plans) == [], GRACE_S)
+    for each in held:
+        each.reader.join(0)
+        assert not each.reader.is_alive()
+        if each.step in STEPS[STEPS.index("run") :]:
+            assert (each.plan.outputs / "partial").read_text() == "partial\n"
+    assert "its launcher was killed" in str(held[STEPS.index("run")].plan.record()["error"])
+    assert runs_there(plans) == {}
     is_reusable(plans)
 
 

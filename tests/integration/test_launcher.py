@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.hosts_netns import NetnsHost
 from tests.integration.failing import APPLICATION, RUN, FailingPlan
 from tests.integration.runs import listening, processes_of, wait_for
 from tests.integration.ways import LAUNCHER, instance_argv
-from tests.launcher import is_gone, warm_processes
+from tests.launcher import children, is_gone, warm_processes
 
 GRACE_S = 1  # of the plan's hosts
 SOON_S = 8.0  # far below what each of these would take by itself
@@ -106,8 +105,8 @@ def running(plan: FailingPlan, service: SyncService) -> Running:
     while launcher.stdout.readline() != b"ready\n":
         pass
     (warm,) = warm_processes(plan.controller.runtime)
-    (child,) = Path(f"/proc/{warm}/task/{warm}/children").read_text(encoding="ascii").split()
-    return Running(launcher, warm, int(child))
+    (child,) = children(warm)
+    return Running(launcher, warm, child)
 
 
 PARTS = ("launcher", "warm", "child")
