@@ -1,7 +1,7 @@
 """Both sync services side by side: `python -m tests.testground.live_sync RECORDING`, in a network of its own.
 
 Starts `sync-service`, whose port cannot be chosen, and the embedded one, replays the recording against each, and prints
-one JSON object with what came from `official` and `embedded`.
+one JSON object with what came from `official` and `embedded`, and what our `client` was told by the official one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from testground.sync.client import SyncClient
 from testground.sync.protocol import OFFICIAL_LIMIT_BYTES
 from testground.sync.service import SyncService
 from tests.hosts import which
@@ -40,11 +41,29 @@ def main(recording: Path) -> None:
                 time.sleep(0.01)  # nothing tells when a foreign program listens
             came = {
                 "official": replay(recorded, SocketWire(PORT, keeps_order=False)),
+                "client": _told(),
                 "embedded": replay(as_meant(recorded), SocketWire(embedded.port)),
             }
         finally:
             official.kill()
     json.dump(came, sys.stdout)
+
+
+def _told() -> list[object]:
+    with (
+        SyncClient(port=PORT, run="r", plan="p", case="c") as client,
+        SyncClient(port=PORT, run="r", plan="p", case="c") as other,
+    ):
+        messages = other.subscribe("t")
+        return [
+            client.signal_entry("s"),
+            other.signal_and_wait("s", 2, 30),
+            client.publish("t", "x" * 30_000),
+            client.publish("t", {"é": [1.5, None]}),
+            len(str(messages.next(30))),
+            messages.next(30),
+            client.signal_event({"message_event": {"message": "m"}}),
+        ]
 
 
 def _not_recorded() -> Iterator[Event]:
