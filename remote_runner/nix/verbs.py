@@ -33,6 +33,8 @@ in
   output = bin.outputName or "out";
   program = "bin/" + (package.meta.mainProgram or package.pname or (builtins.parseDrvName package.name).name);
 }"""
+# Debian's nix-bin by itself sets nothing up.
+_NO_BUILD_USERS = "specified in 'build-users-group' does not exist"
 _NAMES = "builtins.mapAttrs (system: builtins.attrNames)"
 
 
@@ -177,7 +179,13 @@ def realise(nix: Nix, attempt: Attempt, package: Package, root: Path, *, app: st
         ) from error
     if status:
         how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise failed(f"Nix did not make {package.out} ({how})")
+        next_step = f"`nix-store --realise {package.drv}` does the same by hand"
+        if _NO_BUILD_USERS in last_lines(log):
+            next_step = (
+                "root alone uses Nix here? Then put `build-users-group =` into /etc/nix/nix.conf; else set up its "
+                "nix-daemon (Debian: nix-setup-systemd)"
+            )
+        raise failed(f"Nix did not make {package.out} ({how})", next_step)
 
 
 # The configuration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -429,6 +430,14 @@ def test_a_build_that_fails_shows_its_last_lines_and_its_log(plan: Path, control
     for words in ("build of node for x86_64-linux: Nix did not make /nix/store/", "| 50", "| broken", "exit code 3"):
         assert words in str(error)
     assert "\n1\n2\n" in Path(error.log).read_text()
+    assert re.fullmatch(r"`nix-store --realise /nix/store/\S+\.drv` does the same by hand", error.next_step)
+
+
+def test_a_nix_that_nobody_set_up_is_told(configured: NixHere, plan: Path, controller: Controller) -> None:
+    configured.configure("build-users-group = nobody-made-it")
+    error = failure(app(), plan, controller)
+    for words in ("`build-users-group =` into /etc/nix/nix.conf", "nix-setup-systemd"):
+        assert words in error.next_step
 
 
 def test_a_package_that_is_not_there_is_named_with_those_that_are(plan: Path, controller: Controller) -> None:
