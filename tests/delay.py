@@ -16,14 +16,16 @@ _CHUNK_BYTES = 1 << 16
 class DelayProxy:
     """Listens on a free port of 127.0.0.1 (`port`) and passes on to `address:port`, `rtt_s` away.
 
-    A context manager; runs on a thread of its own. `connections` counts those it has taken.
+    A context manager; runs on a thread of its own. `connections` counts those it has taken, of which it drops the first
+    `drops` at once, without a word.
     """
 
-    def __init__(self, address: str, port: int, rtt_s: float) -> None:
+    def __init__(self, address: str, port: int, rtt_s: float, *, drops: int = 0) -> None:
         self.target = (address, port)
         self.rtt_s = rtt_s
         self.port = 0
         self.connections = 0
+        self._drops = drops
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="delay proxy", daemon=True)
         self._ready = threading.Event()
@@ -55,6 +57,9 @@ class DelayProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.connections <= self._drops:
+            writer.transport.abort()
+            return
         start = self._loop.time()
         # A client may speak after one round trip, and is heard half a one later; the server knows of it then.
         try:

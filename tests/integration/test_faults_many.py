@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from testground.sync.service import SyncService
+from tests.delay import DelayProxy
 from tests.faults import FaultClock, fault
 from tests.hosts import Keys, TestHost, free_port
 from tests.hosts_netns import Lan, NetnsHost
@@ -58,6 +59,23 @@ def test_many_instances_on_one_sshd(place: Place, tmp_path: Path, machine: Machi
     assert isinstance(place.host, NetnsHost)
     wait_for(lambda: place.host.processes() == [], GRACE_S)  # type: ignore[union-attr]
     nothing_left(outcome.run, [place])
+
+
+@fault(
+    "an sshd drops connections before the login (MaxStartups)",
+    "connecting is tried again after growing, random pauses; the step's message says how often",
+    "`timeouts.connect_s`",
+)
+def test_connections_that_are_dropped(
+    plan: FailingPlan, netns_host: NetnsHost, ssh_config: Path, clock: FaultClock
+) -> None:
+    with DelayProxy(netns_host.address, netns_host.port, 0.0, drops=3) as proxy:
+        ssh_config.write_text(netns_host.reached_at("127.0.0.1", proxy.port).config_block(), encoding="utf-8")
+        clock.start()
+        done = plan.run()
+        clock.stop(plan.timeouts["connect_s"])
+    assert done.status == 0, done.stdout
+    assert [message for message in done.messages if "connected at attempt 4" in message], done.messages
 
 
 @fault(
