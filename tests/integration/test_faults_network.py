@@ -162,7 +162,7 @@ def test_a_short_cut(make_crossing: MakeCrossing, clock: FaultClock, seconds: fl
 )
 def test_a_slow_link(make_crossing: MakeCrossing, clock: FaultClock) -> None:
     crossing = make_crossing(6, megabits=SLOW_MEGABITS, rtt_s=SLOW_RTT_S)
-    goes_on_to_a_good_end(crossing, clock, 3 * LARGE_BYTES * 8 / (SLOW_MEGABITS * 1e6))
+    goes_on_to_a_good_end(crossing, clock, round(3 * LARGE_BYTES * 8 / (SLOW_MEGABITS * 1e6)))
 
 
 def fails_after_a_long_cut(
