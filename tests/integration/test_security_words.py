@@ -12,7 +12,7 @@ from testground.sync.service import SyncService
 from tests.hosts import Keys, UserSshd
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.runs import Machine, Plan, localhost
-from tests.needs import need
+from tests.integration.ways import DIRECT, LAUNCHER, instance_argv
 
 SECRET = "s3cret'value-of-this-test"
 HOSTILE = "\x1b]0;title\x07\x1b[2J\u009b31m"
@@ -36,9 +36,9 @@ def command_lines() -> set[bytes]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc (Linux)")
-@pytest.mark.parametrize("by_launcher", [False, True])
+@pytest.mark.parametrize("way", [DIRECT, LAUNCHER])
 def test_a_secret_is_in_no_command_line_no_message_and_no_file(
-    failing_plan: FailingPlan, user_sshd: UserSshd, known_by_name: Callable[[UserSshd], str], by_launcher: bool
+    failing_plan: FailingPlan, user_sshd: UserSshd, known_by_name: Callable[[UserSshd], str], way: str
 ) -> None:
     """Passed on from here to a host: the application has it, and nobody else sees it while it runs or afterwards."""
     name = known_by_name(user_sshd)
@@ -46,9 +46,7 @@ def test_a_secret_is_in_no_command_line_no_message_and_no_file(
     told = 'echo "${#TOKEN} characters" >"$TEST_OUTPUTS_PATH/length"; sleep 0.3\necho written'
     failing_plan.write_application(APPLICATION.replace("echo written", told))
     failing_plan.write_inventory()
-    if by_launcher:
-        need("go")
-        failing_plan.start_by_launcher()
+    failing_plan.argv = instance_argv(failing_plan.directory, way)
     with SyncService() as service:
         process = failing_plan.start(failing_plan.environ(service.port, TOKEN=SECRET))
         seen = set[bytes]()
