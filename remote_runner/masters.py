@@ -95,6 +95,7 @@ class SshHost(Host):
         self._lock = threading.RLock()
         self._forwarding = threading.RLock()  # taken first: sessions are opened while a forward is waited for
         self._anchors: dict[int, MuxConnection] = {}
+        self._ended: list[MuxConnection] = []  # another thread may still wait for the end of one
         self._home: Place | None = None
         self._home_is_free = True
         self._starting = Starting()
@@ -156,8 +157,7 @@ class SshHost(Host):
             if anchor is not None and anchor.is_open():
                 return anchor
             if anchor is not None:
-                del self._anchors[number]
-                anchor.close()
+                self._ended.append(self._anchors.pop(number))
             anchor = self._connect(number, deadline)
             if anchor is None:
                 anchor = self._start(number, deadline)
@@ -355,9 +355,10 @@ class SshHost(Host):
         """See `Host.close`."""
         with self._forwarding, self._lock:
             self._forwards.close(self._anchor_if_alive, Deadline.after(_LEAVE_S))
-            for anchor in self._anchors.values():
+            for anchor in (*self._anchors.values(), *self._ended):
                 anchor.close()
             self._anchors.clear()
+            self._ended.clear()
             if self._home is not None:
                 self._home.release()
                 self._home = None

@@ -33,6 +33,7 @@ from remote_runner.errors import (
     HostUnreachableError,
     HostUnresolvedError,
     LoginDeniedError,
+    MasterGoneError,
     NoExitStatusError,
     PortHeldError,
     PortTakenError,
@@ -314,6 +315,17 @@ def test_a_killed_master_is_a_lost_host_and_the_next_use_starts_another(
         with pytest.raises(HostLostError, match="usershost"):
             session.wait_exit(soon())
     assert run(ssh_host, "echo again")[1] == b"again\n"
+
+
+def test_a_thread_that_waits_for_a_killed_master_is_told_though_another_starts_the_next(
+    controller: Controller, ssh_host: SshHost
+) -> None:
+    anchor = ssh_host._master(0, soon())
+    os.kill(master_pid(controller), signal.SIGKILL)
+    while ssh_host._master(0, soon()) is anchor:
+        pass  # the kernel has not closed its end yet
+    with pytest.raises(MasterGoneError):
+        anchor.wait_alive(soon())
 
 
 def test_a_power_cut_is_a_lost_host(user_sshd: UserSshd, ssh_host: SshHost) -> None:
