@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // runtimeDirectory is this user's own directory for sockets and locks: remote_runner/controller.py finds the same one,
@@ -71,7 +72,26 @@ func owner(found os.FileInfo) int {
 // A fileLock is an flock(2) on a file of its own, as remote_runner/controller.py has it.
 type fileLock struct{ fd int }
 
-func acquire(path string) (fileLock, error) {
+// acquire waits for the lock, but not for ever: who holds it may have been stopped.
+func acquire(path string, limit time.Duration) (fileLock, error) {
+	type outcome struct {
+		lock fileLock
+		err  error
+	}
+	taken := make(chan outcome, 1)
+	go func() {
+		lock, err := flock(path)
+		taken <- outcome{lock, err}
+	}()
+	select {
+	case found := <-taken:
+		return found.lock, found.err
+	case <-time.After(limit):
+		return fileLock{}, fmt.Errorf("%s: somebody holds it for more than %s", path, limit)
+	}
+}
+
+func flock(path string) (fileLock, error) {
 	for {
 		fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o600)
 		if err != nil {

@@ -23,9 +23,9 @@ const (
 	listenerFd    = 3 // in the warm process
 	startVariable = "REMOTE_RUNNER_WARM"
 	// A warm process takes an instance in milliseconds. One that was stopped, or hangs at its start, is not waited for.
-	answerWait = 30 * time.Second
-	attempts   = 3
-	backlog    = 4096
+	patience = 30 * time.Second
+	attempts = 3
+	backlog  = 4096
 )
 
 var errNotTaken = errors.New("it ended before it took the instance")
@@ -112,7 +112,7 @@ func (place place) reach() (connection, started int, err error) {
 	if connection, err = connect(place.socket); err == nil {
 		return connection, 0, nil
 	}
-	lock, err := acquire(place.lock)
+	lock, err := acquire(place.lock, patience)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -231,13 +231,20 @@ func unixSocket() (int, error) {
 	return fd, err
 }
 
+func setLimit(fd, which int, limit time.Duration) error {
+	value := syscall.NsecToTimeval(limit.Nanoseconds())
+	return syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, which, &value)
+}
+
 // connect waits while the listener's queue is full, which package net would take for an error.
 func connect(socket string) (int, error) {
 	fd, err := unixSocket()
 	if err != nil {
 		return 0, err
 	}
-	err = ignoringInterrupts(func() error { return syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}) })
+	if err = setLimit(fd, syscall.SO_SNDTIMEO, patience); err == nil {
+		err = ignoringInterrupts(func() error { return syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}) })
+	}
 	if err != nil {
 		syscall.Close(fd)
 		return 0, fmt.Errorf("%s: %w", socket, err)
@@ -247,8 +254,7 @@ func connect(socket string) (int, error) {
 
 // readAnswer is what the warm process says first: whether it takes the instance.
 func readAnswer(connection int) (byte, error) {
-	limit := syscall.NsecToTimeval(answerWait.Nanoseconds())
-	if err := syscall.SetsockoptTimeval(connection, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &limit); err != nil {
+	if err := setLimit(connection, syscall.SO_RCVTIMEO, patience); err != nil {
 		return 0, err
 	}
 	answer := make([]byte, answerBytes)
@@ -256,7 +262,7 @@ func readAnswer(connection int) (byte, error) {
 		count := 0
 		err := ignoringInterrupts(func() (err error) { count, err = syscall.Read(connection, answer[read:]); return })
 		if err == syscall.EAGAIN {
-			return 0, fmt.Errorf("it says nothing within %s", answerWait)
+			return 0, fmt.Errorf("it says nothing within %s", patience)
 		}
 		if err != nil || count == 0 {
 			return 0, errNotTaken
@@ -270,8 +276,7 @@ func readAnswer(connection int) (byte, error) {
 	if kind != answerTakes && kind != answerStale {
 		return 0, errors.New("it has no process for the instance")
 	}
-	never := syscall.Timeval{}
-	return kind, syscall.SetsockoptTimeval(connection, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &never)
+	return kind, setLimit(connection, syscall.SO_RCVTIMEO, 0)
 }
 
 // follow hands the instance over and waits for its end; signals go to it.

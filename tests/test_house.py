@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.hosts import which
+from tests.needs import need
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {
@@ -63,3 +67,21 @@ assert threading.active_count() == 1
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("system", "processor"), [("linux", "amd64"), ("linux", "arm64"), ("darwin", "arm64")])
+def test_the_launcher_builds_for_every_system_from_the_standard_library(system: str, processor: str) -> None:
+    need("go")
+    environ = {**os.environ, "GOOS": system, "GOARCH": processor, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    done = subprocess.run(
+        [which("go"), "vet", "./exec-go"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "require" not in (ROOT / "go.mod").read_text(encoding="utf-8")
+
+
+def test_the_launcher_is_formatted() -> None:
+    need("go")
+    gofmt = Path(which("go")).resolve().with_name("gofmt")
+    done = subprocess.run([gofmt, "-l", "exec-go"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""

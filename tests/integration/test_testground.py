@@ -85,6 +85,7 @@ class Ran:
         assert self.status == 0, str(self)
         assert len(self.words("OK")) == instances, str(self)
         assert {entry.word for entry in self.printed} <= {"OK", "MESSAGE", "START"}, str(self)
+        assert "no warm process" not in self.text
         return self
 
     def hosts(self) -> list[str]:

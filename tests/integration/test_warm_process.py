@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from remote_runner.controller import Controller
+from remote_runner.warm_protocol import WarmPlace
 from tests.hosts import which
 from tests.integration.runs import ROOT, wait_for
 from tests.launcher import is_gone, launcher_of, warm_processes
@@ -299,6 +300,19 @@ def test_a_program_that_hangs_is_ended_and_started_as_it_is(ground: Ground) -> N
     said_nothing, _, pid = reason_of(lines).partition(": ")
     assert said_nothing == "it says nothing within 30s"
     assert is_gone(int(pid))
+
+
+def test_a_lock_that_somebody_holds_for_ever(ground: Ground, controller: Controller) -> None:
+    ground.write("return 0")
+    assert ground.run()[0] == 0
+    (pid,) = warm_processes(ground.runtime)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: is_gone(pid), 10)
+    (place,) = [WarmPlace(path) for path in (ground.runtime / "warm").iterdir() if path.is_socket()]
+    with controller.lock(place.lock_name):
+        status, lines, _ = ground.run()
+    assert (status, reason_of(lines)) == (42, f"{place.lock}: somebody holds it for more than 30s")
+    assert ground.run()[0] == 0
 
 
 def test_a_listener_of_another_protocol_is_left_alone(ground: Ground) -> None:
