@@ -16,14 +16,17 @@ _OPEN_TIMEOUT_S = 60.0
 _TURN_BYTES = 64 * 1024  # about so much is handed to a socket before other clients have their turn
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.BufferedProtocol):
     """A client's connection, from its first byte to its last. Enters itself into `peers`, and takes itself out.
 
     A client has no task and no queue of its own: what comes at once is answered at once, with one write to each socket.
+    Nor a buffer: all of an event loop read into `buffer`, one after the other. (Where a protocol has none, asyncio
+    asks for 256 KiB at each read and gives most of it back: 37 us for a signal_entry instead of 16, whenever malloc
+    maps and unmaps such pieces.)
     """
 
-    def __init__(self, core: SyncCore, peers: dict[Connection, Peer]) -> None:
-        self._core, self._peers = core, peers
+    def __init__(self, core: SyncCore, peers: dict[Connection, Peer], buffer: bytearray) -> None:
+        self._core, self._peers, self._buffer = core, peers, memoryview(buffer)
         self._connection = core.connect()
         self._loop = asyncio.get_running_loop()
         self._head: bytearray | None = bytearray()  # until hands are shaken
@@ -56,9 +59,13 @@ class Peer(asyncio.Protocol):
     def eof_received(self) -> None:
         self._end_soon()  # asyncio closes the transport now, once it has sent everything
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._is_deaf:
             return
+        data: bytes | memoryview = self._buffer[:nbytes]
         if self._head is not None:
             data = self._shake_hands(self._head, data)
         woken: dict[Connection, None] = {}
@@ -117,7 +124,7 @@ class Peer(asyncio.Protocol):
         """End the connection at once."""
         self._transport.abort()
 
-    def _shake_hands(self, head: bytearray, data: bytes) -> bytes:
+    def _shake_hands(self, head: bytearray, data: bytes | memoryview) -> bytes:
         """Answer the client's first lines once they are here; returns what has come behind them."""
         head += data
         try:

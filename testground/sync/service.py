@@ -31,6 +31,7 @@ from testground.sync.protocol import DEFAULT_PORT, Close
 
 _PORTS_TO_TRY = 20
 _BACKLOG = 1024
+_READ_BYTES = 64 * 1024
 _SHORTEST_SLEEP_S = 0.05
 
 _Result = TypeVar("_Result")
@@ -51,6 +52,7 @@ class SyncService:
         self._idle_s = idle_s
         self._core = SyncCore(idle_s=idle_s, clock=clock)
         self._peers: dict[Connection, Peer] = {}
+        self._buffer = bytearray(_READ_BYTES)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -117,7 +119,9 @@ class SyncService:
     async def _serve(self, sockets: list[socket.socket]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         servers = [
-            await self._loop.create_server(lambda: Peer(self._core, self._peers), sock=sock, backlog=_BACKLOG)
+            await self._loop.create_server(
+                lambda: Peer(self._core, self._peers, self._buffer), sock=sock, backlog=_BACKLOG
+            )
             for sock in sockets
         ]
         forgetting = asyncio.create_task(self._forget_idle())

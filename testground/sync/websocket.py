@@ -145,7 +145,7 @@ class FrameReader:
         self._message: bytearray | None = None
         self._opcode = _CONTINUATION
 
-    def feed(self, data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         """Opcode and payload of what is whole now: messages (TEXT, BINARY), CLOSE, PING, PONG.
 
         Raises WebSocketError, after which nothing more can be read.
