@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,7 +18,7 @@ from testground.sync.service import SyncService
 from tests.hosts import TestHost
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import APPLICATION, RUN, FailingPlan
-from tests.integration.runs import listening, processes_of, wait_for
+from tests.integration.runs import ROOT, listening, processes_of, wait_for
 from tests.integration.ways import LAUNCHER, instance_argv
 from tests.launcher import children, is_gone, warm_processes
 
@@ -151,3 +152,32 @@ def test_sigkill_of_any_of_them_leaves_nothing(
     assert (ended.status, ended.failures) == (0, [])
     assert not any(message.startswith("start:") for message in ended.messages)
     wait_for(lambda: listening(netns_host) == {22}, SOON_S)  # a killed child's forwards went with the next one's
+
+
+# An instance that tells what its process has imported beyond what the warm process had.
+TELLS_IMPORTS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from remote_runner import __main__ as started, warm
+def run(stop):
+    before = set(sys.modules)
+    status = started.run(stop)
+    with open(os.environ["TEST_OUTPUTS_PATH"] + "/imported", "w") as file:
+        file.write(" ".join(sorted(set(sys.modules) - before)))
+    return status
+sys.exit(warm.main(os.environ.pop(started.WARM_VARIABLE), run))
+"""
+
+
+def test_an_instance_imports_nothing_by_itself(
+    plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str]
+) -> None:
+    program = plan.directory / "program.py"
+    program.write_text(TELLS_IMPORTS.format(root=str(ROOT)), encoding="utf-8")
+    (plan.directory / "exec-go" / "command").write_text(f"{sys.executable}\n{program}\n", encoding="utf-8")
+    for host in ("localhost", known_by_name(netns_host)):
+        plan.on(host)
+        plan.own_directory = host == "localhost"
+        ended = plan.run()
+        assert (ended.status, ended.failures) == (0, [])
+        assert (plan.outputs / "imported").read_text() == "", host

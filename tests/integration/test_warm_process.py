@@ -427,3 +427,19 @@ def test_another_user_is_not_heard(ground: Ground) -> None:
         check=True,
     )
     assert done.stdout == "b''\n"
+
+
+def test_without_a_variable_it_is_the_same_directory_as_everybody_elses(ground: Ground, tmp_path: Path) -> None:
+    need("netns")  # root: a directory of the test's own stands for the user's
+    ground.write("return 0", idle_s=0.1)
+    given = {"REMOTE_RUNNER_CACHE_DIR": str(tmp_path / "cache")}
+    code = f"from remote_runner.controller import Controller; print(Controller.from_environ({given}).runtime)"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    asked = subprocess.run([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True, check=True)
+    own = tmp_path / "own"
+    own.mkdir(mode=0o700)
+    mount = 'mount --bind "$1" "$2"; shift 2; exec "$@"'
+    argv = ["unshare", "-m", "sh", "-ec", mount, "sh", str(own), asked.stdout.strip(), str(ground.launcher)]
+    done = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(path.name for path in own.iterdir()) == ["locks", "warm"]
