@@ -329,6 +329,6 @@ def _shown(key: Key) -> str:
         return f"`{key.default.value}`"
     if isinstance(key.default, bool):
         return f"`{str(key.default).lower()}`"
-    if isinstance(key.default, (int, float)):
+    if isinstance(key.default, int | float):
         return f"{key.default:g}"
     return f"`{key.default}`" if key.default else "none"

@@ -13,7 +13,7 @@ def pack_failure(error: RemoteRunnerError) -> dict[str, Any]:
     fields = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(error).items()
-        if value is None or isinstance(value, (str, int, float, tuple))
+        if value is None or isinstance(value, str | int | float | tuple)
     }
     return {"kind": type(error).__name__, "message": error.args[0] if error.args else "", "fields": fields}
 

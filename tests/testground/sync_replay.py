@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection as ClientConnection
 
 from testground.sync.core import Connection, SyncCore
 from testground.sync.peer import LIMIT_BYTES
