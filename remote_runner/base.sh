@@ -1,19 +1,19 @@
 # Where remote-runner lives on a host. Sourced first by every script that runs there; POSIX sh.
 # Layout: $base/artifacts/HASH/c/...  an artifact, complete as soon as it is there (c/ holds its files)
+#         $base/artifacts/HASH/used   written at each use: which program in it was seen to be one for which machine
 #         $base/runs/ID/...           one run
 
 # What a login there may set, and what would then change what we ask tar and grep for, or what cd and sh do and say.
 # Not POSIXLY_CORRECT: it changes nothing here, and unsetting it takes bash out of its POSIX mode.
 unset TAR_OPTIONS GREP_OPTIONS CDPATH ENV BASH_ENV
 
-rr_newline=$(printf '\nx')
-rr_newline=${rr_newline%x}
+rr_newline='
+'
 
 # rr_base DIRECTORY: sets base to DIRECTORY, or where it is empty to the first usable candidate: ours, 0700, no link,
 # not in others' hands, and programs start there (a home or /tmp may be mounted noexec). Else returns 1, and rr_why says what was wrong.
 rr_base() {
     rr_why=
-    rr_uid=$(id -u)
     if [ -n "$1" ]; then
         rr_usable "$1"
         return
@@ -21,6 +21,7 @@ rr_base() {
     if [ -n "$HOME" ] && [ "$HOME" != / ]; then
         rr_usable "$HOME/.cache/remote-runner" && return 0
     fi
+    rr_uid=$(id -u)
     for rr_parent in /var/tmp /tmp /dev/shm; do
         [ -d "$rr_parent" ] || continue
         rr_usable "$rr_parent/remote-runner-$rr_uid" && return 0
@@ -28,6 +29,7 @@ rr_base() {
     return 1
 }
 
+# Each program started here is one more for each instance (0.8 ms of CPU), so one ls looks at all.
 rr_usable() {
     case $1 in
         /*) ;;
@@ -36,34 +38,57 @@ rr_usable() {
     if ! [ -d "$1" ]; then
         rr_said=$( (umask 077; mkdir -p "$1") 2>&1) || [ -d "$1" ] || { rr_no "$1" "$rr_said"; return 1; }
     fi
-    # ls -n says mode and owner everywhere; stat(1) differs from system to system.
-    rr_said=$(ls -ldn "$1" 2>&1)
-    case $rr_said in
-        d*) ;;
-        *) rr_no "$1" "not a directory"; return 1 ;;
-    esac
+    if [ -h "$1" ] || ! [ -d "$1" ]; then
+        rr_no "$1" "not a directory"
+        return 1
+    fi
     # The owner first: what is somebody else's may be another thing at every look, a link to chmod through for instance.
-    rr_owner=$(set -f; set -- $rr_said; echo "$3")
-    [ "$rr_owner" = "$rr_uid" ] || { rr_no "$1" "belongs to user $rr_owner"; return 1; }
-    # What lies in it may be anybody's, so taking the permission away now would come too late.
-    case $rr_said in
-        ?????w*|????????w*) rr_no "$1" "other users may write to it"; return 1 ;;
-        drwx------*) ;;
-        *) rr_said=$(chmod 700 "$1" 2>&1) || { rr_no "$1" "$rr_said"; return 1; } ;;
+    if ! [ -O "$1" ]; then
+        rr_no "$1" "belongs to user $(set -f; set -- $(ls -ldn "$1"); echo "$3")"
+        return 1
+    fi
+    cd -P "${1%/*}/" || { rr_no "$1" "not to be reached"; return 1; }
+    rr_up=${PWD%/}
+    rr_place=$1
+    set -- /
+    while [ -n "$rr_up" ]; do
+        set -- "$@" "$rr_up"
+        rr_up=${rr_up%/*}
+    done
+    cd /
+    # ls -n says a mode everywhere; stat(1) differs from system to system. The dot tells the place from its parents.
+    rr_said=$(ls -ldn "$rr_place/." "$@" 2>&1)
+    set -- "$rr_place"
+    rr_mode=
+    rr_ifs=$IFS
+    IFS=$rr_newline
+    set -f
+    for rr_line in $rr_said; do
+        case $rr_line in
+            # What lies in it may be anybody's, so taking the permission away now would come too late.
+            ?????w*" $1/."|????????w*" $1/.") rr_mode="other users may write to it"; break ;;
+            drwx------*" $1/.") rr_mode=ours ;;
+            *" $1/.") rr_mode=open ;;
+            # In a sticky directory (/tmp) nobody else can rename what is ours; in one that all may write to anybody can.
+            d???????w[!tT]*) rr_mode="any user may put another in its place"; break ;;
+        esac
+    done
+    set +f
+    IFS=$rr_ifs
+    case $rr_mode in
+        ours) ;;
+        open) rr_said=$(chmod 700 "$1" 2>&1) || { rr_no "$1" "$rr_said"; return 1; } ;;
+        *) rr_no "$1" "${rr_mode:-$rr_said}"; return 1 ;;
     esac
-    # In a sticky directory (/tmp) nobody else can rename what is ours; in one that all may write to anybody can.
-    rr_said=$(cd -P "$1/.." && rr_up=$PWD && set -- / && while [ -n "$rr_up" ]; do set -- "$@" "$rr_up"; rr_up=${rr_up%/*}; done && ls -ldn "$@")
-    case $rr_newline$rr_said in
-        *"$rr_newline"d???????w[!tT]*) rr_no "$1" "any user may put another in its place"; return 1 ;;
-    esac
+    # Most kernels and shells tell a mount without programs by -x; where they do not, its first use does.
     if ! [ -x "$1/.probe" ]; then
         rr_said=$( (umask 077; printf "#!/bin/sh\n" > "$1/.probe.$$" && chmod 700 "$1/.probe.$$" && mv "$1/.probe.$$" "$1/.probe") 2>&1) || {
             rm -f "$1/.probe.$$"
             rr_no "$1" "$rr_said$(rr_full "$1")"
             return 1
         }
+        rr_said=$("$1/.probe" 2>&1) || { rr_no "$1" "programs cannot be started there (mounted noexec?)"; return 1; }
     fi
-    rr_said=$("$1/.probe" 2>&1) || { rr_no "$1" "programs cannot be started there (mounted noexec?)"; return 1; }
     base=$1
 }
 
@@ -93,10 +118,11 @@ rr_is_system() {
     [ "${rr_system#::}" != "$rr_system" ]
 }
 
-# rr_artifact HASH: sets artifact to the directory with its files and marks it as used, or returns 1.
+# rr_artifact HASH: sets artifact to the directory with its files, or returns 1. Who has it writes to the file `used`
+# beside them, whose time tells the last use.
 rr_artifact() {
     artifact=$base/artifacts/$1/c
-    [ -d "$artifact" ] && touch "$base/artifacts/$1"
+    [ -d "$artifact" ]
 }
 
 # rr_nix_store: sets nix_store to the program, or returns 1. The PATH of a session without a terminal may lack it.

@@ -51,7 +51,6 @@ rr_look_at_run() {
     rr_supervisor=
     rr_supervisor_start=
     rr_boot=
-    rr_started=
     rr_artifact=
     rr_group=
     rr_application=
@@ -61,7 +60,6 @@ rr_look_at_run() {
             supervisor) rr_supervisor=$rr_value ;;
             supervisor_start) rr_supervisor_start=$rr_value ;;
             boot) rr_boot=$rr_value ;;
-            started) rr_started=$rr_value ;;
             artifact) rr_artifact=$rr_value ;;
             application) rr_application=$rr_value ;;
         esac
@@ -83,6 +81,15 @@ rr_look_at_run() {
     return 0
 }
 
+# rr_age PLACE...: sets rr_age_s to how long ago the first of them that is there was changed.
+rr_age() {
+    while [ $# -gt 1 ] && ! [ -e "$1" ]; do
+        shift
+    done
+    rr_changed=$(stat -c %Y "$1" || stat -f %m "$1")
+    rr_age_s=$((rr_now - ${rr_changed:-$rr_now}))
+}
+
 rr_size_kib() {
     rr_size=$(du -sk "$1")
     set -- $rr_size
@@ -97,11 +104,12 @@ rr_list_runs_here() {
         rr_look_at_run "$rr_directory_of_run"
         rr_size_kib "$rr_run"
         rr_say run "$rr_alive" "$rr_size" "$rr_run"
-        [ -r "$rr_run/record" ] && while IFS= read -r rr_line; do
+        [ -r "$rr_run/record" ] || continue
+        # Since its start while it runs, since its end when that was seen.
+        rr_age "$rr_run/record"
+        rr_say record "age=$rr_age_s"
+        while IFS= read -r rr_line; do
             rr_say record "$rr_line"
-            case $rr_line in
-                started=*) rr_say record "age=$((rr_now - ${rr_line#*=}))" ;;  # by the clock that `started` is of
-            esac
         done <"$rr_run/record"
     done
 }
@@ -116,9 +124,8 @@ rr_remove_runs_here() {
         esac
         rr_seen="$rr_seen${rr_directory_of_run##*/} "
         rr_look_at_run "$rr_directory_of_run"
-        if [ -n "$rr_older_s" ] && [ $((rr_now - ${rr_started:-$rr_now})) -lt "$rr_older_s" ]; then
-            continue
-        fi
+        rr_age "$rr_run/record" "$rr_run"
+        [ -n "$rr_older_s" ] && [ "$rr_age_s" -lt "$rr_older_s" ] && continue
         if [ "$rr_alive" = yes ]; then
             if [ -z "$rr_end_alive" ]; then
                 rr_say alive "$rr_run"
@@ -187,8 +194,8 @@ rr_say_artifact() {
     case "$rr_used" in
         *" ${1##*/} "*) rr_in_use=yes ;;
     esac
-    rr_changed=$(stat -c %Y "$1" || stat -f %m "$1")
-    rr_say artifact "$rr_in_use" $((rr_now - ${rr_changed:-$rr_now})) "$rr_size" "$1"
+    rr_age "$1/used" "$1"
+    rr_say artifact "$rr_in_use" "$rr_age_s" "$rr_size" "$1"
 }
 
 rr_remove_artifacts_here() {

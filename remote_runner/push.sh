@@ -46,6 +46,7 @@ watch() {
 rr_base "$directory" || end "no-directory $rr_why"
 cache=$base/artifacts
 if rr_artifact "$hash"; then
+    (: > "$cache/$hash/used") 2> /dev/null
     end "have $base"
 fi
 command -v tar > /dev/null 2>&1 || end "no-tool tar"
@@ -68,7 +69,7 @@ case $said in
 esac
 [ -e "$aside/complete" ] || end "failed the stream ended early"
 rm "$aside/complete" "$aside/pid"
-said=$( (echo "$kib" > "$aside/kib") 2>&1) || end "failed $said"
+said=$( (: > "$aside/used" && echo "$kib" > "$aside/kib") 2>&1) || end "failed $said"
 said=$(mv "$aside" "$cache/$hash" 2>&1) || end "failed $said"
 # Had somebody else brought it meanwhile, ours went into theirs.
 rm -rf "$cache/$hash/.tmp-$nonce"
@@ -80,10 +81,12 @@ for file in "$cache"/*/kib; do
     read -r size < "$file" && total=$((total + size))
 done
 if [ "$total" -gt "$limit_kib" ]; then
-    for old in $(ls -1tr "$cache"); do
+    for old in $(ls -1tr "$cache"/*/used); do
         [ "$total" -gt "$limit_kib" ] || break
+        old=${old%/used}
+        old=${old##*/}
         [ "$old" != "$hash" ] && read -r size < "$cache/$old/kib" || continue
-        [ -n "$(find "$cache/$old" -prune -mmin +10 2> /dev/null)" ] || continue
+        [ -n "$(find "$cache/$old/used" -mmin +10 2> /dev/null)" ] || continue
         grep -q "^artifact=$old" "$base"/runs/*/record 2> /dev/null && continue
         mv "$cache/$old" "$cache/.tmp-$nonce-$old" && rm -rf "$cache/.tmp-$nonce-$old" && total=$((total - size))
     done

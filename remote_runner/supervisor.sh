@@ -36,6 +36,7 @@ rr_supervise() {
     exec 3<&-
     trap 'rr_give_up' TERM
 
+    [ -d /proc/self ] && read -r rr_began rr_line </proc/uptime
     rr_say start "$rr_run"
     rr_say start >&4
     if [ "$rr_grouping" = monitor ]; then
@@ -53,13 +54,14 @@ rr_supervise() {
         # In the foreground: what dash and busybox start with & has SIGINT and SIGQUIT ignored for ever.
         (rr_launch "$rr_program" "$@")
         rr_status=$?
-        rr_group=$(rr_recorded application)
+        rr_recorded application
+        rr_group=$rr_value
     fi
     rr_end_rest
     rr_reason=ended
     [ -s "$rr_run/reason" ] && IFS= read -r rr_reason <"$rr_run/reason"
     rr_problem=
-    if [ "$rr_store$rr_reason" = userended ] && [ -z "$(rr_recorded entered)" ]; then
+    if [ "$rr_store$rr_reason" = userended ] && ! rr_recorded entered; then
         rr_problem="namespace:$(tail -n 3 "$rr_run/record.said" | tr '\n' ' ')"
         # What was found when it was pushed does not hold any more; the next push tries again.
         rm "$rr_home/store/how.$(uname -n)"
@@ -102,8 +104,8 @@ rr_make_run() {
     rr_start_time $$
     rr_boot=
     [ -r /proc/sys/kernel/random/boot_id ] && IFS= read -r rr_boot </proc/sys/kernel/random/boot_id
-    printf '%s\nstarted=%s\nsupervisor=%s\nsupervisor_start=%s\nboot=%s\nmarker=%s\n' \
-        "$rr_record" "$(date +%s)" $$ "$rr_start" "$rr_boot" "$rr_marker" >"$rr_run/record" && return
+    printf '%s\nsupervisor=%s\nsupervisor_start=%s\nboot=%s\nmarker=%s\n' \
+        "$rr_record" $$ "$rr_start" "$rr_boot" "$rr_marker" >"$rr_run/record" && return
     # Only cat says in every shell what the reason was.
     rr_said=$( { printf '%s\n' "$rr_record" | cat >"$rr_run/record"; } 2>&1)
     rr_no_room "$rr_said"
@@ -130,10 +132,13 @@ rr_start_time() {
     fi
 }
 
+# rr_recorded KEY: sets rr_value to what the run's record says of it ("" for nothing), or returns 1.
 rr_recorded() {
     while IFS='=' read -r rr_key rr_value; do
-        [ "$rr_key" = "$1" ] && printf '%s\n' "$rr_value"
+        [ "$rr_key" = "$1" ] && return
     done <"$rr_run/record"
+    rr_value=
+    return 1
 }
 
 # rr_find_program NAME: sets rr_program to what will be started, or says what is wrong with it.
@@ -167,6 +172,8 @@ rr_find_program() {
         rr_kind=nothing
     elif ! [ -x "$rr_file" ]; then
         rr_kind=not-executable
+    elif [ "$rr_store" = cache ]; then
+        rr_check_format_once "$1"
     else
         rr_check_format
     fi
@@ -207,6 +214,15 @@ rr_search_path() {
         fi
     done
     IFS=$rr_ifs
+}
+
+# What is in the cache stays as it is, so it is looked at once on each machine and after each of its starts.
+rr_check_format_once() {
+    rr_used=$rr_home/artifacts/$rr_artifact/used
+    rr_line=
+    [ -r "$rr_used" ] && IFS= read -r rr_line <"$rr_used"
+    [ -n "$rr_boot" ] && [ "$rr_line" = "$rr_boot $1" ] || rr_check_format
+    [ -n "$rr_kind" ] || printf '%s\n' "$rr_boot $1" >"$rr_used"
 }
 
 # A binary for another machine must not reach exec: where the kernel refuses it, dash, env(1) and setsid(1) go on to
@@ -288,11 +304,20 @@ rr_launch() {
             "$rr_tools" "$rr_unshare" "$rr_ids" "$@"
     fi
     if [ "$rr_grouping" = setsid ]; then
-        set -- "$rr_setsid" $rr_sh -c 'unset PWD OLDPWD SHLVL; printf "application=%s\n" $$ >>"$0"; exec "$@"' "$rr_run/record" "$@"
+        # This subshell's number, which is the application's and its group's as soon as setsid has made that.
+        read -r rr_line rr_key </proc/self/stat
+        printf 'application=%s\n' "$rr_line" >>"$rr_run/record"
+        set -- "$rr_setsid" "$@"
     fi
     cd "$rr_run/tmp" || exit 126
     rr_host=
-    [ -z "$rr_set_hostname" ] || rr_host=$(uname -n)
+    if [ -z "$rr_set_hostname" ]; then
+        :
+    elif [ -r /proc/sys/kernel/hostname ]; then
+        IFS= read -r rr_host </proc/sys/kernel/hostname
+    else
+        rr_host=$(uname -n)
+    fi
     rr_forget_inherited
     export TEST_OUTPUTS_PATH="$rr_run/outputs" TEST_TEMP_PATH="$rr_run/tmp" REMOTE_RUNNER_INSTANCE="$rr_marker"
     [ -z "$rr_set_tmpdir" ] || export TMPDIR="$rr_run/tmp"
@@ -400,7 +425,7 @@ rr_timer_loop() {
                 rr_end_group lost
                 rr_lives $$ || { rr_end_rest; trap - EXIT; exit 0; }
                 # The supervisor leaves by itself now, unless it waits for a word or hangs in a write that nobody reads.
-                rr_has_ended || rr_nap $((2 * rr_grace_s + 5))
+                rr_recorded exit || rr_nap $((2 * rr_grace_s + 5))
                 kill -s TERM $$
                 rr_nap 5
                 kill -s KILL $$
@@ -415,9 +440,9 @@ rr_timer_loop() {
 # is done here takes none: the application has taken them all, most likely.
 rr_cannot_fork() {
     [ -s "$rr_run/reason" ] || printf '%s\n' processes >"$rr_run/reason"
-    while IFS='=' read -r rr_key rr_value; do
-        [ "$rr_key" = application ] && kill -s KILL -- "-$rr_value"
-    done <"$rr_run/record"
+    rr_recorded application || return
+    rr_group=$rr_value
+    rr_kill_group KILL
 }
 
 # kill -0 also finds a process that has ended and was not asked for by its parent.
@@ -438,19 +463,21 @@ rr_lives() {
 rr_end_group() {
     [ -s "$rr_run/reason" ] || printf '%s\n' "$1" >"$rr_run/reason"
     rr_tries=0
-    while rr_group=$(rr_recorded application); [ -z "$rr_group" ] && [ "$rr_tries" -lt 5 ]; do
+    while ! rr_recorded application && [ "$rr_tries" -lt 5 ]; do
         rr_nap 1
         rr_tries=$((rr_tries + 1))
     done
+    rr_group=$rr_value
     [ -n "$rr_group" ] || return
-    rr_has_ended && return
-    kill -s TERM -- "-$rr_group"
+    rr_recorded exit && return
+    rr_kill_group TERM
     rr_nap "$rr_grace_s"
-    rr_has_ended || kill -s KILL -- "-$rr_group"
+    rr_recorded exit || rr_kill_group KILL
 }
 
-rr_has_ended() {
-    [ -n "$(rr_recorded exit)" ]
+# rr_kill_group SIGNAL: a moment after the application's number was recorded there is no group of that number yet.
+rr_kill_group() {
+    kill -s "$1" -- "-$rr_group" || kill -s "$1" "$rr_group"
 }
 
 rr_listen() {
@@ -508,8 +535,9 @@ rr_find_rest() {
     rr_rest=
     IFS=$rr_blanks
     if [ -d /proc/self ]; then
+        rr_list_environments
         # Without -z busybox looks no further than the first variable.
-        rr_found=$(LC_ALL=C grep -l -z -F -e "REMOTE_RUNNER_INSTANCE=$rr_marker" /proc/[0-9]*/environ)
+        rr_found=$(LC_ALL=C grep -l -z -F -e "REMOTE_RUNNER_INSTANCE=$rr_marker" $rr_environments)
         for rr_line in $rr_found; do
             rr_line=${rr_line#/proc/}
             rr_rest="$rr_rest ${rr_line%/environ}"
@@ -525,6 +553,21 @@ rr_find_rest() {
             *" $rr_pid "*) ;;
             *) rr_rest="$rr_rest $rr_pid" ;;
         esac
+    done
+}
+
+# rr_list_environments: sets rr_environments to the files in /proc where a process of this run may be found. That is
+# 10 us for each, so after a short run those are left out that are older than we are. Numbers grow, and begin again at
+# the top: whether they have is told by the last one, unless they came to it a second time. So soon they do not, at less
+# than 16,000 new processes a second.
+rr_list_environments() {
+    rr_environments='/proc/[0-9]*/environ'
+    [ -n "$rr_began" ] && read -r rr_now rr_line </proc/uptime && read -r rr_most </proc/sys/kernel/pid_max &&
+        read -r rr_line rr_line rr_line rr_line rr_last </proc/loadavg || return 0
+    [ "$rr_last" -gt $$ ] && [ $((${rr_now%.*} - ${rr_began%.*})) -lt $((rr_most / 16384)) ] || return 0
+    rr_environments=
+    for rr_line in /proc/[0-9]*; do
+        [ "${rr_line#/proc/}" -gt $$ ] && rr_environments="$rr_environments $rr_line/environ"
     done
 }
 

@@ -15,7 +15,7 @@ rr_namespace() {
     rr_ids=
     case $1 in
         root) rr_flags=-m ;;
-        kept) rr_ids=$rr_uid:$(id -g) ;;
+        kept) rr_ids=$(id -u):$(id -g) ;;
     esac
 }
 

@@ -26,7 +26,7 @@ find_how() {
     [ -s "$how" ] && return
     rr_find_unshare || { why="there is no unshare(1)"; return 1; }
     ways='kept mapped'
-    [ "$rr_uid" != 0 ] || ways=root
+    [ "$(id -u)" != 0 ] || ways=root
     for way in $ways; do
         rr_namespace "$way"
         why=$("$rr_unshare" $rr_flags /bin/sh -c "$rr_enter" "$aside/try" "$store" / "$rr_tools" "$rr_unshare" "$rr_ids" \

@@ -365,7 +365,7 @@ def test_a_host_that_does_not_answer_is_given_up(tmp_path: Path, near: Controlle
 
 def age(home: Path, artifact: Artifact, seconds: float) -> None:
     when = time.time() - seconds
-    os.utime(cache_of(home) / artifact.hash, (when, when))
+    os.utime(cache_of(home) / artifact.hash / "used", (when, when))
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -509,7 +509,7 @@ def test_two_controllers_may_push_at_once(tmp_path: Path, near: Controller, home
         thread.join(30)
     assert [far_hash(pushed) for pushed in results] == [artifact.hash] * 2
     assert [path.name for path in cache_of(home).iterdir()] == [artifact.hash]
-    assert sorted(path.name for path in (cache_of(home) / artifact.hash).iterdir()) == ["c", "kib"]
+    assert sorted(path.name for path in (cache_of(home) / artifact.hash).iterdir()) == ["c", "kib", "used"]
 
 
 # What system it is.
