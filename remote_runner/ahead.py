@@ -9,20 +9,19 @@ from typing import Generic, TypeVar
 _R = TypeVar("_R")
 
 
-class Ahead(Generic[_R]):
-    """Runs `work` in a thread from now on; an error in it comes out of `result`."""
+class Later(Generic[_R]):
+    """The result of work that somebody else does; an error in it comes out of `result`."""
 
-    def __init__(self, work: Callable[[], _R]) -> None:
-        self._work = work
+    def __init__(self) -> None:
         self._result: list[_R] = []
         self._error: BaseException | None = None
         # Not Thread.join: up to Python 3.12 a thread counts as ended when a signal handler's exception cuts that short.
         self._ended = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
 
-    def _run(self) -> None:
+    def settle(self, work: Callable[[], _R]) -> None:
+        """Do the work, once, in this thread; nothing is raised here."""
         try:
-            self._result.append(self._work())
+            self._result.append(work())
         except BaseException as error:  # noqa: BLE001 (raised again by result, in the thread that asks)
             self._error = error
         finally:
@@ -38,3 +37,11 @@ class Ahead(Generic[_R]):
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+
+class Ahead(Later[_R]):
+    """Runs `work` in a thread from now on."""
+
+    def __init__(self, work: Callable[[], _R]) -> None:
+        super().__init__()
+        threading.Thread(target=self.settle, args=(work,), daemon=True).start()

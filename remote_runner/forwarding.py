@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from remote_runner.ahead import Ahead
+from remote_runner.ahead import Ahead, Later
 from remote_runner.host import Endpoint, Host
 from remote_runner.inventory import Direction, Forward, HostEntry
 from remote_runner.services import Service, services_from
@@ -16,7 +16,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What was opened: variables for the application, words for the person, the ports listened on there."""
+    """What was opened: variables for the application, words for the person, the ports there that are to be checked."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
@@ -34,15 +34,15 @@ def open_forwards(host: Host, entry: HostEntry, environ: Mapping[str, str]) -> F
     services = services_from(environ)
     free = [service for service in services if not entry.pinned_port(service.name)]
     pinned = [service for service in services if service not in free]
-    opening: Ahead[list[Endpoint]] = Ahead(lambda: host.forward_all([one.near for one in free]) if free else [])
     others = [Ahead(_bound(_open_pinned, host, entry, service)) for service in pinned]
     extras = [Ahead(_bound(_open_extra, host, forward)) for forward in entry.forwards]
-    opening.wait()
+    opened: Later[list[Endpoint]] = Later()
+    opened.settle(lambda: host.forward_all([one.near for one in free]) if free else [])
     for other in others:
         other.wait()
     for extra in extras:
         extra.wait()
-    dialled = dict(zip(free, opening.result(), strict=True))
+    dialled = dict(zip(free, opened.result(), strict=True))
     dialled |= {service: other.result() for service, other in zip(pinned, others, strict=True)}
     variables: dict[str, str] = {}
     words = []
@@ -56,7 +56,7 @@ def open_forwards(host: Host, entry: HostEntry, environ: Mapping[str, str]) -> F
         words.append(word)
         if forward.direction is Direction.TO_HOST:
             far_ports.append(endpoint.port)
-    return Forwarded(variables, tuple(words), () if entry.is_local else tuple(far_ports))
+    return Forwarded(variables, tuple(words), () if entry.is_local else host.unchecked_ports(far_ports))
 
 
 def _bound(work: Callable[..., _R], *args: object) -> Callable[[], _R]:

@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -313,6 +313,16 @@ class SshHost(Host):
     def forward_local(self, far: Endpoint, near_port: int = 0) -> Endpoint:
         """See `Host.forward_local`. Raises `PortTakenError`."""
         return self._with_master(lambda home, until: self._forwards.open_local(far, near_port, home, until))
+
+    def unchecked_ports(self, far_ports: Collection[int]) -> tuple[int, ...]:
+        """See `Host.unchecked_ports`."""
+        with self._forwarding:
+            return self._forwards.unchecked(far_ports)
+
+    def note_private(self) -> None:
+        """See `Host.note_private`."""
+        with self._forwarding:
+            self._forwards.note_private()
 
     def _with_master(self, work: Callable[[int, Deadline], _R]) -> _R:
         deadline = self._deadline()

@@ -234,6 +234,8 @@ class MuxConnection:
         Raises `MasterGoneError` when nobody listens at `path`, `DeadlineError`.
         """
         self.path = path
+        self.master_pid = 0
+        """The master's process, once it has answered an alive check."""
         self._buffer = bytearray()
         self._requests = 0
         self.while_waiting: Callable[[], None] = lambda: None
@@ -291,6 +293,7 @@ class MuxConnection:
         """See `alive_check`; after a `DeadlineError` it may be called again."""
         answer = self._answer(deadline)
         if isinstance(answer, Alive):
+            self.master_pid = answer.pid
             return answer.pid
         raise MasterProtocolError(f"an alive check was answered with {answer}")
 

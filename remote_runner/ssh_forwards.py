@@ -12,10 +12,12 @@ them, so the other could be anybody's.
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
+import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remote_runner.controller import Controller, FileLock
@@ -38,25 +40,32 @@ _LOCAL_PORT_ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class Record:
-    """What a master was asked for: its number, and the forward."""
+    """What a master was asked for: its number, and the forward; and its answer, which holds as long as it lives.
+
+    `port` listens, as the master with the process number `pid` answered; 0 where that is not known (any more).
+    """
 
     master: int
     forward: Forward
+    port: int = 0
+    pid: int = 0
 
     def to_text(self) -> str:
         forward = self.forward
         return (
             f"{self.master} {forward.kind} {forward.listen_host} {forward.listen_port} "
-            f"{forward.connect_host} {forward.connect_port}\n"
+            f"{forward.connect_host} {forward.connect_port} {self.port} {self.pid}\n"
         )
 
     @classmethod
     def from_text(cls, text: str) -> Record:
         """Raises ValueError."""
-        master, kind, listen_host, listen_port, connect_host, connect_port = text.split()
+        master, kind, listen_host, listen_port, connect_host, connect_port, port, pid = text.split()
         return cls(
             int(master),
             Forward(ForwardKind(int(kind)), listen_host, int(listen_port), connect_host, int(connect_port)),
+            int(port),
+            int(pid),
         )
 
 
@@ -91,6 +100,9 @@ class Forwards:
             self._name(home, "remote", str(near)): Forward(ForwardKind.REMOTE, FAR_LOOPBACK, 0, near.host, near.port)
             for near in nears
         }
+        connection = self._master(home, deadline)
+        if all(self._take_known(name, connection) for name in wanted):
+            return [self._uses[name].answer for name in wanted]
         with self._controller.lock(f"{self._key}-{home}-forwarding").acquire(deadline):
             connection = self._master(home, deadline)
             self._close_unused(home, connection, deadline, but=wanted)
@@ -121,13 +133,50 @@ class Forwards:
                 raise
             for name, lock in users.items():
                 if name in ports:
-                    answer = Endpoint(FAR_LOOPBACK, ports[name])
-                    self._keep(name, Use(Record(home, wanted[name]), self._path(name), lock, answer))
+                    port = ports[name]
+                    record = Record(home, wanted[name], port, connection.master_pid)
+                    self._keep(name, Use(record, self._path(name), lock, Endpoint(FAR_LOOPBACK, port)))
                 else:
                     self._unshare(name, lock)
             if refused is not None:
                 raise refused
         return [self._uses[self._name(home, "remote", str(near))].answer for near in nears]
+
+    def _take_known(self, name: str, connection: MuxConnection) -> bool:
+        """Share a forward that is open, without asking the master: no round trip, and no turn to wait for."""
+        if name in self._uses:
+            return True
+        users = self._controller.lock(f"{name}-users", shared=True)
+        if not users.try_acquire():
+            return False  # it is just being closed
+        record = self._read(self._path(name))  # read under the lock: nobody closes it now
+        if record is None or not record.port or record.pid != connection.master_pid:
+            users.release()
+            return False
+        self._uses[name] = Use(record, self._path(name), users, Endpoint(FAR_LOOPBACK, record.port))
+        return True
+
+    def unchecked(self, far_ports: Collection[int]) -> tuple[int, ...]:
+        """These ports there; none where a run has seen before what this master's sshd makes of a loopback address.
+
+        That is a matter of sshd's configuration (GatewayPorts), which stays the same as long as the connection lives.
+        """
+        masters = {(use.record.master, use.record.pid) for use in self._uses.values()}
+        return () if all(self._is_private(master, pid) for master, pid in masters) else tuple(far_ports)
+
+    def note_private(self) -> None:
+        """Let all who use these masters know that a host has found their forwards closed to the network."""
+        for use in self._uses.values():
+            if use.record.pid:
+                self._private_path(use.record.master).write_text(str(use.record.pid), encoding="ascii")
+
+    def _is_private(self, master: int, pid: int) -> bool:
+        with suppress(OSError, ValueError):
+            return int(self._private_path(master).read_text(encoding="ascii")) == pid
+        return False
+
+    def _private_path(self, master: int) -> Path:
+        return self._controller.runtime / f"{self._key}-{master}.private"
 
     def open_local(self, far: Endpoint, near_port: int, home: int, deadline: Deadline) -> Endpoint:
         """See `Host.forward_local`."""
@@ -142,7 +191,8 @@ class Forwards:
                 self._unshare(name, users)
                 raise
             answer = Endpoint(NEAR_LOOPBACK, forward.listen_port)
-            self._keep(name, Use(Record(home, forward), self._path(name), users, answer))
+            record = Record(home, forward, pid=connection.master_pid)
+            self._keep(name, Use(record, self._path(name), users, answer))
         return answer
 
     def close(self, master_if_alive: Callable[[int], MuxConnection | None], deadline: Deadline) -> None:
@@ -154,16 +204,19 @@ class Forwards:
                 continue
             try:
                 connection = master_if_alive(use.record.master)
-                with suppress(DeadlineError):  # a master that is stuck: the record stays for the next who asks
+                try:
                     if connection is not None:
                         self._cancel(use.record.forward, connection, deadline)
                     use.path.unlink(missing_ok=True)
+                except DeadlineError:  # a master that is stuck, which may close it yet: the next one asks again
+                    self._write(use.path, replace(use.record, port=0))
             finally:
                 alone.release()
         self._uses.clear()
 
     def forget(self, master: int) -> None:
         """The records of a master that has just been started are of its predecessor."""
+        self._private_path(master).unlink(missing_ok=True)
         for path in self._controller.runtime.glob(f"{self._key}-*.forward"):
             record = self._read(path)
             if record is None or record.master == master:
@@ -182,8 +235,8 @@ class Forwards:
                         with suppress(MasterError):  # its user was killed, and the master may be gone too
                             self._cancel(record.forward, self._master(record.master, deadline), deadline)
                     record = Record(home, Forward(ForwardKind.REMOTE, FAR_LOOPBACK, far_port, near.host, near.port))
-                    self._ask_fixed(record, deadline)
-                    path.write_text(record.to_text(), encoding="utf-8")
+                    pid = self._ask_fixed(record, deadline)
+                    self._write(path, record)
                 finally:
                     alone.release()
             elif record is None or (record.forward.connect_host, record.forward.connect_port) != (near.host, near.port):
@@ -195,17 +248,19 @@ class Forwards:
                     next_step="wait for that run, or take the fixed port out of inventory.yaml",
                 )
             else:
-                self._ask_fixed(record, deadline)  # again, in case the master is a new one
+                pid = self._ask_fixed(record, deadline)  # again, in case the master is a new one
             users = self._share(name, deadline)
         answer = Endpoint(FAR_LOOPBACK, far_port)
-        self._uses[name] = Use(record, path, users, answer)
+        self._uses[name] = Use(replace(record, pid=pid), path, users, answer)
         return answer
 
-    def _ask_fixed(self, record: Record, deadline: Deadline) -> None:
+    def _ask_fixed(self, record: Record, deadline: Deadline) -> int:
+        """Ask; the master's process number."""
         connection = self._master(record.master, deadline)
         forward = record.forward
         try:
             connection.open_forward(forward, deadline)
+            return connection.master_pid
         except MasterRefusedError as error:
             near = Endpoint(forward.connect_host, forward.connect_port)
             probe = Forward(ForwardKind.REMOTE, FAR_LOOPBACK, 0, near.host, near.port)
@@ -289,8 +344,15 @@ class Forwards:
         users.release()
 
     def _keep(self, name: str, use: Use) -> None:
-        use.path.write_text(use.record.to_text(), encoding="utf-8")
+        self._write(use.path, use.record)
         self._uses[name] = use
+
+    @staticmethod
+    def _write(path: Path, record: Record) -> None:
+        # Whole or not at all: others read it under a lock that is shared.
+        aside = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        aside.write_text(record.to_text(), encoding="utf-8")
+        aside.replace(path)
 
     def _name(self, master: int, kind: str, text: str) -> str:
         return f"{self._key}-{master}-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
