@@ -24,6 +24,14 @@ def far_command(shell: str = SHELL) -> str:
     return f"exec {shell} -c '{read_script}'"
 
 
+def far_stdin(shell: str = SHELL) -> str:
+    """The line for a script that needs no standard input until it says so: sh reads all of it by itself, in blocks.
+
+    Of 17 KB that costs dash 0.4 ms, by head(1) 1.8 ms (bash, which reads single bytes: 4 ms and 3 ms).
+    """
+    return f"exec {shell} -s"
+
+
 def far_script(script: str, values: Mapping[str, str | bytes]) -> bytes:
     """What to send first: the variables, the script, and its end. What follows is the script's standard input.
 

@@ -7,14 +7,12 @@ and `local.*` all end here.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from remote_runner.ahead import Ahead
 from remote_runner.application import run_environment
 from remote_runner.artifacts import AnyArtifact, Artifact, build_for
 from remote_runner.controller import Controller
@@ -32,12 +30,13 @@ from remote_runner.errors import (
     PlacementError,
     RemoteRunnerError,
 )
-from remote_runner.forwarding import Forwarded, open_forwards
-from remote_runner.host import Host, Session
+from remote_runner.forwarding import Forwarded
+from remote_runner.host import Host
 from remote_runner.hosts import open_host
 from remote_runner.inventory import HostEntry, Inventory
 from remote_runner.inventory_kinds import OnUnreachable
-from remote_runner.job import Job, instance_id
+from remote_runner.job import Job, Seat, instance_id
+from remote_runner.opening import Opening
 from remote_runner.placement import PARAM, Placement, needs_groups, parse_entries, place, places_after
 from remote_runner.probe import probe_system
 from remote_runner.push import Pushed, already_pushed, forget_push, push, time_for_push
@@ -45,7 +44,7 @@ from remote_runner.record import Record, StepClock
 from remote_runner.reporter import Reporter
 from remote_runner.stop import InstanceStoppedError, Stop
 from remote_runner.streams import LineGuard
-from remote_runner.supervisor import EventKind, RunResult, SupervisorEvent, Waiting, start_run, supervise
+from remote_runner.supervisor import EventKind, RunResult, Started, SupervisorEvent, start_run, supervise
 from remote_runner.systems import System
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
@@ -158,11 +157,12 @@ class _Instance:
             while True:
                 entry = self._inventory.host(placement.host)
                 self._record.number, self._record.host = self._number, entry.name
-                host, forwards = self._open(stack, entry)
+                host = self._open(stack, entry)
                 if entry.on_unreachable is OnUnreachable.FAIL:
                     break  # with the reason, where the connection is needed first
                 try:
-                    self._session.result().session.wait_opened(Deadline.after(entry.timeouts.connect_s))
+                    opened = self._opening.session.result().session
+                    opened.wait_opened(Deadline.after(entry.timeouts.connect_s))
                     break
                 except UNREACHABLE as error:
                     if not others:
@@ -183,7 +183,7 @@ class _Instance:
             pushed = already_pushed(self._controller, entry, artifact) or self._push(host, entry, artifact)
             step.detail = _pushed_words(pushed)
         with self._clock.step("forward") as step:
-            forwarded = forwards.result()
+            forwarded = self._opening.forwards.result()
             address = placement.address or entry.address or self._address(host, entry)
             self._record.address = address
             step.detail = f"{forwarded}; others reach {entry.name} at {address}"
@@ -191,30 +191,25 @@ class _Instance:
                 step.detail += f"; connected at attempt {host.retries + 1}, for its sshd dropped connections"
         return _Ready(host, entry, artifact, pushed, forwarded, address)
 
-    def _open(self, stack: ExitStack, entry: HostEntry) -> tuple[Host, Ahead[Forwarded]]:
+    def _open(self, stack: ExitStack, entry: HostEntry) -> Host:
         """Begin to connect; what is open is closed with `stack`."""
         # A stop waits until `stack` knows of all that has begun: closing a host waits for who connects to it.
         with self._stop.held_off():
             host = stack.enter_context(open_host(entry, self._controller, self._environ))
-            # The connection is made while the artifact is built. The session of the run goes with it: nothing
-            # runs there before `supervise` sends its script. Who finds no connection here tries no second time.
-            session = self._session = Ahead(lambda: Waiting(start_run(host), entry.tolerate_s))
-            stack.callback(self._close_session, session)
-            forwards = Ahead(lambda: (session.result(), open_forwards(host, entry, self._environ))[1])
-            stack.callback(forwards.wait)
-            stack.callback(self._hurry, stack, host, (session, forwards))
-        return host, forwards
+            self._seat = Seat(self._record.instance_id, entry.directory, entry.grace_s, entry.tolerate_s)
+            opening = self._opening = Opening(host, entry, self._environ, self._seat)
+            stack.callback(opening.close)
+            stack.callback(self._hurry, stack, host, opening)
+        return host
 
-    def _hurry(self, stack: ExitStack, host: Host, opening: Sequence[Ahead[Any]]) -> None:
+    def _hurry(self, stack: ExitStack, host: Host, opening: Opening) -> None:
         """Called first when `stack` closes: after a stop nothing is waited for that may take long."""
         if not self._stop.is_set():
             return
         host.abandon()
-        for ahead in opening:
-            if not ahead.wait(_LEAVE_S):
-                # It waits for what another process does. This one is about to end, which closes everything.
-                stack.pop_all()
-                return
+        if not opening.wait(_LEAVE_S):
+            # It waits for what another process does. This one is about to end, which closes everything.
+            stack.pop_all()
 
     def why_stopped(self) -> str:
         """What to say when the instance was stopped before the application's start."""
@@ -254,7 +249,7 @@ class _Instance:
         return place(entries, self._number, group, earlier, self._inventory.spread)
 
     def _probe(self, host: Host, entry: HostEntry) -> System:
-        self._session.result()
+        self._opening.session.result()
         deadline = Deadline.after(entry.timeouts.connect_s)
         return probe_system(host, entry, controller=self._controller, deadline=deadline)
 
@@ -276,7 +271,7 @@ class _Instance:
         return artifact
 
     def _push(self, host: Host, entry: HostEntry, artifact: AnyArtifact) -> Pushed:
-        self._session.result()
+        self._opening.session.result()
         deadline = Deadline.after(time_for_push(entry, artifact))
         return push(
             host,
@@ -307,13 +302,13 @@ class _Instance:
             **dict(entry.env),
         }
         job = Job(
-            instance_id=self._record.instance_id,
+            instance_id=self._seat.instance_id,
             argv=(artifact.program,),
             artifact=ready.pushed.far_artifact,
             environment=run_environment(self._environ, given, entry.pass_through),
-            directory=entry.directory,
-            grace_s=entry.grace_s,
-            tolerate_s=entry.tolerate_s,
+            directory=self._seat.directory,
+            grace_s=self._seat.grace_s,
+            tolerate_s=self._seat.tolerate_s,
             run_s=entry.timeouts.run_s,
             fetch_s=entry.timeouts.fetch_s,
             far_ports=ready.forwarded.far_ports,
@@ -335,8 +330,8 @@ class _Instance:
                     forget_push(self._controller, entry, artifact.hash)
                     pushed = self._push(host, entry, artifact)
                     self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there")
-                    session = start_run(host)
-                return self._run_job(host, session, replace(job, artifact=pushed.far_artifact), guards)
+                    started = start_run(host, self._seat)
+                return self._run_job(host, started, replace(job, artifact=pushed.far_artifact), guards)
         except BaseException as error:
             step = self._clock.begin("run", at_s=began_s)
             step.error = str(error)
@@ -347,39 +342,27 @@ class _Instance:
                 guard.close()
             self._record.long_lines = sum(guard.cut_lines for guard in guards.values())
 
-    @staticmethod
-    def _close_session(opening: Ahead[Waiting]) -> None:
-        """Where it came to be; why it did not is told by who uses it."""
-        opening.wait()
-        with suppress(Exception):
-            opening.result().close()
-
     def _run_waiting(self, host: Host, job: Job, guards: Mapping[str, LineGuard]) -> RunResult:
-        waiting = self._session.result()
-        waiting.end()
         try:
-            return self._run_job(host, waiting.session, job, guards, is_waiting=True)
+            return self._run_job(host, self._opening.end(), job, guards)
         except NoExitStatusError:
             # Nothing has begun there. On a slow line the signs of life queue behind what is pushed (up to 2 MiB, ssh's
             # window), on a busy machine they come late; what waits there then ends.
             self._reporter.message("run: the session that waited there had ended, so another one was opened")
-            return self._run_job(host, start_run(host), job, guards)
+            return self._run_job(host, start_run(host, self._seat), job, guards)
 
-    def _run_job(
-        self, host: Host, session: Session, job: Job, guards: Mapping[str, LineGuard], *, is_waiting: bool = False
-    ) -> RunResult:
+    def _run_job(self, host: Host, started: Started, job: Job, guards: Mapping[str, LineGuard]) -> RunResult:
         asked_s = time.monotonic()
-        with session:
+        with started:
             result = supervise(
-                session,
+                started,
                 job,
                 stdout=guards["stdout"].feed,
                 stderr=guards["stderr"].feed,
                 outputs_dir=self._outputs,
                 stop=self._stop,
-                on_event=self._supervisor_says,
+                on_event=lambda event: self._supervisor_says(event, host, job),
                 host=host,
-                is_waiting=is_waiting,
             )
         times = result.timings
         self._step("run", asked_s, times.exited_s, _ended_words(result))
@@ -395,8 +378,10 @@ class _Instance:
         step.detail, step.error = detail, "" if error is None else str(error)
         self._clock.end(step, at_s=ended_s)
 
-    def _supervisor_says(self, event: SupervisorEvent) -> None:
+    def _supervisor_says(self, event: SupervisorEvent, host: Host, job: Job) -> None:
         if event.kind is EventKind.STARTED:
+            if job.far_ports:
+                host.note_private()
             self._record.far_directory = event.text
             self._reporter.message(f"run: started in {event.text}")
         elif event.kind in (EventKind.VARIABLES_LEFT_OUT, EventKind.STOPPING, EventKind.FETCHED_AGAIN):

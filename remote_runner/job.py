@@ -31,6 +31,16 @@ _LOCALE = re.compile(r"LANG|LANGUAGE|LC_.*")
 
 
 @dataclass(frozen=True)
+class Seat:
+    """What a host is told of a run before it is known what shall run; see `Job` for the values."""
+
+    instance_id: str
+    directory: str | None
+    grace_s: float
+    tolerate_s: float
+
+
+@dataclass(frozen=True)
 class Job:
     """One instance as its host sees it.
 
@@ -77,6 +87,10 @@ class Job:
                 raise JobError("an argument or a variable holds a NUL byte, which no program can be given")
 
     @property
+    def seat(self) -> Seat:
+        return Seat(self.instance_id, self.directory, self.grace_s, self.tolerate_s)
+
+    @property
     def unnameable(self) -> tuple[str, ...]:
         """Variables that no sh can hand over, so that the application goes without them."""
         return tuple(sorted(name for name in self.environment if not _NAME.fullmatch(name)))
@@ -92,11 +106,29 @@ def instance_id(run: str, group: str, number: int | str) -> str:
     return safe_name(f"{run}-{group}-{number}")
 
 
-def compose(job: Job, nonce: str, secret: str, shell: str) -> bytes:
-    """The whole script for one session: functions, the job's values, and last the call that starts it all.
+def prepare(seat: Seat, nonce: str, secret: str, shell: str) -> bytes:
+    """The first part of a session's script: the functions, and what can be done before there is a job.
 
     `secret` goes into the marker variable, so that a process with it can be no other run's.
     """
+    values: dict[str, str | bytes] = {
+        "rr_mark": mark_for(nonce),
+        "rr_id": seat.instance_id,
+        "rr_directory": seat.directory or "",
+        "rr_marker": f"{seat.instance_id}:{secret}",
+        "rr_grace_s": str(math.ceil(seat.grace_s)),
+        "rr_tolerate_s": str(math.ceil(seat.tolerate_s)),
+        "rr_wait_s": str(math.ceil(seat.tolerate_s + RECOVERY_S)),
+        "rr_sh": shell,
+        "rr_blanks": " \t\n",
+        "rr_lost": "",
+        "rr_tar": "",
+    }
+    return b"\n".join((load_script("base.sh", "supervisor.sh").encode(), _assigned(values), b"rr_prepare", b""))
+
+
+def compose(job: Job) -> bytes:
+    """The second part: the job's values, and last the call that starts it. Nothing may be sent behind it until then."""
     given = {name: value for name, value in job.environment.items() if _NAME.fullmatch(name)}
     special = [name for name in given if SHELL_OWN.fullmatch(name)]
     # A shell that is told of another locale reads on in that one, so these come last.
@@ -106,39 +138,33 @@ def compose(job: Job, nonce: str, secret: str, shell: str) -> bytes:
     store, artifact = (job.artifact.store.value, job.artifact.name) if job.artifact else ("", "")
     record = {"id": job.instance_id, "artifact": artifact, **job.record}
     values: dict[str, str | bytes] = {
-        "rr_mark": mark_for(nonce),
-        "rr_id": job.instance_id,
-        "rr_directory": job.directory or "",
         "rr_store": store,
         "rr_artifact": artifact,
-        "rr_marker": f"{job.instance_id}:{secret}",
         "rr_ports": "|".join(f"{port:04X}" for port in job.far_ports),
         "rr_ports_decimal": "|".join(str(port) for port in job.far_ports),
         "rr_record": "\n".join(f"{key}={_line(value)}" for key, value in record.items()),
-        "rr_grace_s": str(math.ceil(job.grace_s)),
-        "rr_tolerate_s": str(math.ceil(job.tolerate_s)),
         "rr_keep": " ".join(name for name in job.pass_through if name not in given and _NAME.fullmatch(name)),
         "rr_set_tmpdir": "" if "TMPDIR" in given else "1",
         "rr_set_hostname": "" if "HOSTNAME" in given else "1",
         "rr_special": words,
-        "rr_sh": shell,
-        "rr_blanks": " \t\n",
-        "rr_lost": "",
-        "rr_tar": "",
     }
-    scripts = ["base.sh", "supervisor.sh"]
+    script = b""
     if store == Store.USER.value:
-        scripts.append("nix/user.sh")
+        script = load_script("nix/user.sh").encode()
         values["rr_enter"] = load_script("nix/enter.sh")
     return b"\n".join(
         (
-            load_script(*scripts).encode(),
-            *(name.encode() + b"=" + quoted(value) for name, value in values.items()),
+            script,
+            _assigned(values),
             b"rr_environment() {\n:\n%s}" % exports,
             b"rr_supervise " + b" ".join(quoted(word) for word in job.argv),
             b"",
         )
     )
+
+
+def _assigned(values: Mapping[str, str | bytes]) -> bytes:
+    return b"\n".join(name.encode() + b"=" + quoted(value) for name, value in values.items())
 
 
 def _raw(text: str | bytes) -> bytes:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import os
 import select
 import threading
@@ -16,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 from remote_runner import far_faults, far_shell
 from remote_runner.deadline import NEVER, Deadline
@@ -32,7 +31,7 @@ from remote_runner.errors import (
     SupervisorLostError,
 )
 from remote_runner.host import Host, Session
-from remote_runner.job import RECOVERY_S, Job, compose
+from remote_runner.job import Job, Seat, compose, prepare
 from remote_runner.marks import AbandonedError, Mark, MarkedReader, mark_for, widen_pipe
 from remote_runner.outputs import OutputsReport, unpack
 
@@ -42,6 +41,8 @@ Sink = Callable[[bytes], None]
 _KEPT_NOISE_BYTES = 4096
 # How soon a stop that was asked for from another thread is seen.
 _POLL_S = 0.1
+# A session that takes no script is none; its pipe holds all of that, unless the user's share of pipe memory is used up.
+_SEND_S = 30.0
 # How long a stop waits for a start that is on its way.
 _START_AFTER_STOP_S = 5.0
 
@@ -105,56 +106,58 @@ class RunResult:
         return self.exit_status - 128 if 128 < self.exit_status <= 192 else None
 
 
-def start_run(host: Host) -> Session:
-    """Open the session of a run; that does not wait, and `supervise` goes on with it when all else is known."""
-    return host.start_session(far_shell.far_command())
+class Started:
+    """A session in which a host has made ready for a run and waits for the job; `supervise` goes on with it.
 
+    Until then `beat` has to be called every `beat_s` seconds. A context manager that closes the session.
+    """
 
-# Takes beats until the length of what shall run comes, and ends where they stay out: the cable may have been pulled.
-_WAIT_THERE = """
-(trap 'kill "$!"; exit 0' TERM; trap 'n=0; kill "$!"' USR1; n=0
-while [ "$n" -lt 4 ]; do n=$((n + 1)); sleep "$rr_pause_s" & wait "$!"; done
-kill -s KILL $$) </dev/null >/dev/null 2>&1 &
-rr_watch=$!
-while IFS= read -r rr_length && [ "$rr_length" = beat ]; do kill -s USR1 "$rr_watch"; done 2>/dev/null
-kill "$rr_watch" 2>/dev/null
-wait "$rr_watch" 2>/dev/null
-[ -z "$rr_length" ] || eval "$(head -c "$rr_length")"
-"""
-
-
-class Waiting:
-    """A session of `start_run` that waits for its job, with signs of life from here until `end` is called."""
-
-    def __init__(self, session: Session, tolerate_s: float) -> None:
+    def __init__(self, session: Session, seat: Seat, shell: str) -> None:
         self.session = session
-        self._ended = threading.Event()
-        pause_s = str(math.ceil((tolerate_s + RECOVERY_S) / 4))
-        self._write(far_shell.far_script(_WAIT_THERE, {"rr_pause_s": pause_s}))
-        self._thread = threading.Thread(target=self._beat, args=(max(0.3, tolerate_s / 5),), daemon=True)
-        self._thread.start()
+        self.nonce = far_shell.new_nonce()
+        self.beat_s = max(0.3, seat.tolerate_s / 5)
+        self.send(prepare(seat, self.nonce, os.urandom(8).hex(), shell), Deadline.after(_SEND_S))
 
-    def end(self) -> None:
-        """From now on whoever has the session speaks; harmless when done before."""
-        self._ended.set()
-        self._thread.join()
+    def beat(self) -> None:
+        """Tell the host that somebody is there."""
+        with suppress(BrokenPipeError):  # the other streams tell why
+            os.write(self.session.stdin_fd, b"beat\n")
 
-    def close(self) -> None:
-        """End it, and close the session."""
-        self.end()
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Send the script, or more of it. Raises `DeadlineError`."""
+        poll = select.poll()
+        poll.register(self.session.stdin_fd, select.POLLOUT)
+        view = memoryview(data)
+        while view:
+            timeout_s = deadline.timeout_s
+            if not poll.poll(None if timeout_s is None else timeout_s * 1000):
+                deadline.check(f"{self.session.host}: sending the supervisor")
+                continue
+            try:
+                # A pipe that is ready takes at least PIPE_BUF bytes at once.
+                view = view[os.write(self.session.stdin_fd, view[: select.PIPE_BUF]) :]
+            except BrokenPipeError:
+                return  # the reason comes on the other streams
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.session.close()
 
-    def _beat(self, beat_s: float) -> None:
-        while not self._ended.wait(beat_s):
-            self._write(b"beat\n")
 
-    def _write(self, data: bytes) -> None:
-        with suppress(BrokenPipeError):  # the other streams tell why
-            os.write(self.session.stdin_fd, data)  # a pipe that holds far more than is ever sent here
+def start_run(host: Host, seat: Seat, shell: str = far_shell.SHELL) -> Started:
+    """Open the session of a run; that does not wait for the host. Raises what connecting to it raises."""
+    session = host.start_session(far_shell.far_stdin(shell))
+    try:
+        return Started(session, seat, shell)
+    except BaseException:
+        session.close()
+        raise
 
 
 def supervise(
-    session: Session,
+    started: Started,
     job: Job,
     *,
     stdout: Sink,
@@ -163,10 +166,8 @@ def supervise(
     stop: threading.Event,
     on_event: Callable[[SupervisorEvent], None] = lambda event: None,
     host: Host | None = None,
-    shell: str = far_shell.SHELL,
-    is_waiting: bool = False,
 ) -> RunResult:
-    """Run a job in a session of `start_run` (`shell` is the one it was started with; `is_waiting`: by `Waiting`).
+    """Run a job in a session that was started for its `seat`.
 
     `stdout` and `stderr` are called from a thread each, with the application's bytes as they come; while one does
     not return, no more is read of its stream. `stop` set ends the application (TERM, grace, KILL) and fetches
@@ -176,7 +177,7 @@ def supervise(
     `NoFarDirectoryError`, `NoRoomError`, `InstanceExistsError`, …), and `SupervisorLostError` when the session ends
     while the application runs. What goes wrong later, or in a sink, is in the result.
     """
-    run = _Run(session, job, stdout, stderr, outputs_dir, on_event, stop, shell, is_waiting)
+    run = _Run(started, job, stdout, stderr, outputs_dir, on_event, stop)
     result = run.run()
     if host is not None and isinstance(result.outputs_error, DamagedOutputsError):
         result = _fetch_again(host, job, outputs_dir, on_event, result)
@@ -204,25 +205,23 @@ class _Progress:
 class _Run:
     def __init__(
         self,
-        session: Session,
+        started: Started,
         job: Job,
         stdout: Sink,
         stderr: Sink,
         outputs_dir: Path,
         on_event: Callable[[SupervisorEvent], None],
         stop: threading.Event,
-        shell: str,
-        is_waiting: bool,
     ) -> None:
-        self._session = session
-        self._is_waiting = is_waiting
+        self._started = started
+        self._session = started.session
+        self._mark = mark_for(started.nonce)
+        self._beat_s = started.beat_s
         self._job = job
         self._sinks = {"stdout": stdout, "stderr": stderr}
         self._outputs_dir = outputs_dir
         self._on_event = on_event
         self._stop = stop
-        self._nonce = far_shell.new_nonce()
-        self._shell = shell
         self._news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._noise = {"stdout": b"", "stderr": b""}
         self._far_messages = b""
@@ -235,9 +234,8 @@ class _Run:
         self._session.wait_opened(deadline)
         widen_pipe(self._session.stdout_fd)
         wake_read, wake_write = os.pipe()
-        mark = mark_for(self._nonce)
         threads = [
-            threading.Thread(target=self._thread, args=(body, os.dup(fd), mark, wake_read), daemon=True)
+            threading.Thread(target=self._thread, args=(body, os.dup(fd), wake_read), daemon=True)
             for body, fd in (
                 (self._read_stdout, self._session.stdout_fd),
                 (self._read_stderr, self._session.stderr_fd),
@@ -246,14 +244,7 @@ class _Run:
         for thread in threads:
             thread.start()
         try:
-            payload = compose(self._job, self._nonce, os.urandom(8).hex(), self._shell)
-            # All of this is read before the first mark comes, and nothing else is sent until then: so it does no
-            # harm that some head(1) reads further than it is asked to.
-            values = {"rr_length": str(len(payload))}
-            stub = far_shell.far_script('eval "$(head -c "$rr_length")"', values)
-            if self._is_waiting:
-                stub = f"{len(payload)}\n".encode()
-            self._send(stub + payload, deadline)
+            self._started.send(compose(self._job), deadline)
             progress = self._follow(deadline)
             if progress.is_done and not self._has_enough:
                 threads[1].join(5.0)  # its last mark was written before the last one of stdout
@@ -291,7 +282,6 @@ class _Run:
 
     def _follow(self, deadline: Deadline) -> _Progress:
         progress = _Progress()
-        beat_s = max(0.3, self._job.tolerate_s / 5)
         next_beat_s = 0.0
         while not progress.is_done:
             now_s = time.monotonic()
@@ -305,7 +295,7 @@ class _Run:
                     self._tell(EventKind.STOPPING, f"TERM, and KILL after {self._job.grace_s:g} s")
                     deadline = Deadline.after(4 * self._job.grace_s + self._job.tolerate_s + 10)
             if progress.started_s and now_s >= next_beat_s:
-                next_beat_s = now_s + beat_s
+                next_beat_s = now_s + self._beat_s
                 # Repeated: a signal that comes while the timer there sets up its traps is not heard.
                 self._say(b"beat\nstop\n" if progress.stopping and not progress.exited_s else b"beat\n")
             running = progress.started_s and not progress.exited_s and not progress.stopping
@@ -332,7 +322,7 @@ class _Run:
                 ) from error
             if progress.started_s and not before[0]:
                 deadline = Deadline.after(self._job.run_s)
-                next_beat_s = progress.started_s + beat_s
+                next_beat_s = progress.started_s + self._beat_s
             if progress.exited_s and not before[1]:
                 deadline = Deadline.after(self._job.fetch_s)
         return progress
@@ -396,26 +386,11 @@ class _Run:
             with suppress(BrokenPipeError):
                 os.write(self._session.stdin_fd, line)
 
-    def _send(self, data: bytes, deadline: Deadline) -> None:
-        poll = select.poll()
-        poll.register(self._session.stdin_fd, select.POLLOUT)
-        view = memoryview(data)
-        while view:
-            timeout_s = deadline.timeout_s
-            if not poll.poll(None if timeout_s is None else timeout_s * 1000):
-                deadline.check(f"{self._session.host}: sending the supervisor")
-                continue
-            try:
-                # A pipe that is ready takes at least PIPE_BUF bytes at once.
-                view = view[os.write(self._session.stdin_fd, view[: select.PIPE_BUF]) :]
-            except BrokenPipeError:
-                return  # the reason comes on the other streams
-
     # --- the reading threads ---
 
-    def _thread(self, body: Callable[[MarkedReader], None], fd: int, mark: bytes, wake_fd: int) -> None:
+    def _thread(self, body: Callable[[MarkedReader], None], fd: int, wake_fd: int) -> None:
         try:
-            body(MarkedReader(fd, mark, wake_fd))
+            body(MarkedReader(fd, self._mark, wake_fd))
         except AbandonedError:
             pass
         except BaseException as error:  # noqa: BLE001 (raised again by the main thread)

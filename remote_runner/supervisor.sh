@@ -1,7 +1,9 @@
 # Runs one instance on a host, from an empty directory to its removal, in one session. POSIX sh; base.sh stands before
-# this file, and behind it what supervisor.py writes: rr_environment, the rr_ variables, the call of rr_supervise.
+# this file, and behind it what job.py writes: first some rr_ variables and the call of rr_prepare, and when it is known
+# what shall run the other variables, rr_environment and the call of rr_supervise.
 #
-# stdin    after our first mark, lines: beat, stop, bye keep, bye clean. Its end means that nobody listens any more.
+# stdin    this script, beat among it; after our first mark, lines: beat, stop, bye keep, bye clean. Its end means that
+#          nobody listens any more.
 # stdout   MARK start DIRECTORY, the application's bytes, MARK exit STATUS LEFT REASON PROBLEM, one tar stream,
 #          MARK tar STATUS, MARK done kept|cleaned
 # stderr   MARK start, the application's bytes, MARK exit, what tar says, MARK tar
@@ -18,19 +20,30 @@ rr_fault() {
     exit 3
 }
 
-rr_supervise() {
+# Comes first. Until rr_supervise is called, sh itself reads what comes: more of this script, or beat.
+rr_prepare() {
     # Ignored, not trapped: then they also do nothing while a subshell sets up its own traps.
     trap '' PIPE HUP USR1 USR2
-    exec 3<&0 4>&2 </dev/null 2>/dev/null
+    exec 4>&2 2>/dev/null
     rr_base "$rr_directory" || rr_fault directory "$rr_why"
     cd -P "$base" && rr_home=$PWD && cd /
+    rr_run=$rr_home/runs/$rr_id
+    rr_find_grouping
+    rr_timer_loop </dev/null &
+    rr_timer=$!
+    trap 'kill "$rr_timer"' EXIT
+}
+
+beat() {
+    kill -s USR1 "$rr_timer"
+}
+
+rr_supervise() {
+    exec 3<&0 </dev/null
     rr_make_run
     rr_find_program "$1"
     shift
-    rr_find_grouping
     [ -z "$rr_ports" ] || rr_check_ports
-    rr_timer_loop &
-    rr_timer=$!
     rr_listen &
     rr_listener=$!
     exec 3<&-
@@ -80,6 +93,7 @@ rr_supervise() {
         [ $? = 10 ] && rr_remove "$rr_run" && rr_kept=cleaned
     fi
     trap '' TERM
+    trap - EXIT
     kill "$rr_timer" "$rr_listener"
     wait "$rr_timer" "$rr_listener"
     rr_say 'done' "$rr_kept"
@@ -96,7 +110,6 @@ rr_give_up() {
 # --- before -----------------------------------------------------------------------------------------------------
 
 rr_make_run() {
-    rr_run=$rr_home/runs/$rr_id
     [ -e "$rr_run" ] && rr_fault exists "$rr_run"
     [ -d "$rr_home/runs" ] || mkdir -p "$rr_home/runs"
     # The directories' names are public in TEST_OUTPUTS_PATH; that the base is 0700 protects them.
@@ -273,15 +286,11 @@ rr_find_grouping() {
         rr_grouping=monitor
         return
     fi
-    rr_program_kept=$rr_program
     rr_program=
     rr_search_path setsid
     rr_setsid=$rr_program
-    rr_program=$rr_program_kept
     rr_grouping=setsid
-    [ -n "$rr_setsid" ] && return
-    rm -rf "$rr_run"
-    rr_fault tool setsid
+    [ -n "$rr_setsid" ] || rr_fault tool setsid
 }
 
 # --- the application --------------------------------------------------------------------------------------------
@@ -405,12 +414,14 @@ rr_timer_loop() {
     rr_ending=
     rr_stopped=
     rr_missed=0
+    rr_pause_s=$(((rr_tolerate_s + 3) / 4))
     while :; do
         rr_alive=
-        rr_nap $(((rr_tolerate_s + 3) / 4)) while
+        rr_nap "$rr_pause_s" while
         [ -n "$rr_alive" ] && rr_missed=0 || rr_missed=$((rr_missed + 1))
         rr_lives $$ || rr_ending=lost
-        [ "$rr_missed" -ge 4 ] && rr_ending=lost
+        # Before there is a job nothing can be lost by waiting.
+        [ "$rr_missed" -ge 4 ] && { [ -d "$rr_run" ] || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost
         case $rr_ending in
             stop)
                 rr_ending=
@@ -422,6 +433,8 @@ rr_timer_loop() {
                 ;;
             lost)
                 trap '' HUP USR1 USR2
+                # No job has come: nothing is to be ended but who waits for it.
+                [ -d "$rr_run" ] || kill -s KILL $$
                 rr_end_group lost
                 rr_lives $$ || { rr_end_rest; trap - EXIT; exit 0; }
                 # The supervisor leaves by itself now, unless it waits for a word or hangs in a write that nobody reads.
@@ -439,6 +452,7 @@ rr_timer_loop() {
 # A shell that cannot start a process (sleep, for the next look) ends on the spot, and nobody would watch any more. What
 # is done here takes none: the application has taken them all, most likely.
 rr_cannot_fork() {
+    [ -d "$rr_run" ] || kill -s KILL $$
     [ -s "$rr_run/reason" ] || printf '%s\n' processes >"$rr_run/reason"
     rr_recorded application || return
     rr_group=$rr_value
@@ -484,7 +498,7 @@ rr_listen() {
     exec <&3 3<&- >/dev/null 4>&-
     while IFS= read -r rr_line; do
         case $rr_line in
-            beat) kill -s USR1 "$rr_timer" ;;
+            beat) beat ;;
             stop) kill -s USR2 "$rr_timer" ;;
             'bye clean') exit 10 ;;
             'bye keep') exit 11 ;;
@@ -557,14 +571,13 @@ rr_find_rest() {
 }
 
 # rr_list_environments: sets rr_environments to the files in /proc where a process of this run may be found. That is
-# 10 us for each, so after a short run those are left out that are older than we are. Numbers grow, and begin again at
-# the top: whether they have is told by the last one, unless they came to it a second time. So soon they do not, at less
-# than 16,000 new processes a second.
+# 10 us for each, so after a run of a second those are left out that are older than we are. Numbers grow, and begin again
+# at the top: the last one tells whether they have, unless they came past ours a second time. So soon they do not: that
+# takes 32,768 new processes at least.
 rr_list_environments() {
     rr_environments='/proc/[0-9]*/environ'
-    [ -n "$rr_began" ] && read -r rr_now rr_line </proc/uptime && read -r rr_most </proc/sys/kernel/pid_max &&
-        read -r rr_line rr_line rr_line rr_line rr_last </proc/loadavg || return 0
-    [ "$rr_last" -gt $$ ] && [ $((${rr_now%.*} - ${rr_began%.*})) -lt $((rr_most / 16384)) ] || return 0
+    [ -n "$rr_began" ] && read -r rr_now rr_line </proc/uptime && [ $((${rr_now%.*} - ${rr_began%.*})) -lt 2 ] &&
+        read -r rr_line rr_line rr_line rr_line rr_last </proc/loadavg && [ "$rr_last" -gt $$ ] || return 0
     rr_environments=
     for rr_line in /proc/[0-9]*; do
         [ "${rr_line#/proc/}" -gt $$ ] && rr_environments="$rr_environments $rr_line/environ"

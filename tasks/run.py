@@ -118,9 +118,9 @@ def _run_there(
         told = {**job.environment, **forwarded.variables, **dict(entry.env)}
         job = replace(job, environment=told, far_ports=forwarded.far_ports)
         try:
-            with start_run(host) as session:
+            with start_run(host, job.seat) as started:
                 result = supervise(
-                    session,
+                    started,
                     job,
                     stdout=sinks[0].feed,
                     stderr=sinks[1].feed,

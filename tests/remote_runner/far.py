@@ -16,11 +16,10 @@ from typing import Any
 
 from remote_runner.controller import Controller
 from remote_runner.far_artifact import FarArtifact, Store
-from remote_runner.far_shell import far_command
 from remote_runner.host import Host, Session
 from remote_runner.job import Job
 from remote_runner.local_host import LocalHost
-from remote_runner.supervisor import EventKind, RunResult, SupervisorEvent, supervise
+from remote_runner.supervisor import EventKind, RunResult, SupervisorEvent, start_run, supervise
 from tests.hosts import Keys, UserSshd, which
 from tests.needs import need
 
@@ -111,13 +110,14 @@ class Far:
             "tolerate_s": 20,
         }
         sinks = {name: job.pop(f"{name}_sink", None) for name in ("stdout", "stderr")}
-        with self.host.start_session(far_command(self.shell)) as session:
-            running = Running(Job(**{**values, **job}), self.outputs / f"{self.count}", session)
+        made = Job(**{**values, **job})
+        with start_run(self.host, made.seat, self.shell) as started:
+            running = Running(made, self.outputs / f"{self.count}", started.session)
 
             def body() -> None:
                 try:
                     running.result = supervise(
-                        session,
+                        started,
                         running.job,
                         stdout=sinks["stdout"] or (lambda data: running.take("stdout", data)),
                         stderr=sinks["stderr"] or (lambda data: running.take("stderr", data)),
@@ -125,7 +125,6 @@ class Far:
                         stop=running.stop,
                         on_event=running.take_event,
                         host=self.host,
-                        shell=self.shell,
                     )
                 except BaseException as error:  # noqa: BLE001 (raised again by finish)
                     with running._news:

@@ -11,13 +11,17 @@ import pytest
 
 import remote_runner
 from remote_runner.far_artifact import FarArtifact, Store
-from remote_runner.far_shell import far_command, load_script
-from remote_runner.job import Job, compose
+from remote_runner.far_shell import far_command, far_stdin, load_script
+from remote_runner.job import Job, compose, prepare
 from tests.needs import need
 
 ROOT = Path(remote_runner.__file__).parent
 # What a run is told.
-_OF_A_RUN = re.findall(r"^(rr_\w+)='", compose(Job("id", ("app",), {}), "nonce", "secret", "sh").decode(), re.M)
+_JOB = Job("id", ("app",), {})
+_PREPARED = re.findall(r"^(rr_\w+)='", prepare(_JOB.seat, "nonce", "secret", "sh").decode(), re.M)
+_OF_A_RUN = [*_PREPARED, *re.findall(r"^(rr_\w+)='", compose(_JOB).decode(), re.M)]
+# nix/user.sh goes along with a run from the user's own store only.
+_OF_USER_SH = "rr_how rr_unshare rr_flags rr_enter rr_tools rr_ids"
 # Each script as it is sent, with the variables that are sent along; and those that only functions need which it does
 # not call.
 SENT: dict[tuple[str, ...], tuple[str, str]] = {
@@ -33,10 +37,10 @@ SENT: dict[tuple[str, ...], tuple[str, str]] = {
         "rr_mark rr_directory rr_blanks rr_tar rr_ids rr_older_s rr_end_alive rr_grace_s rr_wanted",
         " ".join(["rr_enter", *_OF_A_RUN]),
     ),
+    ("base.sh", "supervisor.sh"): (" ".join(_OF_A_RUN), _OF_USER_SH),
+    ("nix/user.sh",): ("rr_home rr_store_here", ""),
     ("nix/enter.sh",): ("", ""),
 }
-# nix/user.sh goes along with a run from the user's own store only.
-_OF_USER_SH = "rr_how rr_unshare rr_flags rr_enter rr_tools rr_ids"
 # What shellcheck(1) says and is not followed, and why.
 NOT_FOLLOWED = {
     "SC2012": "ls sorts by time, and the names are hashes and store paths, which hold no blanks",
@@ -136,9 +140,8 @@ def test_shellcheck_finds_nothing_else(scripts: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("store", [None, *Store])
 def test_shellcheck_finds_nothing_else_in_a_whole_run(store: Store | None) -> None:
     artifact = None if store is None else FarArtifact(store, "name")
-    script = compose(
-        Job("id", ("app", "$1"), {"A": "it's", "PWD": "/"}, artifact), "nonce", "secret", "/bin/sh"
-    ).decode()
+    job = Job("id", ("app", "$1"), {"A": "it's", "PWD": "/"}, artifact)
+    script = (prepare(job.seat, "nonce", "secret", "/bin/sh") + compose(job)).decode()
     check((given("rr_store_here") if store is Store.USER else given(_OF_USER_SH)) + script)
 
 
@@ -177,7 +180,7 @@ def test_macos_has_what_the_scripts_use(name: str) -> None:
 
 
 def test_macos_has_what_starts_a_script() -> None:
-    assert strangers(far_command()) == []
+    assert strangers(far_command()) == strangers(far_stdin()) == []
 
 
 @pytest.mark.parametrize(
