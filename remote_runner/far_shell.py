@@ -8,6 +8,7 @@ bash, busybox, macOS), so what stands on stdin behind the script is still there 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ def new_nonce() -> str:
     return os.urandom(16).hex()
 
 
+@functools.cache
 def load_script(*names: str) -> str:
     """Scripts of this package (`base.sh`, `nix/…`), one after the other, without comments and indentation.
 

@@ -5,6 +5,7 @@ Reading, error messages and the README's section all come from it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
@@ -253,6 +254,7 @@ KEYS: tuple[Key, ...] = (
 )
 
 
+@functools.cache
 def keys_of(place: Place) -> dict[str, Key]:
     """The keys that may stand in a place, by (dotted) name."""
     return {key.name: key for key in KEYS if place in key.places}

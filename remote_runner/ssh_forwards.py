@@ -217,7 +217,7 @@ class Forwards:
     def forget(self, master: int) -> None:
         """The records of a master that has just been started are of its predecessor."""
         self._private_path(master).unlink(missing_ok=True)
-        for path in self._controller.runtime.glob(f"{self._key}-*.forward"):
+        for path in self._paths():
             record = self._read(path)
             if record is None or record.master == master:
                 path.unlink(missing_ok=True)
@@ -306,7 +306,7 @@ class Forwards:
     def _close_unused(
         self, master: int, connection: MuxConnection, deadline: Deadline, *, but: Collection[str]
     ) -> None:
-        for path in self._controller.runtime.glob(f"{self._key}-*.forward"):
+        for path in self._paths():
             name = path.name.removesuffix(".forward")
             record = self._read(path)
             if record is None or record.master != master or name in but or name in self._uses:
@@ -356,6 +356,13 @@ class Forwards:
 
     def _name(self, master: int, kind: str, text: str) -> str:
         return f"{self._key}-{master}-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def _paths(self) -> list[Path]:
+        """The records of all forwards to this host."""
+        # A pattern would be compiled to a regular expression first, by each process: 0.3 ms.
+        begin = f"{self._key}-"
+        runtime = self._controller.runtime
+        return [path for path in runtime.iterdir() if path.name.startswith(begin) and path.name.endswith(".forward")]
 
     def _path(self, name: str) -> Path:
         return self._controller.runtime / f"{name}.forward"

@@ -75,8 +75,8 @@ class Places:
         `without` are masters that refused.
         """
         # One look: a master that came up between two would be passed over by both.
-        running = set(self._controller.runtime.iterdir())
-        for master in sorted(range(_MASTERS_LIMIT), key=lambda master: self.socket_path(master) not in running):
+        running = {path.name for path in self._controller.runtime.iterdir()}
+        for master in sorted(range(_MASTERS_LIMIT), key=lambda master: f"{self._key}-{master}" not in running):
             if master in without:
                 continue
             place = self._try(master, "long", self._capacity(master).long)
