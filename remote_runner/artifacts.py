@@ -9,6 +9,7 @@ import pwd
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -176,11 +177,11 @@ def build_for(
     if not result.exists():
         lock = controller.lock(f"build-{hashlib.sha256(str(directory).encode()).hexdigest()[:24]}")
         try:
-            lock.acquire(deadline)
+            is_ours = lock.acquire_unless(result.exists, deadline)
         except DeadlineError as error:
             what = f"waiting for another process that builds {app.name} for {system}"
             raise DeadlineError(what, error.seconds) from error
-        with lock:
+        with lock if is_ours else nullcontext():
             if not result.exists():
                 # A directory for each attempt: who was killed while building may have left what still writes.
                 attempt = Attempt(directory / new_nonce()[:12], plan_dir, environ, deadline, stop)

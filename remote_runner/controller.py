@@ -11,13 +11,16 @@ import pwd
 import random
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import ControllerError, DeadlineError
+
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 0.06
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,24 @@ class FileLock:
 
     def acquire(self, deadline: Deadline = NEVER) -> FileLock:
         """Wait for the lock; raises `DeadlineError` when the time is over."""
+        self.acquire_unless(lambda: False, deadline)
+        return self
+
+    def acquire_unless(self, is_settled: Callable[[], bool], deadline: Deadline = NEVER) -> bool:
+        """Wait for the lock, or until nothing is left to be done under it; says whether it was taken.
+
+        Raises `DeadlineError` when the time is over.
+        """
+        pause_s = _FIRST_PAUSE_S
         while not self.try_acquire():
+            if is_settled():
+                return False
             if deadline.expired:
                 raise DeadlineError(f"waiting for the lock {self.path}", deadline.budget_s)
-            # flock(2) has no timeout; jitter keeps a hundred waiters from asking in step.
-            time.sleep(min(deadline.remaining_s, random.uniform(0.005, 0.02)))
-        return self
+            # flock(2) has no timeout. Jitter keeps a hundred waiters from asking in step; to ask takes 0.1 ms of CPU.
+            time.sleep(min(deadline.remaining_s, random.uniform(0.5, 1.0) * pause_s))
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.2)
+        return True
 
     def release(self) -> None:
         """Let go; harmless when not held."""

@@ -15,7 +15,7 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,52 +100,62 @@ class Forwards:
             self._name(home, "remote", str(near)): Forward(ForwardKind.REMOTE, FAR_LOOPBACK, 0, near.host, near.port)
             for near in nears
         }
-        connection = self._master(home, deadline)
-        if all(self._take_known(name, connection) for name in wanted):
-            return [self._uses[name].answer for name in wanted]
-        with self._controller.lock(f"{self._key}-{home}-forwarding").acquire(deadline):
+
+        def are_open() -> bool:
             connection = self._master(home, deadline)
-            self._close_unused(home, connection, deadline, but=wanted)
-            users: dict[str, FileLock] = {}
-            asked: dict[str, MuxConnection] = {}
-            ports: dict[str, int] = {}
-            refused: ForwardRefusedError | None = None
-            try:
-                with ExitStack() as connections:
-                    # All are asked for before the first answer is waited for: one round trip instead of one each.
-                    # A master reads no further from a connection that waits for a forward, so each has its own.
-                    for name, forward in wanted.items():
-                        users[name] = self._share(name, deadline)
-                        other = MuxConnection(connection.path, deadline) if asked else connection
-                        if asked:
-                            connections.callback(other.close)
-                        asked[name] = other
-                        other.ask_forward(forward)
-                    for name, forward in wanted.items():
-                        try:
-                            ports[name] = asked[name].wait_forward(forward, deadline)
-                        except MasterRefusedError as error:
-                            near = Endpoint(forward.connect_host, forward.connect_port)
-                            refused = refused or self._refused(near, error)
-            except BaseException:
-                for name, lock in users.items():
-                    self._unshare(name, lock)
-                raise
+            return all(self._take_known(name, connection) for name in wanted)
+
+        lock = self._controller.lock(f"{self._key}-{home}-forwarding")
+        if not are_open() and lock.acquire_unless(are_open, deadline):
+            with lock:
+                if not are_open():
+                    self._ask_remote(wanted, home, deadline)
+        return [self._uses[name].answer for name in wanted]
+
+    def _ask_remote(self, wanted: Mapping[str, Forward], home: int, deadline: Deadline) -> None:
+        """Ask the master for all of them; the lock on its forwards is held."""
+        connection = self._master(home, deadline)
+        self._close_unused(home, connection, deadline, but=wanted)
+        users: dict[str, FileLock] = {}
+        asked: dict[str, MuxConnection] = {}
+        ports: dict[str, int] = {}
+        refused: ForwardRefusedError | None = None
+        try:
+            with ExitStack() as connections:
+                # All are asked for before the first answer is waited for: one round trip instead of one each.
+                # A master reads no further from a connection that waits for a forward, so each has its own.
+                for name, forward in wanted.items():
+                    users[name] = self._share(name, deadline)
+                    other = MuxConnection(connection.path, deadline) if asked else connection
+                    if asked:
+                        connections.callback(other.close)
+                    asked[name] = other
+                    other.ask_forward(forward)
+                for name, forward in wanted.items():
+                    try:
+                        ports[name] = asked[name].wait_forward(forward, deadline)
+                    except MasterRefusedError as error:
+                        near = Endpoint(forward.connect_host, forward.connect_port)
+                        refused = refused or self._refused(near, error)
+        except BaseException:
             for name, lock in users.items():
-                if name in ports:
-                    port = ports[name]
-                    record = Record(home, wanted[name], port, connection.master_pid)
-                    self._keep(name, Use(record, self._path(name), lock, Endpoint(FAR_LOOPBACK, port)))
-                else:
-                    self._unshare(name, lock)
-            if refused is not None:
-                raise refused
-        return [self._uses[self._name(home, "remote", str(near))].answer for near in nears]
+                self._unshare(name, lock)
+            raise
+        for name, lock in users.items():
+            if name in ports:
+                port = ports[name]
+                record = Record(home, wanted[name], port, connection.master_pid)
+                self._keep(name, Use(record, self._path(name), lock, Endpoint(FAR_LOOPBACK, port)))
+            else:
+                self._unshare(name, lock)
+        if refused is not None:
+            raise refused
 
     def _take_known(self, name: str, connection: MuxConnection) -> bool:
         """Share a forward that is open, without asking the master: no round trip, and no turn to wait for."""
-        if name in self._uses:
-            return True
+        use = self._uses.get(name)
+        if use is not None:
+            return use.record.pid == connection.master_pid
         users = self._controller.lock(f"{name}-users", shared=True)
         if not users.try_acquire():
             return False  # it is just being closed
