@@ -87,13 +87,14 @@ class _StorePush:
         }
         script = load_script("base.sh", "nix/store.sh", "nix/push.sh")
         what = f"push to {self.host.name}"
-        with BriefSession(self.host, script, values, self.deadline, what) as session:
+        # The server here gets ready (25 ms) while the connection opens.
+        with self._source() as source, BriefSession(self.host, script, values, self.deadline, what) as session:
             word, rest = session.answer()
             if word == "asks":
                 word, rest = self._store_answers(session, rest)
             if word == "serve":
                 access, user, base = rest.split(" ", 2)
-                delivery = self._serve(session, access, user, base, build=build)
+                delivery = self._serve(source, session, access, user, base, build=build)
                 session.finish(_after(self.deadline))
                 return delivery
             session.finish()
@@ -173,20 +174,21 @@ class _StorePush:
             raise NoNixError(f"{self.artifact.out}, as a store path,")
         return LocalServer(nix, self.deadline)
 
-    def _serve(self, session: BriefSession, access: str, user: str, base: str, *, build: bool) -> Delivery:
+    def _serve(
+        self, source: LocalServer, session: BriefSession, access: str, user: str, base: str, *, build: bool
+    ) -> Delivery:
         """The closure over the session that serves, then the root over one of its own."""
         artifact = self.artifact
         far = _FarServer(self.host.name, session)
-        with self._source() as source:
-            copy = _Copy(source, far, self.report)
-            copy.find_missing(artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build)
-            if access == "untrusted" and copy.unsigned:
-                raise self._not_trusted(user, copy.unsigned)
-            try:
-                copy.send()
-                self._realise(base, copy.wait, build=build)
-            except _UnsignedError as error:
-                raise self._not_trusted(user, copy.unsigned) from error
+        copy = _Copy(source, far, self.report)
+        copy.find_missing(artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build)
+        if access == "untrusted" and copy.unsigned:
+            raise self._not_trusted(user, copy.unsigned)
+        try:
+            copy.send()
+            self._realise(base, copy.wait, build=build)
+        except _UnsignedError as error:
+            raise self._not_trusted(user, copy.unsigned) from error
         return Delivery(Store.NIX, base, False, copy.sent_bytes, len(copy.infos), copy.paths, built=build)
 
     def _realise(self, base: str, all_there: Callable[[], None], *, build: bool) -> None:
