@@ -209,6 +209,25 @@ def test_a_hundred_launchers_at_once_start_one_and_each_has_its_status(ground: G
     assert {line[0] for _, lines, _ in ended for line in lines} == {pid}
 
 
+def test_of_launchers_that_find_none_together_the_first_starts_it(ground: Ground, controller: Controller) -> None:
+    ground.write("say(os.getppid())\nreturn 0")
+    _, ((pid,),), _ = ground.run()
+    (place,) = [WarmPlace(path) for path in (ground.runtime / "warm").iterdir() if path.is_socket()]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: is_gone(pid), 10)
+    with controller.lock(place.lock_name):
+        launchers = [ground.start() for _ in range(10)]
+        inode = f":{place.lock.stat().st_ino} "
+        wait_for(lambda: sum("->" in line and inode in line for line in locks()) == len(launchers), 20)
+    assert len({tuple(lines[0]) for _, lines, _ in map(said, launchers)}) == 1
+    assert ground.started() == ["warm", "warm"]
+
+
+def locks() -> list[str]:
+    """The kernel's list of locks, those waited for among them."""
+    return Path("/proc/locks").read_text(encoding="ascii").splitlines()
+
+
 def test_no_launcher_is_lost_that_comes_while_one_ends(ground: Ground) -> None:
     idle_s = 0.02
     ground.write("return 5", idle_s=idle_s)
@@ -272,14 +291,30 @@ def test_another_interpreters_variables_are_another_warm_process(ground: Ground)
     assert plain == again != other
 
 
-def test_a_killed_warm_process_is_replaced(ground: Ground) -> None:
-    ground.write("say(os.getppid())\nreturn 0")
-    _, ((pid,),), _ = ground.run()
+def test_a_killed_warm_process_is_replaced_though_its_instances_go_on(ground: Ground, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    ground.write(f"say(os.getppid())\nif 'TEST_WAIT' in os.environ: open({str(tmp_path / 'go')!r}).close()\nreturn 3")
+    launcher = ground.start({"TEST_WAIT": "1"})
+    assert launcher.stdout is not None
+    (pid,) = json.loads(launcher.stdout.readline())
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: is_gone(pid), 10)
     status, ((other,),), _ = ground.run()
-    assert (status, other != pid) == (0, True)
+    assert (status, other != pid) == (3, True)
+    (tmp_path / "go").write_text("")
+    assert said(launcher) == (3, [], "")
     assert ground.started() == ["warm", "warm"]
+
+
+def test_one_that_was_replaced_does_not_take_the_others_socket_with_it(ground: Ground) -> None:
+    ground.write("say(os.getppid())\nreturn 0", idle_s=0.5)
+    _, ((old,),), _ = ground.run()
+    for path in (ground.runtime / "warm").iterdir():
+        path.unlink()
+    ground.write("say(os.getppid())\nreturn 0")
+    _, ((new,),), _ = ground.run()
+    wait_for(lambda: is_gone(old), 10)
+    assert new != old
+    assert ground.run()[1] == [[new]]
 
 
 # Where there is none
