@@ -20,7 +20,6 @@ const (
 	answerBytes   = len(protocol) + 1
 	answerTakes   = 'y'
 	answerStale   = 's'
-	listenerFd    = 3 // in the warm process
 	startVariable = "REMOTE_RUNNER_WARM"
 	// A warm process takes an instance in milliseconds. One that was stopped, or hangs at its start, is not waited for.
 	patience = 30 * time.Second
@@ -28,7 +27,10 @@ const (
 	backlog  = 4096
 )
 
-var errNotTaken = errors.New("it ended before it took the instance")
+var (
+	errNotTaken = errors.New("it ended before it took the instance")
+	errSilent   = fmt.Errorf("it says nothing within %s", patience)
+)
 
 // handOver lets a warm process run the instance and returns its exit status. An error says why none could: then nothing
 // of the instance has begun.
@@ -50,7 +52,7 @@ func handOver(instance command) (int, error) {
 			}
 			err = failure
 		}
-		if started != 0 {
+		if started != 0 && (err == errNotTaken || err == errSilent) {
 			return 0, place.explain(started, err)
 		}
 		if err != errNotTaken {
@@ -186,7 +188,7 @@ func (place place) start(listener int) (int, error) {
 	pid, err := syscall.ForkExec(place.words[0], place.words, &syscall.ProcAttr{
 		Dir:   directory,
 		Env:   append(place.environ, fmt.Sprintf("%s=%d %s", startVariable, socket.Ino, place.socket)),
-		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)},
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)}, // which is descriptor 3 there
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -262,7 +264,7 @@ func readAnswer(connection int) (byte, error) {
 		count := 0
 		err := ignoringInterrupts(func() (err error) { count, err = syscall.Read(connection, answer[read:]); return })
 		if err == syscall.EAGAIN {
-			return 0, fmt.Errorf("it says nothing within %s", patience)
+			return 0, errSilent
 		}
 		if err != nil || count == 0 {
 			return 0, errNotTaken

@@ -26,17 +26,18 @@ def main() -> int:
         return warm.main(place, run)
     from remote_runner.stop import Stop
 
-    return run(Stop())
+    stop = Stop()
+    stop.on_signals()
+    return run(stop)
 
 
 def run(stop: Stop) -> int:
-    """Run the instance of this process: its environment, its directory, its signals."""
+    """Run the instance of this process: its environment, its directory."""
     import os
     from pathlib import Path
 
     from remote_runner.instance import run_instance
 
-    stop.on_signals()
     return run_instance(dict(os.environ), Path.cwd(), stop=stop)  # noqa: TID251 (the edge of the process)
 
 

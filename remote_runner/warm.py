@@ -45,16 +45,18 @@ _LOCK_S = 5.0
 MODULES = (
     *("remote_runner.instance", "remote_runner.masters", "remote_runner.local_host", "remote_runner.addresses"),
     *("remote_runner.nix.builder", "remote_runner.nix.push", "testground.sync.client"),
-    *("encodings.idna", "shlex", "shutil", "yaml"),
+    *("encodings.ascii", "encodings.idna", "shlex", "shutil", "yaml"),
 )
 _ROOMS = ("remote_runner", "testground")
+_PYTHONS = sys.stdlib_module_names
 
 
 def main(place: str, run: Callable[[Stop], int], *, idle_s: float = IDLE_S) -> int:
     """Serve launchers until none has come for so long; the exit status.
 
     `place` is what a launcher says of the socket that it leaves here as descriptor 3: its inode and its path.
-    `run` is an instance, in a process of its own with the launcher's directory, environment and descriptors.
+    `run` is an instance, in a process of its own with the launcher's directory, environment and descriptors, whose
+    signals are requests to stop.
     """
     inode, _, path = place.partition(" ")
     code = Code()
@@ -73,7 +75,8 @@ class Code:
 
     def __init__(self) -> None:
         here = Path(__file__).parent.parent
-        self._seen = {path: _state(path) for room in _ROOMS for path in (here / room).rglob("*.py")}
+        ours = [path for room in _ROOMS for kind in ("*.py", "*.sh") for path in (here / room).rglob(kind)]
+        self._seen = {path: _state(path) for path in ours}
 
     def add_loaded(self) -> None:
         """Add what is loaded now, but for Python's own library: its interpreter stands for that."""
@@ -85,9 +88,6 @@ class Code:
     def is_changed(self) -> bool:
         """Whether one of them is another file now, or gone."""
         return any(_state(path) != state for path, state in self._seen.items())
-
-
-_PYTHONS = sys.stdlib_module_names
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -219,6 +219,7 @@ def _be_an_instance(connection: socket.socket, run: Callable[[Stop], int]) -> No
     os.environ.clear()  # noqa: TID251 (the edge of the process)
     os.environb.update(request.environ)
     stop = Stop()
+    stop.on_signals()
     threading.Thread(target=_follow_launcher, args=(connection, stop), daemon=True).start()
     status = run(stop)
     _close_outputs()

@@ -161,7 +161,7 @@ def test_what_a_launcher_was_given_by_chance_does_not_stay_open_in_the_warm_proc
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_launcher_is_the_instances(ground: Ground, number: signal.Signals) -> None:
-    ground.write("stop.on_signals()\nsay('ready')\nstop.wait()\nsay(stop.reason)\nreturn 3")
+    ground.write("say('ready')\nstop.wait()\nsay(stop.reason)\nreturn 3")
     launcher = ground.start()
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == b'["ready"]\n'
