@@ -6,6 +6,7 @@ Nix's programs are this machine's (Debian's nix-bin); /nix and /etc/nix are the 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.hosts import Keys, which
@@ -27,9 +28,18 @@ def _own_nix(directory: Path, *conf: str) -> dict[str, Path]:
     return {"/nix": directory / "nix", "/etc/nix": write_nix_conf(directory / "etc-nix", *conf)}
 
 
-def single_user(lan: Lan, directory: Path, *, name: str, keys: Keys, conf: tuple[str, ...] = ()) -> NetnsHost:
+def single_user(
+    lan: Lan,
+    directory: Path,
+    *,
+    name: str,
+    keys: Keys,
+    conf: tuple[str, ...] = (),
+    binds: Mapping[str, Path] | None = None,
+) -> NetnsHost:
     """Root logs in, and the store is root's. `conf`: further lines of its nix.conf(5)."""
-    return NetnsHost.start(lan, directory, name=name, keys=keys, binds=_own_nix(directory, *conf))
+    binds = {**_own_nix(directory, *conf), **(binds or {})}
+    return NetnsHost.start(lan, directory, name=name, keys=keys, binds=binds)
 
 
 def with_daemon(lan: Lan, directory: Path, *, name: str, keys: Keys, conf: tuple[str, ...] = ()) -> NetnsHost:

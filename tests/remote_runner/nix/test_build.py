@@ -37,10 +37,12 @@ from remote_runner.nix import here, verbs
 from remote_runner.nix.artifact import StoreArtifact
 from remote_runner.nix.builder import planned_commands, store_artifact
 from remote_runner.nix.here import Nix, find_nix
+from remote_runner.nix.serve import ServeClient
+from remote_runner.nix.source import LocalServer
 from remote_runner.stop import InstanceStoppedError, Stop
 from remote_runner.systems import System
 from tests import hosts_nix
-from tests.hosts import Keys, TestHost
+from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan
 from tests.nix_bed import NixHere
 
@@ -431,6 +433,28 @@ def test_a_build_that_fails_shows_its_last_lines_and_its_log(plan: Path, control
         assert words in str(error)
     assert "\n1\n2\n" in Path(error.log).read_text()
     assert re.fullmatch(r"`nix-store --realise /nix/store/\S+\.drv` does the same by hand", error.next_step)
+
+
+def test_a_daemon_of_this_machine_builds(nix_here: NixHere, plan: Path, controller: Controller) -> None:
+    environ = {**os.environ, "NIX_REMOTE": "daemon"}
+    with subprocess.Popen([which("nix-daemon")], stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            while not Path("/nix/var/nix/daemon-socket/socket").exists():
+                assert daemon.poll() is None
+                time.sleep(0.01)
+            artifact = built(app(), plan, controller, environ=environ)
+            with LocalServer(replace(the_nix(), environ=environ), Deadline.after(60)) as server:
+                client = ServeClient(server)
+                client.greet()
+                assert client.closure(artifact.out) == [artifact.out]
+        finally:
+            daemon.terminate()
+            assert daemon.stderr is not None
+            said = daemon.stderr.read()
+    assert artifact.here
+    assert nix_here.is_valid(artifact.out)
+    assert said.count("accepted connection") > 3  # each step went to the daemon
+    Path("/nix/var/nix/daemon-socket/socket").unlink()  # else an ordinary user's Nix would look for somebody there
 
 
 def test_a_nix_that_nobody_set_up_is_told(configured: NixHere, plan: Path, controller: Controller) -> None:

@@ -507,6 +507,23 @@ def test_a_trusted_user_of_a_daemon_just_copies(
         assert run(host, str(pushed.program)).startswith("hello")
 
 
+@pytest.mark.parametrize("substitute", [True, False])
+def test_a_host_fetches_what_its_substituters_have_if_it_may(
+    pushing: Pushing, apps: Apps, lan: Lan, keys: Keys, tmp_path: Path, substitute: bool
+) -> None:
+    conf = ("substituters = file:///srv/cache", "require-sigs = false")
+    cache = tmp_path / "cache"
+    binds = {"/srv": tmp_path}
+    with hosts_nix.single_user(lan, tmp_path / "far", name="fetching", keys=keys, conf=conf, binds=binds) as host:
+        pushing.known_by_name(host)
+        artifact = apps.app(texts=["a"])
+        (text,) = (path for path in apps.nix.closure(artifact.out) if path != artifact.out)
+        apps.nix.run("nix", "copy", "--to", f"file://{cache}", text)
+        pushed = pushing.push(host, artifact, substitute=substitute)
+        assert (pushed.sent_paths, pushed.paths) == (1 if substitute else 2, 2)
+        assert is_valid(host, artifact.out)
+
+
 def test_a_daemon_that_hangs_is_named(pushing: Pushing, apps: Apps, lan: Lan, keys: Keys, tmp_path: Path) -> None:
     with hosts_nix.with_daemon(lan, tmp_path / "far", name="hung", keys=keys) as host:
         pushing.known_by_name(host)
