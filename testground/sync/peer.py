@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Iterable
 
 from testground.sync import websocket
 from testground.sync.core import Connection, SyncCore
@@ -16,149 +20,136 @@ _OPEN_TIMEOUT_S = 60.0
 _TURN_BYTES = 64 * 1024  # about so much is handed to a socket before other clients have their turn
 
 
-class Peer(asyncio.BufferedProtocol):
-    """A client's connection, from its first byte to its last. Enters itself into `peers`, and takes itself out.
+class Peer:
+    """A client's connection, from its first byte to its last. Whoever owns it calls `read`, `resume` and `write`.
 
-    A client has no task and no queue of its own: what comes at once is answered at once, with one write to each socket.
-    Nor a buffer: all of an event loop read into `buffer`, one after the other. (Where a protocol has none, asyncio
-    asks for 256 KiB at each read and gives most of it back: 37 us for a signal_entry instead of 16, whenever malloc
-    maps and unmaps such pieces.)
+    `interest` says what to wait for, `until_s` (of the monotonic clock) when to give the client up. Once `has_ended` is
+    true, it is to be dropped.
     """
 
-    def __init__(self, core: SyncCore, peers: dict[Connection, Peer], buffer: bytearray) -> None:
-        self._core, self._peers, self._buffer = core, peers, memoryview(buffer)
-        self._connection = core.connect()
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, connected: socket.socket, core: SyncCore) -> None:
+        connected.setblocking(False)
+        with contextlib.suppress(OSError):  # macOS, where it is gone already
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connected
+        self.connection = core.connect()
+        self.until_s: float | None = time.monotonic() + _OPEN_TIMEOUT_S
+        self.has_ended = False
+        self._core = core
         self._head: bytearray | None = bytearray()  # until hands are shaken
         self._reader = websocket.FrameReader(masked=True, limit_bytes=LIMIT_BYTES)
+        self._out = bytearray()
         self._is_full = False  # the socket takes no more now
-        self._is_waiting = False  # for its next turn
-        self._is_closing = False  # the closing frame is sent
-        self._is_deaf = False  # nothing more is read
-        self.gone = self._loop.create_future()
+        self._has_more = False  # in the core, for the next turn
+        self._is_closing = False  # the closing frame is on its way, or there will be none: nothing comes after it
+        self._is_deaf = False  # what still comes is thrown away
+        self._is_leaving = False  # the client has said or sent its last
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._peers[self._connection] = self
-        self._timer = self._loop.call_later(_OPEN_TIMEOUT_S, transport.abort)
+    @property
+    def interest(self) -> int:
+        """The events of `selectors` to wait for."""
+        reading = 0 if self._is_leaving else selectors.EVENT_READ
+        return reading | (selectors.EVENT_WRITE if self._is_full or self._has_more else 0)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-        self._core.disconnect(self._connection)
-        del self._peers[self._connection]
-        self.gone.set_result(None)
-
-    def pause_writing(self) -> None:
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        self._is_full = False
-        self.pump()
-
-    def eof_received(self) -> None:
-        self._end_soon()  # asyncio closes the transport now, once it has sent everything
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._is_deaf:
-            return
-        data: bytes | memoryview = self._buffer[:nbytes]
-        if self._head is not None:
-            data = self._shake_hands(self._head, data)
-        woken: dict[Connection, None] = {}
+    def read(self, buffer: memoryview) -> Iterable[Connection]:
+        """Take what has come, by way of `buffer`; returns whom to `write` to because of it."""
+        woken = {self.connection: None}
         try:
-            for opcode, payload in self._reader.feed(data):
-                if opcode in (websocket.TEXT, websocket.BINARY):
-                    for connection in self._core.receive(self._connection, payload):
-                        woken[connection] = None
-                elif opcode == websocket.PING:
-                    self._transport.write(websocket.frame(websocket.PONG, payload))
-                elif opcode == websocket.CLOSE:
-                    self._answer_close(payload)
-                    break
-        except websocket.WebSocketError as error:
-            self._is_deaf = True
-            self._core.end(self._connection, Close(error.code, error.reason))
-            woken[self._connection] = None
-        for connection in woken:
-            self._peers[connection].pump()
+            count = self.socket.recv_into(buffer)
+        except BlockingIOError:
+            return woken
+        except OSError:
+            self.has_ended = True
+            return woken
+        if count == 0:
+            self._leave()
+        elif not self._is_deaf:
+            data = buffer[:count] if self._head is None else self._shake_hands(self._head, buffer[:count])
+            try:
+                for opcode, payload in self._reader.feed(data):
+                    if opcode in (websocket.TEXT, websocket.BINARY):
+                        for connection in self._core.receive(self.connection, payload):
+                            woken[connection] = None
+                    elif opcode == websocket.PING and not self._is_full:  # who reads nothing waits for no pong
+                        self._out += websocket.frame(websocket.PONG, payload)
+                    elif opcode == websocket.CLOSE:
+                        self._take()
+                        if not self._is_closing:
+                            self._out += websocket.frame(websocket.CLOSE, payload)
+                        self._leave()
+                        break
+            except websocket.WebSocketError as error:
+                self._is_deaf = True
+                self._core.end(self.connection, Close(error.code, error.reason))
+        return woken
 
-    def pump(self) -> None:
+    def resume(self) -> None:
+        """The socket takes something again."""
+        self._is_full = False
+
+    def write(self) -> None:
         """Hand the socket what the core has for this client, as far as it takes it now."""
-        if self._is_full or self._is_waiting or self._is_closing or self._transport.is_closing():
+        if self._is_full or self.has_ended:
             return
-        frames: list[bytes] = []
-        size_bytes = 0
-        while (found := self._core.take(self._connection)) is not None:
-            if isinstance(found, Close):
-                payload = websocket.close_payload(found.code, found.reason)
-                frames.append(websocket.frame(websocket.CLOSE, payload))
-                self._is_closing = True
-                break
-            frames.append(websocket.frame(websocket.TEXT, found.encode()))
-            size_bytes += len(frames[-1])
-            if size_bytes > _TURN_BYTES:
-                self._is_waiting = True
-                self._loop.call_soon(self._pump_on)
-                break
-        if frames:
-            self._transport.write(b"".join(frames))
-        if self._is_closing:
-            self._end_soon()
-            if self._is_deaf:
+        self._take()
+        try:
+            if self._out:
+                del self._out[: self.socket.send(self._out)]
+            if not self._out and self._is_closing and self._is_deaf and not self._is_leaving:
                 # Its answer cannot be told from what it still sends of a frame: the end of the stream has to do.
-                self._transport.write_eof()
+                self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.has_ended = True
+        self._is_full = bool(self._out)
+        self.has_ended = self.has_ended or (self._is_leaving and not self._out)
 
     def end(self, close: Close) -> None:
         """End the connection from this side, after what was answered already."""
-        if self._head is not None:
-            self._transport.abort()
-            return
-        self._core.end(self._connection, close)
-        self.pump()
+        if self._head is None:
+            self._core.end(self.connection, close)
+            self.write()
+        else:
+            self.has_ended = True
 
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._transport.abort()
+    def _take(self) -> None:
+        """Put what the core has for this client behind what is to be sent, as much as one turn may have."""
+        self._has_more = False
+        while not self._is_closing:
+            if len(self._out) > _TURN_BYTES:
+                self._has_more = True
+                return
+            found = self._core.take(self.connection)
+            if found is None:
+                return
+            if isinstance(found, Close):
+                payload = websocket.close_payload(found.code, found.reason)
+                self._out += websocket.frame(websocket.CLOSE, payload)
+                self._is_closing = True
+                self.until_s = time.monotonic() + CLOSE_TIMEOUT_S
+            else:
+                self._out += websocket.frame(websocket.TEXT, found.encode())
 
-    def _shake_hands(self, head: bytearray, data: bytes | memoryview) -> bytes:
+    def _leave(self) -> None:
+        self._is_deaf = self._is_closing = self._is_leaving = True
+        self._has_more = False
+        self.until_s = time.monotonic() + CLOSE_TIMEOUT_S
+
+    def _shake_hands(self, head: bytearray, data: memoryview) -> bytes:
         """Answer the client's first lines once they are here; returns what has come behind them."""
         head += data
         try:
             request = websocket.take_head(head)
         except websocket.WebSocketError:
-            self._is_deaf = True
-            self._transport.close()
+            self._leave()
             return b""
         if request is None:
             return b""
         is_taken, answer = websocket.response_head(request)
-        self._transport.write(answer)
+        self._out += answer
         if not is_taken:
-            self._is_deaf = True
-            self._transport.close()
+            self._leave()
             return b""
-        self._timer.cancel()
-        self._head = None
+        self._head, self.until_s = None, None
         return bytes(head)
-
-    def _answer_close(self, payload: bytes) -> None:
-        self._is_deaf = True
-        if not self._is_closing:
-            self.pump()
-            self._is_closing = True
-            self._transport.write(websocket.frame(websocket.CLOSE, payload))
-            self._end_soon()
-        self._transport.close()
-
-    def _pump_on(self) -> None:
-        self._is_waiting = False
-        self.pump()
-
-    def _end_soon(self) -> None:
-        """Cut the client off, unless it takes what is still to come, and answers the closing, within a time."""
-        self._timer.cancel()
-        self._timer = self._loop.call_later(CLOSE_TIMEOUT_S, self._transport.abort)

@@ -1,8 +1,8 @@
 """WebSocket (RFC 6455) without input or output, as much of it as the sync service and its client need: no extensions.
 
 The library `websockets` does all of it and more, and is what the tests have at the other end. An instance opens one
-connection and asks for one number: importing the library costs it 45 ms of processor time, this 2 ms; and the embedded
-service spends a third of the time on a request.
+connection and asks for one number: importing the library costs it 45 ms of processor time, this 2 ms. The embedded
+service takes 15 us for a request; on the library's server and a task for each client it took 32 to 39.
 """
 
 from __future__ import annotations

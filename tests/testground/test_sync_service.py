@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_sync
 
-from testground.errors import SyncListenError
+from testground.errors import SyncListenError, SyncUnreachableError
 from testground.sync import websocket
 from testground.sync.client import SyncClient
 from testground.sync.service import SyncService
@@ -273,6 +274,27 @@ def test_what_is_no_websocket_is_turned_away_without_a_word(capfd: pytest.Captur
         with client_of(service) as client:
             assert client.signal_entry("s") == 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_with_no_more_files_it_takes_clients_again_when_others_have_gone() -> None:
+    program = (
+        "import resource; from testground.sync.service import serve_forever;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); serve_forever(0, lambda port: print(port, flush=True))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with ExitStack() as stack:
+        argv = [sys.executable, "-c", program]
+        served = stack.enter_context(subprocess.Popen(argv, cwd=root, stdout=subprocess.PIPE))
+        stack.callback(served.kill)
+        assert served.stdout is not None
+        port = int(served.stdout.readline())
+        with ExitStack() as crowd:
+            for _ in range(40):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            with pytest.raises(SyncUnreachableError):
+                SyncClient("127.0.0.1", port, run="r", plan="p", case="c", timeout_s=0.5).open()
+        with SyncClient("127.0.0.1", port, run="r", plan="p", case="c") as client:
+            assert client.signal_entry("s") == 1
 
 
 def test_served_alone_it_ends_at_ctrl_c() -> None:
