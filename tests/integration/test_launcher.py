@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_instances_on_a_host_come_from_one_warm_process(
         assert plan.record()["host"] == netns_host.name
     assert len(warm_processes(controller.runtime)) == 1
     assert netns_host.processes() == []
+
+
+def test_where_the_plan_names_no_python_a_warm_fab_runs_its_instances(plan: FailingPlan) -> None:
+    (plan.directory / "exec-go" / "command").unlink()
+    (plan.directory / "fabfile.py").write_text("from tasks import ns  # noqa: F401\n", encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):
+        ended = plan.run(PATH=path)
+        assert (ended.status, ended.failures, ended.stderr) == (0, [], "")
+        assert not any(message.startswith("start:") for message in ended.messages)
+    (warm,) = warm_processes(plan.controller.runtime)
+    assert b"instance" in Path(f"/proc/{warm}/cmdline").read_bytes().split(b"\0")
 
 
 # Has written something, has a child that nobody knows of, and does not end before it is killed.

@@ -23,7 +23,7 @@ from remote_runner.controller import Controller
 from remote_runner.warm_protocol import WarmPlace
 from tests.hosts import which
 from tests.integration.runs import ROOT, wait_for
-from tests.launcher import is_gone, launcher_of, warm_processes
+from tests.launcher import children, is_gone, launcher_of, warm_processes
 from tests.needs import need
 
 LIMIT_S = 100.0
@@ -196,6 +196,21 @@ def test_a_killed_launchers_instance_hears_of_it_and_has_nothing_of_the_daemons(
     assert left.read_text() == "/dev/nullits launcher was killed (Testground's cancel)"
 
 
+def test_nothing_begins_for_a_launcher_that_was_killed_before_it_was_taken(ground: Ground, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    ground.write("say('begun')\nreturn 0", before=f"open({str(tmp_path / 'go')!r}).close()")
+    launchers = [ground.start() for _ in range(3)]
+    wait_for(lambda: ground.starts.exists(), 20)
+    for launcher in launchers:
+        launcher.kill()
+    (tmp_path / "go").write_text("")
+    assert [said(launcher) for launcher in launchers] == [(-signal.SIGKILL, [], "")] * 3
+    assert ground.run() == (0, [["begun"]], "")
+    wait_for(lambda: children(*warm_processes(ground.runtime)) == [], 10)
+    (log,) = (ground.runtime / "warm").glob("*.log")
+    assert len(log.read_text().splitlines()) == 1, "nobody complained"
+
+
 # Who starts it
 
 
@@ -326,6 +341,14 @@ def test_a_program_that_cannot_serve_is_started_as_it_is(ground: Ground) -> None
     assert (status, stderr) == (42, "")
     assert reason_of(lines) == "it ended before it took the instance: it cannot"
     assert ground.started() == ["warm", "plain"]
+
+
+def test_where_no_process_can_be_forked_the_launchers_own_is_one(ground: Ground) -> None:
+    ground.write("return 0", before="def refuse(): raise BlockingIOError(11, 'no more processes')\nos.fork = refuse")
+    for _ in range(2):
+        status, lines, _ = ground.run()
+        assert (status, reason_of(lines)) == (42, "it has no process for the instance")
+    assert ground.started() == ["warm", "plain", "plain"]
 
 
 def test_a_program_that_hangs_is_ended_and_started_as_it_is(ground: Ground) -> None:
