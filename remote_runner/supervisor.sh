@@ -421,7 +421,7 @@ rr_timer_loop() {
         [ -n "$rr_alive" ] && rr_missed=0 || rr_missed=$((rr_missed + 1))
         rr_lives $$ || rr_ending=lost
         # Before there is a job nothing can be lost by waiting.
-        [ "$rr_missed" -ge 4 ] && { [ -d "$rr_run" ] || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost
+        [ "$rr_missed" -ge 4 ] && { rr_has_job || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost
         case $rr_ending in
             stop)
                 rr_ending=
@@ -434,7 +434,7 @@ rr_timer_loop() {
             lost)
                 trap '' HUP USR1 USR2
                 # No job has come: nothing is to be ended but who waits for it.
-                [ -d "$rr_run" ] || kill -s KILL $$
+                rr_has_job || { kill -s KILL $$; trap - EXIT; exit 0; }
                 rr_end_group lost
                 rr_lives $$ || { rr_end_rest; trap - EXIT; exit 0; }
                 # The supervisor leaves by itself now, unless it waits for a word or hangs in a write that nobody reads.
@@ -449,10 +449,15 @@ rr_timer_loop() {
     done
 }
 
+# Whether the run is ours: another session of the same instance may have made it, while ours waited.
+rr_has_job() {
+    rr_recorded supervisor && [ "$rr_value" = $$ ]
+}
+
 # A shell that cannot start a process (sleep, for the next look) ends on the spot, and nobody would watch any more. What
 # is done here takes none: the application has taken them all, most likely.
 rr_cannot_fork() {
-    [ -d "$rr_run" ] || kill -s KILL $$
+    rr_has_job || { kill -s KILL $$; return; }
     [ -s "$rr_run/reason" ] || printf '%s\n' processes >"$rr_run/reason"
     rr_recorded application || return
     rr_group=$rr_value

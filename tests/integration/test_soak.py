@@ -12,7 +12,10 @@ from tests.needs import need
 
 ROOT = Path(__file__).parent.parent.parent
 # By these the host learns that nobody here listens any more: missed signs of life, and the end of its input.
-WATCH = ('[ "$rr_missed" -ge 4 ] && rr_ending=lost', "trap 'rr_ending=lost' HUP")
+WATCH = (
+    '[ "$rr_missed" -ge 4 ] && { rr_has_job || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost',
+    "trap 'rr_ending=lost' HUP",
+)
 
 
 # On the soak's third host, which has Nix: an instance, a look, and the same with a root of ours that nobody removes.

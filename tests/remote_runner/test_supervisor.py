@@ -9,18 +9,20 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from remote_runner import supervisor
 from remote_runner.controller import Controller
+from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactMissingError,
     FarShellError,
     InstanceExistsError,
     JobError,
+    NoExitStatusError,
     NoFarDirectoryError,
     NoRoomError,
     ProgramUnusableError,
@@ -28,9 +30,9 @@ from remote_runner.errors import (
 )
 from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.host import Session
-from remote_runner.job import Job, instance_id
+from remote_runner.job import Job, Seat, instance_id
 from remote_runner.local_host import LocalHost, LocalSession
-from remote_runner.supervisor import EventKind
+from remote_runner.supervisor import EventKind, start_run
 from tests.needs import need
 from tests.remote_runner.far import LOCAL_SHELLS, USER_STORES, Far, is_running, open_far, wait_gone
 
@@ -296,6 +298,19 @@ def test_when_nothing_is_heard_the_application_ends(far: Far, monkeypatch: pytes
 
 
 @PROC
+def test_a_session_that_waited_in_vain_leaves_the_run_of_the_next_one_alone(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote_runner.job.RECOVERY_S", 0.0)
+    with start_run(far.host, Seat("run-1", str(far.directory), 1, 1), far.shell) as silent:
+        with far.start("/bin/sh", "-c", "exec sleep 30", instance_id="run-1") as running:
+            running.wait_started()
+            with suppress(NoExitStatusError):  # ssh does not tell of a signal
+                silent.session.wait_exit(Deadline.after(30))
+            time.sleep(2)  # when the other one's application would be ended, of which nobody could tell
+            assert EventKind.EXITED not in running.kinds
+
+
 def test_a_supervisor_that_is_killed_is_told_of_and_the_application_ends(far: Far) -> None:
     with far.start("/bin/sh", "-c", "echo $$; sleep 600", tolerate_s=4) as running:
         running.wait_for(b"\n")
