@@ -13,6 +13,7 @@ import os
 import re
 import selectors
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 
 PORT = 5050
 MESSAGES = 20
+BARRIERS = 9
 RATE_S = 3.0
 _WAIT_S = 60.0
 _KEY = "run:r:plan:p:case:c:"
@@ -37,9 +39,9 @@ class Cost:
     """What one start of a service has shown."""
 
     publish_s: float
-    """From a publish to its message at a subscriber, the mean of `MESSAGES` one after the other."""
+    """From a publish to its message at a subscriber, the median of `MESSAGES` one after the other."""
     barrier_s: float
-    """From the last entry into a state to the last answer to the barriers of all clients on it."""
+    """From the last entry into a state to the last answer to the barriers of all clients on it, the median of some."""
     entries_per_s: float
     """signal_entry, each client with one under way."""
     cpu_s_per_entry: float
@@ -92,7 +94,7 @@ def signal(state: str) -> bytes:
 def measure(clients: list[Client], pid: int) -> Cost:
     """Everything, one after the other."""
     publish_s = _publish(*clients[:2])
-    barrier_s = _barrier(clients)
+    barrier_s = statistics.median(_barrier(clients, f"all{number}") for number in range(BARRIERS))
     service_cpu_s, own_cpu_s, began_s = _cpu_s(pid), time.process_time(), time.monotonic()
     entries = _entries(clients)
     took_s = time.monotonic() - began_s
@@ -112,19 +114,19 @@ def _publish(publisher: Client, subscriber: Client) -> float:
     publish = request(publish={"topic": topic, "payload": "m"})
     publisher.ask(publish)
     subscriber.read(1)
-    took_s = 0.0
+    took_s: list[float] = []
     for _ in range(MESSAGES):
         began_s = time.monotonic()
         publisher.socket.sendall(publish)
         subscriber.read(1)
-        took_s += time.monotonic() - began_s
+        took_s.append(time.monotonic() - began_s)
         publisher.read(1)
-    return took_s / MESSAGES
+    return statistics.median(took_s)
 
 
-def _barrier(clients: list[Client]) -> float:
-    enter = signal("all")
-    barrier = request(barrier={"state": f"{_KEY}states:all", "target": len(clients)})
+def _barrier(clients: list[Client], state: str) -> float:
+    enter = signal(state)
+    barrier = request(barrier={"state": f"{_KEY}states:{state}", "target": len(clients)})
     for client in clients[1:]:
         client.ask(enter)
         client.socket.sendall(barrier)
