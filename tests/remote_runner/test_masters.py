@@ -48,6 +48,7 @@ from remote_runner.ssh_places import Places
 from remote_runner.ssh_target import SshTarget
 from tests.hosts import Keys, TestHost, UserSshd, free_port
 from tests.hosts_netns import NetnsHost
+from tests.masters_end import end_masters
 from tests.needs import need
 from tests.remote_runner.crowd import target_to_json
 
@@ -634,6 +635,51 @@ def test_a_service_here_is_reached_there_and_gone_with_its_last_user(
             assert dial(far_first) == b"one"
             wait_until_closed(far_second)
         wait_until_closed(far_first)
+
+
+def test_a_forward_that_is_open_is_shared_without_asking_the_master(
+    user_sshd: UserSshd, controller: Controller, ssh_host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with greeter(b"one") as near, SshHost(user_sshd.target, controller, os.environ) as other:
+        far = ssh_host.forward_remote(near)
+        with monkeypatch.context() as patched:
+            patched.setattr(MuxConnection, "ask_forward", lambda self, forward: pytest.fail(f"asked for {forward}"))
+            assert other.forward_remote(near) == far
+        ssh_host.close()
+        assert dial(far) == b"one"
+
+
+def test_the_port_of_an_earlier_masters_forward_is_not_believed(
+    user_sshd: UserSshd, controller: Controller, ssh_host: SshHost
+) -> None:
+    with greeter(b"one") as near, SshHost(user_sshd.target, controller, os.environ) as other:
+        ssh_host.forward_remote(near)
+        (record,) = controller.runtime.glob("*.forward")
+        *words, _, _ = record.read_text().split()
+        record.write_text(" ".join([*words, "1", "1"]))
+        assert dial(other.forward_remote(near)) == b"one"
+
+
+def test_one_look_at_the_network_is_enough_for_a_connection(
+    user_sshd: UserSshd, controller: Controller, ssh_host: SshHost
+) -> None:
+    def unchecked(host: SshHost, near: Endpoint) -> bool:
+        port = host.forward_remote(near).port
+        found = host.unchecked_ports([port])
+        assert found in ((), (port,))
+        return bool(found)
+
+    with greeter(b"one") as one, greeter(b"two") as two:
+        with SshHost(user_sshd.target, controller, os.environ) as other:
+            assert unchecked(ssh_host, one)
+            assert unchecked(other, two)
+            ssh_host.note_private()
+            assert not unchecked(ssh_host, one)
+            assert not unchecked(other, two)
+        ssh_host.close()
+        end_masters(controller.runtime)
+        with SshHost(user_sshd.target, controller, os.environ) as later:
+            assert unchecked(later, one)
 
 
 def wait_until_closed(endpoint: Endpoint) -> None:

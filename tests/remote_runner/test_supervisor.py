@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import struct
 import subprocess
@@ -34,7 +35,7 @@ from remote_runner.job import Job, Seat, instance_id
 from remote_runner.local_host import LocalHost, LocalSession
 from remote_runner.supervisor import EventKind, start_run
 from tests.needs import need
-from tests.remote_runner.far import LOCAL_SHELLS, USER_STORES, Far, is_running, open_far, wait_gone
+from tests.remote_runner.far import LOCAL_SHELLS, USER_STORES, WAIT_S, Far, is_running, open_far, wait_gone
 
 EVERY_BYTE = bytes(range(256))
 PROC = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc (Linux)")
@@ -319,6 +320,26 @@ def test_a_supervisor_that_is_killed_is_told_of_and_the_application_ends(far: Fa
         with pytest.raises(SupervisorLostError, match="run-1"):
             running.finish()
     wait_gone(int(running.stdout))
+
+
+@PROC
+@pytest.mark.parametrize("how", ["end of input", "silence"])
+def test_a_host_that_gets_no_job_waits_no_longer_than_somebody_is_there(
+    far: Far, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote_runner.job.RECOVERY_S", 1.0)
+    seat = Job(f"waits-{how[:3]}", ("true",), {}, directory=str(far.directory), tolerate_s=1).seat
+    with start_run(far.host, seat, far.shell) as started:
+        before = time.monotonic()
+        while time.monotonic() < before + 3:
+            started.beat()  # longer than it would wait alone
+            time.sleep(0.2)
+        assert not select.select([started.session.stdout_fd], [], [], 0)[0]
+        if how == "end of input":
+            started.session.close_stdin()
+        started.session.wait_opened(Deadline.after(WAIT_S))
+        assert os.read(started.session.stdout_fd, 1) == b""
+    assert far.runs() == []
 
 
 def test_while_our_own_stdout_is_slow_nothing_is_lost_and_we_count_as_alive(far: Far) -> None:
