@@ -1,13 +1,35 @@
-"""How far a long copy is, told now and then."""
+"""How far a long copy is, and how long something is waited for, told now and then."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from remote_runner.sizes import size
 
 INTERVAL_S = 5.0
+WAITING_S = 15.0
+
+
+@contextmanager
+def told_while_waiting(words: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Tell `report` every `WAITING_S` that it still takes, and how long it has taken."""
+    over = threading.Event()
+    began_s = time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(WAITING_S):
+            report(f"{words} ({time.monotonic() - began_s:.0f} s)")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 class Progress:

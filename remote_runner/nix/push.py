@@ -31,7 +31,7 @@ from remote_runner.inventory_kinds import BuildOn, StoreChoice
 from remote_runner.marks import CHUNK_BYTES
 from remote_runner.nix.artifact import StoreArtifact
 from remote_runner.nix.here import find_nix
-from remote_runner.nix.progress import Progress
+from remote_runner.nix.progress import Progress, told_while_waiting
 from remote_runner.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.nix.source import LocalServer
 from remote_runner.probe import wrong_system
@@ -209,7 +209,9 @@ class _StorePush:
         with BriefSession(host, load_script("base.sh", "nix/realise.sh"), values, deadline, what) as session:
             all_there()  # the session opens meanwhile
             session.send((b"now\n",), more=True)
-            word, rest = session.answer()
+            doing = "builds" if build else "roots"
+            with told_while_waiting(f"{host.name}: still {doing} {artifact.app}", self.report):
+                word, rest = session.answer()
             _, stderr = session.end()
         if word == "unbuilt":
             raise FarBuildFailedError(
@@ -301,7 +303,8 @@ class _Copy:
         self._source.greet()
         closure = self._source.closure(path)
         self._sink.greet()
-        valid = self._sink.valid_paths(closure, lock=True, substitute=substitute)
+        with told_while_waiting(f"{self._far.host}: still looks for what it has or can fetch itself", self._report):
+            valid = self._sink.valid_paths(closure, lock=True, substitute=substitute)
         missing = [path for path in closure if path not in valid]
         self.infos = in_dependency_order(self._source.path_infos(missing)) if missing else []
         self.paths = len(closure)

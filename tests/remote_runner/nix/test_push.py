@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -571,6 +572,15 @@ def test_the_target_builds_from_the_derivation_alone(pushing: Pushing, apps: App
     run(host, "nix-store --gc")
     assert is_valid(host, artifact.out)
     assert pushing.push(host, artifact).present
+
+
+def test_a_long_build_there_is_told_of(
+    pushing: Pushing, apps: Apps, host: NetnsHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "WAITING_S", 0.3)
+    pushing.push(host, apps.app(here=False, build="sleep 2\n"))
+    begins = pushing.reports.index("nix1: builds app now")
+    assert re.fullmatch(r"nix1: still builds app \(\d+ s\)", pushing.reports[begins + 1])
 
 
 def test_a_build_that_fails_there_shows_its_last_lines(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:
