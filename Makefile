@@ -18,9 +18,9 @@ help:
 	@echo 'make test    the tests; what this machine lacks is skipped with a reason'
 	@echo 'make faults  the tests of all faults by themselves, and the table in README.md from their results (root)'
 	@echo 'make check   ruff and mypy'
-	@echo 'make bench   the benchmarks; results in benchmarks/results/'
+	@echo 'make bench   the benchmarks (root for real hosts); results in benchmarks/results/'
 	@echo 'make soak    ten minutes of faults on namespaced hosts (root); MINUTES=1, ARGS="--seed 7"'
-	@echo 'make lock    write requirements.lock again from pyproject.toml'
+	@echo 'make lock    write requirements.lock again from pyproject.toml, and that of the peers in benchmarks/'
 	@echo 'make clean   remove what these targets made, but for outputs/'
 	@echo 'Variables: PYTHON=python3.12 (the interpreter for .venv), ARGS="…" (handed on), JOBS=3 (tests at once)'
 
@@ -42,6 +42,7 @@ check: .venv/installed
 	@.venv/bin/mypy
 
 bench: .venv/installed
+	@$(MAKE) --no-print-directory build/peers/installed || echo 'goes on without those peers'
 	@$(IN_VENV) .venv/bin/python -m benchmarks $(ARGS)
 
 MINUTES = 10
@@ -53,7 +54,9 @@ lock: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --allow-unsafe \
 		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
-	@echo 'requirements.lock is written; make test installs it'
+	@cd benchmarks/peers && ../../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
+	@echo 'requirements.lock and the one of benchmarks/peers are written; make test and make bench install them'
 
 clean:
 	rm -rf .venv build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -103,3 +106,11 @@ export FIND_PYTHON
 		--no-build-isolation --no-deps --editable . && \
 	.venv/bin/python -m compileall -q remote_runner tasks testground && \
 	touch .venv/installed
+
+# What the benchmarks compare with, and what draws them; nothing else needs it.
+build/peers/installed: benchmarks/peers/requirements.txt
+	@echo 'Installing the peers of the benchmarks into build/peers (once)'
+	@.venv/bin/python -m venv --clear build/peers
+	@build/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+		-r benchmarks/peers/requirements.txt
+	@touch build/peers/installed

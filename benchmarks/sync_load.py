@@ -1,4 +1,4 @@
-"""Load for a sync service, and what it costs: started by `benchmarks/sync_service.py`, in a network of its own.
+"""Load for a sync service, and what it costs: started by `benchmarks/rows/sync_service.py`, in a network of its own.
 
     python -m benchmarks.sync_load CLIENTS PROGRAM [WORD …]
 

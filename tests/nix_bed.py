@@ -96,6 +96,18 @@ class NixHere:
         return self.run("nix-store", "-qR", path).split()
 
 
+def own_mounts(*places: str) -> None:
+    """Move this thread into a mount namespace of its own; what is mounted on these places is seen there only.
+
+    Only there: /run/netns has to stay shared with who else looks for the hosts of a test.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+    for place in {path for name in places for path in (Path(name), *Path(name).parents)}:
+        libc.mount(None, bytes(place), None, _MS_PRIVATE, None)  # EINVAL: no mount of its own
+
+
 @contextmanager
 def private_nix(directory: Path) -> Iterator[NixHere]:
     """Move this process (the main thread) into a mount namespace where /nix and /etc/nix lie below `directory`.
@@ -105,12 +117,7 @@ def private_nix(directory: Path) -> Iterator[NixHere]:
     make_mount_points()
     (directory / "nix").mkdir(parents=True)
     write_nix_conf(directory / "etc-nix")
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
-    # Only what the two are mounted on: /run/netns has to stay shared with who else looks for the hosts of a test.
-    for place in ("/", "/nix", "/etc", "/etc/nix"):
-        libc.mount(None, place.encode(), None, _MS_PRIVATE, None)  # EINVAL: no mount of its own
+    own_mounts("/nix", "/etc/nix")
     for source, place in (("nix", "/nix"), ("etc-nix", "/etc/nix")):
         subprocess.run([which("mount"), "--bind", str(directory / source), place], check=True)
     try:

@@ -1,0 +1,16 @@
+"""The rows: each declares its work, its bounds and its contestants in one place."""
+
+from __future__ import annotations
+
+from benchmarks.rows import crowds, files, instances, nix, pushes, streams, sync_service
+from benchmarks.work import Work
+
+WORKS: tuple[Work, ...] = (
+    *instances.WORKS,
+    *crowds.WORKS,
+    *streams.WORKS,
+    *files.WORKS,
+    *pushes.WORKS,
+    *nix.WORKS,
+    *sync_service.WORKS,
+)

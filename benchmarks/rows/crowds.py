@@ -1,0 +1,105 @@
+"""Many instances at once, on sshds with stock limits."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from benchmarks import ours, peers
+from benchmarks.ground import LIVE_S
+from benchmarks.ours import PYTHON, Plan
+from benchmarks.rows.settings import five, one
+from benchmarks.stage import Stage
+from benchmarks.work import OURS, Bound, Contestant, Trial, Work
+
+HUNDRED = 100
+THOUSAND = 1_000
+_NONE_FAILS = Bound("none fails", "failed")
+_FLAT_AFTER_S = 30.0
+_hundred = partial(ours.run, count=HUNDRED)
+
+
+def _local_single(stage: Stage) -> Trial:
+    plan: Plan = stage.kept["plan"]
+    job = plan.fab("local.single", "--testcase=nothing", f"--instances={HUNDRED}")
+    return stage.measure([job], starts=HUNDRED)[0]
+
+
+def _cold_plan(stage: Stage) -> None:
+    if "plan" not in stage.kept:
+        stage.kept["plan"] = Plan.make(stage, PYTHON, slots=HUNDRED // 5)
+    stage.kept["plan"].cold()
+
+
+def _living(stage: Stage) -> dict[str, float]:
+    """Waits until all of a thousand have started, and measures memory then and later; times by the wall clock."""
+    found: dict[str, float] = {}
+    began_s = time.time()
+    while len(stage.started()) < THOUSAND:
+        if time.time() > began_s + LIVE_S - 5:
+            return found  # the first ones end soon; `failed` tells how many are missing
+        time.sleep(0.2)
+    if stage.stand.cgroup is not None:
+        first = stage.stand.cgroup.pss_bytes() - stage.stand.own_bytes
+        # Not for luck: memory that grows needs time to.
+        time.sleep(max(0.0, min(_FLAT_AFTER_S, began_s + LIVE_S - 10 - time.time())))
+        later = stage.stand.cgroup.pss_bytes() - stage.stand.own_bytes
+        found["pss_each_bytes"] = max(first, later) / THOUSAND
+        found["pss_growth_bytes"] = (later - first) / THOUSAND
+    return found
+
+
+def _thousand(plan: Plan) -> Trial:
+    found: dict[str, float] = {}
+    trial = ours.run(plan, "live", THOUSAND, during=lambda: found.update(_living(plan.stage)))
+    return {**trial, **found}
+
+
+WORKS = (
+    Work(
+        "hundred-warm",
+        "100 instances at once on 5 stock sshds, all warm",
+        five,
+        (
+            *(ours.warm(how, go=_hundred, warm_up=_hundred, slots=20) for how in (OURS, PYTHON)),
+            *peers.contestants(peers.ALL, count=HUNDRED, warm=True),
+        ),
+        (Bound("1.5 × `ssh`", times=1.5, of=peers.SSH), _NONE_FAILS),
+    ),
+    Work(
+        "hundred-cold",
+        "100 instances at once on 5 stock sshds, nothing warm",
+        five,
+        (
+            *(ours.cold(how, go=_hundred, slots=20) for how in (OURS, PYTHON)),
+            Contestant("`fab local.single`", _local_single, _cold_plan),
+            *peers.contestants(peers.ALL, count=HUNDRED),
+        ),
+        (Bound("4 s", plus=4.0), _NONE_FAILS),
+    ),
+    Work(
+        "hundred-on-one",
+        "100 instances at once on one stock sshd, nothing warm",
+        one,
+        (ours.cold(go=_hundred, slots=HUNDRED), *peers.contestants(peers.ALL, count=HUNDRED)),
+        (Bound("2 × the time on five", times=2.0, of=f"hundred-cold/{OURS}"), _NONE_FAILS),
+    ),
+    Work(
+        "thousand",
+        "1,000 instances at once on 5 stock sshds, each living 60 s, nothing warm before",
+        five,
+        (
+            ours.cold(go=_thousand, slots=200),
+            *peers.contestants([peers.SSH], case="live", count=THOUSAND, warm=True),
+        ),
+        (
+            Bound("all started within 12 × the time of 100", "started_s", times=12.0, of=f"hundred-cold/{OURS}"),
+            _NONE_FAILS,
+            Bound("6 MB each here (PSS)", "pss_each_bytes", plus=6e6),
+            Bound("flat while they run", "pss_growth_bytes", plus=0.1e6),
+        ),
+        repeats=1,
+        limit_s=400.0,
+        others_limit_s=400.0,
+    ),
+)

@@ -1,0 +1,31 @@
+"""Hosts for rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from benchmarks.ground import Ground, Way
+from tests.delay import DelayProxy
+
+RTT_S = 0.1
+
+
+@contextmanager
+def one(ground: Ground) -> Iterator[Sequence[Way]]:
+    """One host on the same machine."""
+    yield ground.ways()
+
+
+@contextmanager
+def five(ground: Ground) -> Iterator[Sequence[Way]]:
+    """Five of them."""
+    yield ground.ways(5)
+
+
+@contextmanager
+def far_away(ground: Ground) -> Iterator[Sequence[Way]]:
+    """One host at a round trip of 100 ms."""
+    (way,) = ground.ways()
+    with DelayProxy(way.host.address, way.host.port, RTT_S) as proxy:
+        yield [Way(way.host, way.host.through(proxy.port))]
