@@ -41,7 +41,7 @@ class SyncService:
 
     Listens on `port` (0: a free one, then in `.port`) of 127.0.0.1 and, where there is IPv6, of ::1, since `localhost`
     may mean either. What it remembers of a run is freed by `forget_run`, or when for `idle_s` nobody was connected who
-    had used it. Raises SyncListenError.
+    had used it. Raises SyncListenError, at the end too, if it has ended by itself before.
     """
 
     def __init__(
@@ -70,10 +70,12 @@ class SyncService:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._end is not None and self._thread is not None:
             self._end.close()
             self._thread.join()
+        if kind is None:
+            self.wait()
 
     def wait(self) -> None:
         """Return when the service has ended; raises SyncListenError if it ended by itself."""

@@ -19,9 +19,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_sync
 
-from testground.errors import SyncListenError, SyncUnreachableError
+from testground.errors import SyncClosedError, SyncListenError, SyncUnreachableError
 from testground.sync import websocket
 from testground.sync.client import SyncClient
+from testground.sync.core import Connection, SyncCore
 from testground.sync.service import SyncService
 
 CLIENTS = 300
@@ -295,6 +296,16 @@ def test_with_no_more_files_it_takes_clients_again_when_others_have_gone() -> No
                 SyncClient("127.0.0.1", port, run="r", plan="p", case="c", timeout_s=0.5).open()
         with SyncClient("127.0.0.1", port, run="r", plan="p", case="c") as client:
             assert client.signal_entry("s") == 1
+
+
+def test_a_service_that_ended_by_itself_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive(core: SyncCore, connection: Connection, frame: bytes) -> None:
+        raise ArithmeticError("a defect")
+
+    monkeypatch.setattr(SyncCore, "receive", receive)
+    with pytest.raises(SyncListenError, match="ended by itself: a defect"), SyncService() as service:
+        with client_of(service) as client, pytest.raises(SyncClosedError, match="without a word"):
+            client.signal_entry("s")
 
 
 def test_served_alone_it_ends_at_ctrl_c() -> None:
