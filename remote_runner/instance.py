@@ -42,6 +42,7 @@ from remote_runner.probe import probe_system
 from remote_runner.push import Pushed, already_pushed, forget_push, push, time_for_push
 from remote_runner.record import Record, StepClock
 from remote_runner.reporter import Reporter
+from remote_runner.services import advice_for
 from remote_runner.stop import InstanceStoppedError, Stop
 from remote_runner.streams import LineGuard
 from remote_runner.supervisor import EventKind, RunResult, Started, SupervisorEvent, start_run, supervise
@@ -319,7 +320,7 @@ class _Instance:
             stream: LineGuard(partial(self._reporter.lines, stream), self._outputs / f"remote-runner.{stream}.lines")
             for stream in ("stdout", "stderr")
         }
-        self._seen = guards["stdout"].seen
+        self._seen, self._stderr = guards["stdout"].seen, guards["stderr"]
         began_s = time.monotonic()
         try:
             try:
@@ -440,7 +441,8 @@ class _Instance:
         if self._seen.failure or self._seen.success or not result.exit_status:
             return ""
         words = f"{host}: the application ended with {_status_words(result)} and told no reason"
-        return f"{words}\n  next: look at its last lines above, and at its outputs"
+        advice = advice_for(self._stderr.last, host) or "look at its last lines above, and at its outputs"
+        return f"{words}\n  next: {advice}"
 
     def _write_record(self) -> None:
         self._record.total_s = round(self._clock.elapsed_s, 4)

@@ -50,6 +50,22 @@ def services_from(environ: Mapping[str, str]) -> tuple[Service, ...]:
     return tuple(found)
 
 
+# How a program in Rust tells, in its last line, that a name is unknown or a port closed.
+_NOT_THERE = re.compile(rb"failed to lookup address information|kind: ConnectionRefused")
+
+
+def advice_for(last_words: bytes, host: str) -> str:
+    """What helps an SDK that cannot be told where the sync service is (the crate `testground`), by the application's
+    last words on stderr; "" for other words."""
+    if not _NOT_THERE.search(last_words):
+        return ""
+    return (
+        f"if it is on the Rust crate testground, which always dials testground-sync-service:{SYNC_PORT}, put the line "
+        f"`127.0.0.1 testground-sync-service` into the hosts file of {host}, and into the inventory "
+        f"`service_ports: {{sync: {SYNC_PORT}}}`; else look at its last lines above"
+    )
+
+
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name) or str(default)
     if not text.isdecimal() or not 0 < int(text) < 65536:

@@ -22,6 +22,7 @@ KEPT_BYTES = 1 << 30
 """How much of the lines that were cut is kept of each stream."""
 # What a cut line may still get: the note, brackets, a timestamp.
 _ROOM = 512
+_LAST_BYTES = 400
 
 
 @dataclass
@@ -45,6 +46,8 @@ class LineGuard:
         self._room_bytes = kept_bytes
         self.seen = Seen()
         self.cut_lines = 0
+        self.last = b""
+        """The end of what has passed: a few hundred bytes of the last chunk."""
         self._emit = emit
         self._whole_file = whole_file
         self._file: BinaryIO | None = None
@@ -112,6 +115,7 @@ class LineGuard:
                 line_end = data.find(b"\n", position, end) + 1 or end
                 self._look(data[data.rfind(b"\n", start, position) + 1 or start : line_end])
                 position = data.find(kind, line_end, end)
+        self.last = bytes(data[max(start, end - _LAST_BYTES) : end])
         # No copy: the same chunk goes to the descriptor.
         self._emit(data if start == 0 and end == len(data) else memoryview(data)[start:end])
 

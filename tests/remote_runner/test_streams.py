@@ -43,6 +43,18 @@ def test_short_lines_pass_byte_for_byte(tmp_path: Path, chunk: int) -> None:
     assert not collected.file.exists()
 
 
+def test_the_last_words_are_at_hand(tmp_path: Path) -> None:
+    collected = Collected(tmp_path)
+    assert collected.guard.last == b""
+    collected.guard.feed(b"first\n" * 1000 + b"Error: no ")
+    collected.guard.feed(b"such name")
+    collected.guard.close()
+    assert collected.guard.last == b"Error: no such name"
+    collected.guard.feed(b"x" * 1000 + b"the end\n")
+    assert collected.guard.last.endswith(b"xthe end\n")
+    assert len(collected.guard.last) == 400
+
+
 def test_of_very_much_only_the_beginning_is_kept_and_that_is_said(tmp_path: Path) -> None:
     collected = Collected(tmp_path)
     collected.guard = LineGuard(lambda lines: collected.pieces.append(bytes(lines)), collected.file, kept_bytes=300_000)
