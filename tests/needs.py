@@ -13,7 +13,7 @@ from functools import cache
 
 import pytest
 
-from tests import arm_tree
+from tests import arm_tree, rust_std
 
 
 def _program(*names: str) -> Callable[[], bool]:
@@ -42,6 +42,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "nix": (_has_nix, "run as root with nix-bin installed (a Nix outside /nix), and what netns needs"),
     "go": (_program("go"), "install golang-go"),
     "npm": (_program("node", "npm"), "install nodejs and npm"),
+    "rust": (
+        lambda: not rust_std.lacking(),
+        "install Debian's rustc-web, cargo-web, gcc-aarch64-linux-gnu and libc6-dev-arm64-cross",
+    ),
     "arm64": (
         lambda: not arm_tree.lacking(),
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 
 from testground.recorder import Recorder, tags_of
 from testground.runenv import RunEnv
+from tests.influx import Influx
 from tests.recordings import recordings_dir
 
 FILES = ("run.out", "run.err", "results.out", "diagnostics.out")
@@ -153,44 +151,6 @@ def test_a_stdout_that_nobody_reads_ends_nothing(runenv: RunEnv) -> None:
     assert b"success_event" in (runenv.outputs_path / "run.out").read_bytes()
 
 
-class Influx:
-    """A server that takes what an InfluxDB would, and answers with `status`."""
-
-    def __init__(self, status: int, text: bytes = b"") -> None:
-        requests = self.requests = queue.SimpleQueue[tuple[str, list[str]]]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                requests.put((self.path, body.splitlines()))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Influx:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def lines(self) -> Iterator[str]:
-        while not self.requests.empty():
-            path, lines = self.requests.get()
-            assert path == "/write?db=testground&precision=ns"
-            yield from lines
-
-
 def test_influxdb_gets_metrics_and_events_with_the_hosts_tags(runenv: RunEnv) -> None:
     streams = Streams()
     with Influx(204) as influx:
@@ -208,6 +168,7 @@ def test_influxdb_gets_metrics_and_events_with_the_hosts_tags(runenv: RunEnv) ->
             "events,event_type=start_event,group_id=g,host=dex,run=r,system=aarch64-linux count=1i 5",
             "results.p-c.n.point,group_id=g,host=dex,run=r,system=aarch64-linux value=1.0 5",
         ]
+        assert influx.paths == {"/write?db=testground&precision=ns"}
     assert streams.messages() == ["not counted"]
     assert tags_of({"REMOTE_RUNNER_HOST": ""}) == {}
 

@@ -21,7 +21,7 @@ invokeMap({
       throw new Error(`heard ${JSON.stringify(heard)}`)
     }
     runenv.recordMessage(`number ${number} on ${os.hostname()}, ${process.arch}, heard ${heard.greeting} from ${heard.from}`)
-    fs.writeFileSync(path.join(runenv.testOutputsPath, 'heard.json'), JSON.stringify({ number, heard }))
+    fs.writeFileSync(path.join(runenv.testOutputsPath, 'heard.json'), JSON.stringify({ number, arch: process.arch, heard }))
     await client.signalAndWait('done', runenv.testInstanceCount)
   },
   fail: async (runenv, client) => {
