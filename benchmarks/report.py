@@ -76,8 +76,8 @@ def bounds_table(rows: Sequence[Values]) -> str:
 def readme_section(values: Values) -> str:
     """The README's tables: of each row ours with its bounds and the others in a cell, and what the others lack."""
     lines = [
-        f"{values['machine']}; {values['accounts']}. Medians of {values['repeats']} in one run (least to greatest); CPU"
-        " seconds are those of all processes, here and on the hosts.",
+        f"{values['machine']}, load average {values['load'][0][0]:.1f} before; {values['accounts']}. Medians of "
+        f"{values['repeats']} in one run (least to greatest); CPU is that of all processes, here + on the hosts.",
         "",
         _line(["work", OURS, "bound", "met", "others"]),
         _line(["---"] * 5),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ground import ROOT
 from benchmarks.report import BEGIN, END, bounds_table, readme_section, row_table, row_values, show, with_section
 from benchmarks.work import OURS, Bound, Contestant, Result, Work
 
@@ -93,3 +94,8 @@ def test_a_section_takes_the_place_of_the_last() -> None:
     once = with_section(text, "new\n")
     assert once == f"# before\n{BEGIN}how -->\nnew\n{END}\nafter\n"
     assert with_section(once, "new\n") == once
+
+
+def test_the_readme_has_a_place_for_it() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| a row |" in with_section(text, "| a row |\n")
