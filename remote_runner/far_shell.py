@@ -8,7 +8,6 @@ bash, busybox, macOS), so what stands on stdin behind the script is still there 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +55,6 @@ def new_nonce() -> str:
     return os.urandom(16).hex()
 
 
-@functools.cache
 def load_script(*names: str) -> str:
     """Scripts of this package (`base.sh`, `nix/…`), one after the other, without comments and indentation.
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from remote_runner.controller import FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError
+from remote_runner.job import supervisor_script
 from remote_runner.stop import Stop
 from remote_runner.warm_protocol import (
     HEAD_BYTES,
@@ -62,6 +63,7 @@ def main(place: str, run: Callable[[Stop], int], *, idle_s: float = IDLE_S) -> i
     code = Code()
     for module in MODULES:
         importlib.import_module(module)
+    supervisor_script()
     code.add_loaded()
     with socket.socket(fileno=_LISTENER_FD) as listener:
         listener.set_inheritable(False)
