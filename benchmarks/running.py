@@ -12,7 +12,7 @@ from benchmarks.ground import Ground
 from benchmarks.stage import Stage, stage
 from benchmarks.work import Contestant, Result, Work
 
-ENOUGH_S = 20.0
+ENOUGH_S = 10.0
 """A contestant that no bound is about is not repeated once it has taken so long in a row."""
 _REASON_CHARACTERS = 400
 
