@@ -40,6 +40,7 @@ beat() {
 
 rr_supervise() {
     exec 3<&0 </dev/null
+    beat # the job is one: nobody may have spoken for the session while it waited, and that counts against no run
     rr_make_run
     rr_find_program "$1"
     shift
@@ -415,10 +416,11 @@ rr_timer_loop() {
     rr_stopped=
     rr_missed=0
     rr_pause_s=$(((rr_tolerate_s + 3) / 4))
+    rr_alive=
     while :; do
-        rr_alive=
         rr_nap "$rr_pause_s" while
         [ -n "$rr_alive" ] && rr_missed=0 || rr_missed=$((rr_missed + 1))
+        rr_alive=
         rr_lives $$ || rr_ending=lost
         # Before there is a job nothing can be lost by waiting.
         [ "$rr_missed" -ge 4 ] && { rr_has_job || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost

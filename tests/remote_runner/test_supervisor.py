@@ -31,7 +31,7 @@ from remote_runner.errors import (
 )
 from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.host import Session
-from remote_runner.job import Job, Seat, instance_id
+from remote_runner.job import Job, Seat, compose, instance_id
 from remote_runner.local_host import LocalHost, LocalSession
 from remote_runner.supervisor import EventKind, start_run
 from tests.needs import need
@@ -299,6 +299,17 @@ def test_when_nothing_is_heard_the_application_ends(far: Far, monkeypatch: pytes
 
 
 @PROC
+def test_silence_while_a_session_waits_for_its_job_does_not_count_against_the_run(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(job: Job) -> bytes:
+        time.sleep(6)  # longer than `tolerate_s`, and not as long as a host waits for a job
+        return compose(job)
+
+    monkeypatch.setattr(supervisor, "compose", late)
+    assert far.sh("sleep 2", tolerate_s=4).finish().reason == "ended"
+
+
 def test_a_session_that_waited_in_vain_leaves_the_run_of_the_next_one_alone(
     far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
