@@ -287,6 +287,28 @@ def test_metrics_of_a_remote_instance_reach_influxdb_with_its_host(bed: Bed) -> 
     assert (ran.outputs / "single" / "0" / "diagnostics.out").stat().st_size > 0
 
 
+def test_an_application_on_sdk_go_sends_its_metrics_from_there(
+    services_there: Docker, dex: NetnsHost, user: User, tmp_path: Path
+) -> None:
+    plan, home = tmp_path / "plan", tmp_path / "home"
+    shutil.copytree(ROOT / "tests" / "plans" / "go", plan)
+    environ = {**os.environ, "CGO_ENABLED": "0"}
+    subprocess.run([which("go"), "build", "-o", "application", "."], cwd=plan, env=environ, check=True)
+    write_inventory(plan, {"name": "application", "command": "cp application {out}"}, dex={}, localhost={})
+    fab = Path(sys.executable).with_name("fab")
+    subprocess.run([fab, "plan.import", "--home", home], cwd=plan, check=True, capture_output=True)
+    with daemon(services_there, home, user=user, path=PATH) as running:
+        bed = Bed(running, services_there, dex, user)
+        words = ["run", "single", "--plan=go", "--testcase=sync", "--builder=exec:go", "--runner=local:exec"]
+        ran = bed.run(*words, "--instances=2", "--wait").ok(2)
+    assert ran.hosts() == ["dex", "localhost"]
+    (series,) = influxdb(f"SELECT value FROM \"results.go-sync.number.point\" WHERE run='{ran.runs[0]}'")
+    values = series["values"]
+    assert isinstance(values, list)
+    assert sorted(value for _, value in values) == [1, 2]
+    bed.nothing_left(ran.runs[0])
+
+
 def test_a_failure_before_the_application_starts_shows_its_reason(bed: Bed) -> None:
     ran = bed.run(*seed(), "--test-param", 'remote-runners=[{"name":"nowhere.invalid"}]')
     assert ran.status == 1
