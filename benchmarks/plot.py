@@ -25,7 +25,7 @@ def main(file: str, picture: str, ours: str) -> None:
     lines = -(-len(rows) // _COLUMNS)
     heights = [max(len(_timed(row)) for row in rows[at : at + _COLUMNS]) + 2 for at in range(0, len(rows), _COLUMNS)]
     figure, places = pyplot.subplots(
-        lines, _COLUMNS, figsize=(6.4 * _COLUMNS, 0.3 * sum(heights)), height_ratios=heights, squeeze=False
+        lines, _COLUMNS, figsize=(6.4 * _COLUMNS, 1 + 0.3 * sum(heights)), height_ratios=heights, squeeze=False
     )
     for place in places.flat[len(rows) :]:
         place.axis("off")
