@@ -1,10 +1,12 @@
 """One push as a program: `python pushing.py HOST (content PATH | store OUT)` in the plan's directory.
 
-Prints its seconds, from the first word to the host: what is to be pushed has been hashed or built before.
+Prints its seconds, from the first word to the host: what is to be pushed has been hashed or built before, and all
+modules are imported, as in an instance of the warm process.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -18,12 +20,15 @@ from remote_runner.inventory import Inventory
 from remote_runner.nix.artifact import StoreArtifact
 from remote_runner.push import forget_push, push
 from remote_runner.systems import System
+from remote_runner.warm import MODULES
 
 _PUSH_S = 120.0
 
 
 def main(name: str, kind: str, what: str) -> None:
     """Push it; the host is asked, whatever is known of earlier pushes."""
+    for module in MODULES:
+        importlib.import_module(module)
     system = System.local()
     artifact: AnyArtifact = (
         StoreArtifact(what, "", "", "application", system, here=True)
