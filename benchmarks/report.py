@@ -23,6 +23,7 @@ _COLUMNS = (
     ("sessions", "sessions"),
 )
 
+_REASON_CHARACTERS = 120
 _NAMES = {
     "failed": "failed:",
     "started_s": "all started after",
@@ -139,7 +140,7 @@ def _remarks(rows: Iterable[Values]) -> dict[str, list[str]]:
             if one["lacks"] and one["lacks"] not in words:
                 words.append(one["lacks"])
             if one["reason"]:
-                words.append(f"{row['name']}: {_cell(one['reason'])}")
+                words.append(f"{row['name']}: {_cell(one['reason'][:_REASON_CHARACTERS])}")
     return {name: words for name, words in found.items() if words}
 
 

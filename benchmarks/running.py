@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 
-from benchmarks.ground import Ground
+from benchmarks.ground import ROOT, Ground
 from benchmarks.stage import Stage, stage
 from benchmarks.work import Contestant, Result, Work
 
@@ -37,12 +37,12 @@ def measure(work: Work, ground: Ground, repeats: int) -> dict[str, Result]:
                             stages[one.name] = stack.enter_context(stage(ground, ways, name, limit_s))
                         _once(one, stages[one.name], result)
                     except Exception as error:  # noqa: BLE001 (whatever it is, the others go on)
-                        result.reason = _words(error)
+                        result.reason = _words(error, ground)
                     spent_s[one.name] += time.monotonic() - began_s
     except Exception as error:  # noqa: BLE001 (as above, for the hosts and for what is left to clean)
-        print(f"{work.name}: {_words(error)}", file=sys.stderr)
+        print(f"{work.name}: {_words(error, ground)}", file=sys.stderr)
         for result in results.values():
-            result.reason = result.reason or ("" if result.trials else _words(error))
+            result.reason = result.reason or ("" if result.trials else _words(error, ground))
     return results
 
 
@@ -51,12 +51,13 @@ def _once(contestant: Contestant, stage: Stage, result: Result) -> None:
     result.trials.append(contestant.go(stage))
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, ground: Ground) -> str:
     said = str(error) or type(error).__name__
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
         more = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
         said = f"{said}: {more}"
     elif not isinstance(error, RuntimeError):
         said = f"{type(error).__name__}: {said}"
-    words = " ".join(said.split())
+    # The README may show it: no paths of this machine.
+    words = " ".join(said.replace(f"{ROOT}/", "").replace(f"{ground.directory}/", "").split())
     return words if len(words) <= _REASON_CHARACTERS else f"{words[:_REASON_CHARACTERS]}…"
