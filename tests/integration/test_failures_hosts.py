@@ -124,7 +124,8 @@ def test_a_host_that_is_another_system(
     config_with(ssh_config, start_sshd([]))
     plan.run().failure("dex: ", "riscv64-linux", f"the host says that it is {System.local()}", *words)
     assert plan.record()["system"] == "riscv64-linux"
-    assert not plan.far.exists(), "something was made there"
+    # The session of the run, opened while the artifact was built, may have found the directory by then.
+    assert {path.name for path in plan.far.rglob("*")} <= {".probe"}, "something was copied there"
 
 
 @pytest.mark.parametrize("command", ["echo This account is for backups.", "/bin/false", "exec cat", "exit 255"])
