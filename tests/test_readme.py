@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import BEGIN as BENCHMARKS_BEGIN
+from benchmarks.report import END as BENCHMARKS_END
+from benchmarks.rows import WORKS
 from remote_runner.inventory import Inventory
 from remote_runner.inventory_keys import render_markdown
 
@@ -27,6 +30,14 @@ def with_inventory_keys(text: str) -> str:
 def test_the_inventory_keys_are_those_of_the_code() -> None:
     text = README.read_text(encoding="utf-8")
     assert text == with_inventory_keys(text), "write it anew: python -m tests.test_readme"
+
+
+def test_it_tells_of_each_row_of_the_benchmarks_how_fast() -> None:
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index(BENCHMARKS_BEGIN) : text.index(BENCHMARKS_END)]
+    told = re.findall(r"^\| (.+?) \| (.+?) \|", section, re.MULTILINE)[2:]
+    assert [work for work, _ in told] == [work.title for work in WORKS], "make bench, then python -m benchmarks.readme"
+    assert all(re.match(r"\d", measured) for _, measured in told)
 
 
 def test_every_task_stands_in_it() -> None:
