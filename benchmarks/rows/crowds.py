@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks import ours, peers
 from benchmarks.ground import LIVE_S
 from benchmarks.ours import PYTHON, Plan
-from benchmarks.rows.settings import five, one
+from benchmarks.rows.settings import five, one, two
 from benchmarks.stage import Stage
 from benchmarks.work import OURS, Bound, Contestant, Trial, Work
 
@@ -17,19 +17,24 @@ THOUSAND = 1_000
 _NONE_FAILS = Bound("none fails", "failed")
 _FLAT_AFTER_S = 30.0
 _CROWD_S = 60.0
+_two = partial(ours.run, count=2)
 _hundred = partial(ours.run, count=HUNDRED)
 
 
-def _local_single(stage: Stage) -> Trial:
-    plan: Plan = stage.kept["plan"]
-    job = plan.fab("local.single", "--testcase=nothing", f"--instances={HUNDRED}")
-    return stage.measure([job], starts=HUNDRED)[0]
+def _local_single(count: int) -> Contestant:
+    """A whole run of so many instances, without a daemon, that has nothing warm."""
 
+    def ready(stage: Stage) -> None:
+        if "plan" not in stage.kept:
+            stage.kept["plan"] = Plan.make(stage, PYTHON, slots=count // len(stage.ways))
+        stage.kept["plan"].cold()
 
-def _cold_plan(stage: Stage) -> None:
-    if "plan" not in stage.kept:
-        stage.kept["plan"] = Plan.make(stage, PYTHON, slots=HUNDRED // 5)
-    stage.kept["plan"].cold()
+    def go(stage: Stage) -> Trial:
+        plan: Plan = stage.kept["plan"]
+        job = plan.fab("local.single", "--testcase=nothing", f"--instances={count}")
+        return stage.measure([job], starts=count)[0]
+
+    return Contestant("`fab local.single`", go, ready)
 
 
 def _living(stage: Stage) -> dict[str, float]:
@@ -58,6 +63,17 @@ def _thousand(plan: Plan) -> Trial:
 
 WORKS = (
     Work(
+        "two",
+        "two instances at once on 2 hosts, nothing warm",
+        two,
+        (
+            *(ours.cold(how, go=_two) for how in (OURS, PYTHON)),
+            _local_single(2),
+            *peers.contestants([peers.SSH, "script"], count=2),
+        ),
+        (Bound("less than the script", times=1.0, of="script"), _NONE_FAILS),
+    ),
+    Work(
         "hundred-warm",
         "100 instances at once on 5 stock sshds, all warm",
         five,
@@ -74,7 +90,7 @@ WORKS = (
         five,
         (
             *(ours.cold(how, go=_hundred, slots=20) for how in (OURS, PYTHON)),
-            Contestant("`fab local.single`", _local_single, _cold_plan),
+            _local_single(HUNDRED),
             *peers.contestants(peers.ALL, count=HUNDRED),
         ),
         (Bound("4 s", plus=4.0), _NONE_FAILS),

@@ -18,8 +18,14 @@ def one(ground: Ground) -> Iterator[Sequence[Way]]:
 
 
 @contextmanager
+def two(ground: Ground) -> Iterator[Sequence[Way]]:
+    """Two of them."""
+    yield ground.ways(2)
+
+
+@contextmanager
 def five(ground: Ground) -> Iterator[Sequence[Way]]:
-    """Five of them."""
+    """Five."""
     yield ground.ways(5)
 
 

@@ -315,11 +315,16 @@ def ended(process: subprocess.Popen[bytes]) -> Ended:
 
 def processes_of(run: str) -> list[str]:
     """Processes of a run's applications on all hosts of this kernel, by their marker variable."""
+    return processes_with(f"REMOTE_RUNNER_INSTANCE={run}-")
+
+
+def processes_with(text: str) -> list[str]:
+    """Processes on all hosts of this kernel that have this in their environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                if f"REMOTE_RUNNER_INSTANCE={run}-".encode() in (entry / "environ").read_bytes():
+                if text.encode() in (entry / "environ").read_bytes():
                     found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
     return found
 

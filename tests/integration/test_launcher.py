@@ -18,8 +18,8 @@ from remote_runner.leftovers_here import list_stale, remove_stale
 from testground.sync.service import SyncService
 from tests.hosts import TestHost
 from tests.hosts_netns import NetnsHost
-from tests.integration.failing import APPLICATION, RUN, FailingPlan
-from tests.integration.runs import ROOT, listening, processes_of, wait_for
+from tests.integration.failing import APPLICATION, FailingPlan
+from tests.integration.runs import ROOT, listening, processes_with, wait_for
 from tests.integration.ways import LAUNCHER, instance_argv
 from tests.launcher import children, is_gone, warm_processes
 
@@ -75,11 +75,14 @@ sleep 1000
 
 def test_sigkill_of_the_launcher_ends_its_outputs_at_once_and_then_all_else(plan: FailingPlan) -> None:
     plan.write_application(STUBBORN)
+    # Other tests have runs of the same name at this time.
+    of_this = f"TEST_OUTPUTS_PATH={plan.far}/"
     with SyncService() as service:
         launcher = plan.start(plan.environ(service.port))
         assert launcher.stdout is not None
         while launcher.stdout.readline() != b"ready\n":
             pass
+        assert len(processes_with(of_this)) >= 2
         launcher.kill()
         plan.end(launcher)  # reads to the end of both
         assert plan.far_runs(), "the daemon waits for nothing but the ends of its pipes"
@@ -87,7 +90,7 @@ def test_sigkill_of_the_launcher_ends_its_outputs_at_once_and_then_all_else(plan
     assert plan.far_runs() == []
     assert (plan.outputs / "partial").read_text() == "partial\n"
     assert "its launcher was killed" in str(plan.record()["error"])
-    assert processes_of(RUN) == []
+    assert processes_with(of_this) == []
 
 
 @dataclass(frozen=True)
