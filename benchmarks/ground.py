@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.cgroups import Cgroup, NoCgroupError
-from remote_runner.ssh_target import SshTarget
+from remote_runner.inventory.ssh_target import SshTarget
 from testground.sync.service import SyncService
 from tests.hosts import Keys, TestHost, UserSshd, which
 from tests.hosts_netns import Lan, NetnsHost

@@ -16,8 +16,8 @@ from benchmarks.ground import CASES, ROOT, Way, write_application
 from benchmarks.stage import Stage
 from benchmarks.stand import Job
 from benchmarks.work import OURS, Contestant, Trial
+from remote_runner.inventory.systems import System
 from remote_runner.plan_import import import_plan
-from remote_runner.systems import System
 from testground.runenv import RunEnv
 from tests.launcher import build
 from tests.masters_end import end_masters

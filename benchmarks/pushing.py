@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-from remote_runner.artifacts import AnyArtifact, Artifact
+from remote_runner.artifact.build import AnyArtifact, Artifact
+from remote_runner.artifact.nix.artifact import StoreArtifact
+from remote_runner.artifact.push import forget_push, push
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.hosts import open_host
-from remote_runner.inventory import Inventory
-from remote_runner.nix.artifact import StoreArtifact
-from remote_runner.push import forget_push, push
-from remote_runner.systems import System
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.systems import System
 from remote_runner.warm import MODULES
 
 _PUSH_S = 120.0

@@ -36,7 +36,7 @@ def run(stop: Stop) -> int:
     import os
     from pathlib import Path
 
-    from remote_runner.instance import run_instance
+    from remote_runner.instance.instance import run_instance
 
     return run_instance(dict(os.environ), Path.cwd(), stop=stop)  # noqa: TID251 (the edge of the process)
 

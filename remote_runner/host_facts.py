@@ -8,7 +8,7 @@ from enum import Enum
 from itertools import pairwise
 
 from remote_runner.errors import UnknownSystemError
-from remote_runner.systems import System
+from remote_runner.inventory.systems import System
 
 # What sshd_config(5) says that holds where the file says nothing.
 _SSHD_DEFAULTS = {"maxsessions": "10", "maxstartups": "10:30:100", "allowtcpforwarding": "yes"}

@@ -12,7 +12,7 @@ from remote_runner.errors import RemoteRunnerError
 from remote_runner.far_shell import load_script
 from remote_runner.host import Host
 from remote_runner.host_facts import HostFacts, facts_of
-from remote_runner.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.probe import remember_system
 
 
@@ -28,7 +28,7 @@ def probe_host(host: Host, entry: HostEntry, *, controller: Controller, deadline
     """Ask the host; the system that it says is remembered. A host that says nothing is nothing but an error."""
     answers: list[tuple[str, str]] = []
     asked: tuple[float, float] | None = None
-    script = load_script("base.sh", "nix/store.sh", "probe.sh")
+    script = load_script("base.sh", "artifact/nix/store.sh", "probe.sh")
     values = {"directory": entry.directory or ""}
     error = None
     try:

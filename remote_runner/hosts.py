@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from remote_runner.controller import Controller
 from remote_runner.host import Host
-from remote_runner.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry
 
 
 def open_host(entry: HostEntry, controller: Controller, environ: Mapping[str, str]) -> Host:

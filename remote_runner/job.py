@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from remote_runner.artifact.far_artifact import FarArtifact, Store
 from remote_runner.errors import JobError
-from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.far_shell import load_script, quoted
 from remote_runner.file_names import safe_name
 from remote_runner.marks import mark_for
@@ -157,8 +157,8 @@ def compose(job: Job) -> bytes:
     }
     script = b""
     if store == Store.USER.value:
-        script = load_script("nix/user.sh").encode()
-        values["rr_enter"] = load_script("nix/enter.sh")
+        script = load_script("artifact/nix/user.sh").encode()
+        values["rr_enter"] = load_script("artifact/nix/enter.sh")
     return b"\n".join(
         (
             script,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from remote_runner.controller import Controller
 from remote_runner.host import Host
-from remote_runner.inventory import HostEntry, host_key
+from remote_runner.inventory.inventory import HostEntry, host_key
+from remote_runner.inventory.systems import System
 from remote_runner.probe import known_system
-from remote_runner.systems import System
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from remote_runner import far_shell
+from remote_runner.artifact.far_artifact import Store
 from remote_runner.deadline import Deadline
 from remote_runner.errors import FarShellError, UnknownRunError
-from remote_runner.far_artifact import Store
 from remote_runner.host import Host, Session
 from remote_runner.marks import Mark, MarkedReader, mark_for
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES, OutputsReport, unpack
@@ -289,7 +289,7 @@ def _dialogue(
     }
     payload = b"\n".join(
         (
-            far_shell.load_script("base.sh", "supervisor.sh", "nix/user.sh", "leftovers.sh").encode(),
+            far_shell.load_script("base.sh", "supervisor.sh", "artifact/nix/user.sh", "leftovers.sh").encode(),
             *(name.encode() + b"=" + far_shell.quoted(value) for name, value in settings.items()),
             call.encode(),
             b"",

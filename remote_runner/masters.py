@@ -39,6 +39,7 @@ from remote_runner.errors import (
     SshFailedError,
 )
 from remote_runner.host import Endpoint, Host, Session
+from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.master_watch import MasterWatch
 from remote_runner.mux import MuxConnection, MuxSession
 from remote_runner.ssh import (
@@ -53,7 +54,6 @@ from remote_runner.ssh import (
 from remote_runner.ssh_forwards import Forwards
 from remote_runner.ssh_places import LONG_PLACES, Place, Places
 from remote_runner.ssh_start import MOST_LOG_BYTES, Starting, find_ssh, run_at_terminal, run_until_ready
-from remote_runner.ssh_target import SshTarget
 
 _R = TypeVar("_R")
 

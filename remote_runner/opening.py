@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from remote_runner.ahead import Later
-from remote_runner.forwarding import Forwarded, open_forwards
 from remote_runner.host import Host
-from remote_runner.inventory import HostEntry
+from remote_runner.instance.forwarding import Forwarded, open_forwards
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.job import Seat
 from remote_runner.supervisor import Started, start_run
 

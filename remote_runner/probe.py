@@ -11,8 +11,8 @@ from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import FarShellError, UnknownSystemError, WrongSystemError
 from remote_runner.host import Host
-from remote_runner.inventory import HostEntry, host_key
-from remote_runner.systems import System
+from remote_runner.inventory.inventory import HostEntry, host_key
+from remote_runner.inventory.systems import System
 
 _TRUSTED_S = 86400.0  # a machine behind a name is replaced now and then
 _SCRIPT = 'printf \'\\n%s system %s\\n\' "$nonce" "$(uname -s) $(uname -m) $(getconf LONG_BIT 2>/dev/null || echo 0)"'

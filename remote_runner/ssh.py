@@ -25,7 +25,7 @@ from remote_runner.errors import (
     LoginDeniedError,
     SshFailedError,
 )
-from remote_runner.ssh_target import SshTarget
+from remote_runner.inventory.ssh_target import SshTarget
 
 _SOCKET_PATH_LIMIT = 104 - 1 - 17  # sun_path of macOS, its NUL, and the ".XXXXXXXXXXXXXXXX" that ssh binds first
 

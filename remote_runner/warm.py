@@ -44,8 +44,13 @@ _LISTENER_FD = 3
 _LOCK_S = 5.0
 # What an instance imports, much of it only where it is needed.
 MODULES = (
-    *("remote_runner.instance", "remote_runner.masters", "remote_runner.local_host", "remote_runner.addresses"),
-    *("remote_runner.nix.builder", "remote_runner.nix.push", "testground.sync.client"),
+    *(
+        "remote_runner.instance.instance",
+        "remote_runner.masters",
+        "remote_runner.local_host",
+        "remote_runner.instance.addresses",
+    ),
+    *("remote_runner.artifact.nix.builder", "remote_runner.artifact.nix.push", "testground.sync.client"),
     *("encodings.ascii", "encodings.idna", "shlex", "shutil", "yaml"),
 )
 _ROOMS = ("remote_runner", "testground")

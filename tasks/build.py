@@ -10,12 +10,12 @@ from pathlib import Path
 
 import invoke
 
-from remote_runner.artifacts import AnyArtifact, Artifact, build_for, choose_builder, plan_build
-from remote_runner.attempt import Attempt
+from remote_runner.artifact.attempt import Attempt
+from remote_runner.artifact.build import AnyArtifact, Artifact, build_for, choose_builder, plan_build
 from remote_runner.deadline import Deadline
-from remote_runner.inventory import AppSettings, HostEntry
-from remote_runner.inventory_kinds import Builder
-from remote_runner.systems import System
+from remote_runner.inventory.inventory import AppSettings, HostEntry
+from remote_runner.inventory.kinds import Builder
+from remote_runner.inventory.systems import System
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import say, show, show_json
@@ -110,7 +110,7 @@ def _planned(plan: Plan, kind: Kind) -> dict[str, object]:
     what = {"app": kind.app.name, "system": str(kind.system)}
     nix = choose_builder(kind.app, plan.directory, plan.environ)
     if nix is not None:
-        from remote_runner.nix.builder import planned_commands
+        from remote_runner.artifact.nix.builder import planned_commands
 
         with new_attempt(plan, kind.build_s) as attempt:
             planned = planned_commands(nix, kind.app, kind.system, attempt, directory)
@@ -158,7 +158,7 @@ def build_artifact(plan: Plan, kind: Kind) -> AnyArtifact:
         deadline=Deadline.after(kind.build_s),
     )
     if not isinstance(artifact, Artifact):
-        from remote_runner.nix.builder import check_target
+        from remote_runner.artifact.nix.builder import check_target
 
         for entry in kind.hosts:
             check_target(artifact, entry)

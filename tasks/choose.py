@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import invoke
 
-from remote_runner.placement import parse_entries, place_all
+from remote_runner.inventory.placement import parse_entries, place_all
 from remote_runner.probe import known_system
 from tasks.plan import Plan
 from tasks.say import say, show, show_json, table

@@ -9,11 +9,12 @@ from typing import Any
 
 import invoke
 
+from remote_runner.artifact.far_artifact import Store
+from remote_runner.artifact.push import forget_push
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.far_artifact import Store
 from remote_runner.host import Host
-from remote_runner.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.leftovers import (
     FarRun,
     LeftArtifact,
@@ -25,7 +26,6 @@ from remote_runner.leftovers import (
     remove_runs,
 )
 from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
-from remote_runner.push import forget_push
 from remote_runner.runs import forget_run
 from remote_runner.sizes import size
 from tasks.parallel import attempt_each, raise_failed

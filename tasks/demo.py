@@ -58,7 +58,7 @@ def _demo_plan(here: Plan) -> Iterator[Plan]:
     """The example plan in a directory of its own, with an inventory that lists the demo server as a host."""
     import yaml
 
-    from remote_runner.demo_server import DemoHost
+    from remote_runner.demo.server import DemoHost
 
     with tempfile.TemporaryDirectory(prefix="remote-runner-demo-") as name:
         directory = Path(name)

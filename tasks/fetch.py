@@ -7,7 +7,7 @@ from pathlib import Path
 import invoke
 
 from remote_runner.deadline import Deadline
-from remote_runner.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.job import is_run_id
 from remote_runner.leftovers import fetch_run, list_runs
 from remote_runner.runs import noted_run

@@ -14,10 +14,10 @@ import invoke
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.host_facts import HostFacts, closure_way, remarks
-from remote_runner.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry
+from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.known import known_of
 from remote_runner.sizes import size
-from remote_runner.ssh_target import SshTarget
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import age, say, show, show_json, table

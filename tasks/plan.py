@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from remote_runner.controller import Controller
 from remote_runner.host import Host
 from remote_runner.hosts import open_host
-from remote_runner.inventory import HostEntry, Inventory
+from remote_runner.inventory.inventory import HostEntry, Inventory
 from tasks.say import keep_secret
 from tasks.task import Failed
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import invoke
 
-from remote_runner.artifacts import AnyArtifact, Artifact
+from remote_runner.artifact.build import AnyArtifact, Artifact
+from remote_runner.artifact.nix.here import find_nix
+from remote_runner.artifact.push import Pushed, time_for_push
+from remote_runner.artifact.push import push as push_artifact
 from remote_runner.deadline import Deadline
-from remote_runner.inventory import HostEntry
-from remote_runner.inventory_kinds import StoreChoice
-from remote_runner.nix.here import find_nix
-from remote_runner.push import Pushed, time_for_push
-from remote_runner.push import push as push_artifact
+from remote_runner.inventory.inventory import HostEntry
+from remote_runner.inventory.kinds import StoreChoice
 from tasks.build import Kind, build_artifact, kinds_of_hosts, new_attempt, shown
 from tasks.parallel import on_each
 from tasks.plan import Plan
@@ -113,7 +113,7 @@ def _given(plan: Plan, kind: Kind, given: str) -> AnyArtifact:
     path = Path(given).absolute()
     if not path.exists():
         raise Failed(f"push: --artifact is {given}, and nothing is there; fab build prints an artifact's path")
-    from remote_runner.nix.builder import is_in_store, store_artifact
+    from remote_runner.artifact.nix.builder import is_in_store, store_artifact
 
     in_store = path if is_in_store(path) else path.resolve()  # `result`, as nix build leaves it, is a link
     if is_in_store(in_store):

@@ -15,11 +15,11 @@ from typing import Protocol
 
 import invoke
 
-from remote_runner.application import run_environment
 from remote_runner.descriptors import write_all
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.forwarding import open_forwards
-from remote_runner.inventory import HostEntry
+from remote_runner.instance.environment import run_environment
+from remote_runner.instance.forwarding import open_forwards
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.job import Job
 from remote_runner.runs import KeptRun, note_run
 from remote_runner.supervisor import RunResult, start_run, supervise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from remote_runner.record import STEPS, Record, read_record
+from remote_runner.instance.record import STEPS, Record, read_record
 from tasks.say import table
 from testground.local_exec import InstanceOutcome, RunOutcome
 

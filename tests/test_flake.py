@@ -61,7 +61,7 @@ def test_every_system_has_every_output(nix_here: NixHere, plan: Path) -> None:
 
 def test_a_change_beside_the_application_leaves_it_as_it_is(nix_here: NixHere, plan: Path) -> None:
     before = drv_paths(nix_here, plan)
-    for name in ("README.md", "remote_runner/push.py", "inventory.yaml", "pyproject.toml"):
+    for name in ("README.md", "remote_runner/artifact/push.py", "inventory.yaml", "pyproject.toml"):
         with (plan / name).open("a", encoding="utf-8") as file:
             file.write("\n# changed\n")
     (plan / "node" / "__pycache__").mkdir()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from remote_runner.errors import InventoryError, PlacementError
-from remote_runner.inventory import Inventory
-from remote_runner.placement import parse_entries
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.placement import parse_entries
 from testground.composition import Composition
 from testground.errors import CompositionError, ManifestError, PlanFileError
 from testground.manifest import Manifest

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.report import BEGIN as BENCHMARKS_BEGIN
 from benchmarks.report import END as BENCHMARKS_END
 from benchmarks.rows import WORKS
-from remote_runner.inventory import Inventory
-from remote_runner.inventory_keys import render_markdown
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.keys import render_markdown
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -39,7 +39,7 @@ WORKS = (
         (
             *(ours.cold(how) for how in _COMMANDS),
             *peers.contestants(peers.ALL),
-            *(_imports(code) for code in ("import fabric", "import remote_runner.instance")),
+            *(_imports(code) for code in ("import fabric", "import remote_runner.instance.instance")),
         ),
         (Bound("1.3 × `ssh` + `import fabric`", times=1.3, of=peers.SSH, also=[IMPORT_FABRIC]),),
     ),

@@ -17,7 +17,7 @@ from benchmarks.rows.pushes import large_file, pushed
 from benchmarks.rows.settings import RTT_S
 from benchmarks.stage import Stage
 from benchmarks.work import Bound, Contestant, Trial, Work
-from remote_runner.systems import System
+from remote_runner.inventory.systems import System
 from tests.delay import DelayProxy
 from tests.hosts import which
 from tests.hosts_nix import single_user

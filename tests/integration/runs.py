@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remote_runner.demo_server import DemoHost
+from remote_runner.demo.server import DemoHost
 from tests.hosts import TestHost, which
 from tests.hosts_netns import NetnsHost
 from tests.masters_end import end_masters

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.demo_server import DemoHost
+from remote_runner.demo.server import DemoHost
 from testground.sync.service import SyncService
 from tests.hosts import Keys, UserSshd
 from tests.hosts_netns import NetnsHost

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.systems import System
+from remote_runner.inventory.systems import System
 from tests.hosts import Keys, TestHost, UserSshd, free_port
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import FailingPlan

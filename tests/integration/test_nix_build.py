@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.record import read_record
+from remote_runner.instance.record import read_record
 from testground.composition import plan_runs, single
 from testground.local_exec import InstanceCommand
 from testground.local_exec import run as run_plan

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.masters import SshHost
-from remote_runner.ssh_target import SshTarget
 
 
 def target_to_json(target: SshTarget) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_runner.artifact.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
-from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.host import Host, Session
 from remote_runner.job import Job
 from remote_runner.local_host import LocalHost

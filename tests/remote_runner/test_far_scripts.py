@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import remote_runner
-from remote_runner.far_artifact import FarArtifact, Store
+from remote_runner.artifact.far_artifact import FarArtifact, Store
 from remote_runner.far_shell import far_command, far_stdin, load_script
 from remote_runner.job import Job, compose, prepare
 from tests.needs import need
@@ -25,21 +25,21 @@ _OF_USER_SH = "rr_how rr_unshare rr_flags rr_enter rr_tools rr_ids"
 # Each script as it is sent, with the variables that are sent along; and those that only functions need which it does
 # not call.
 SENT: dict[tuple[str, ...], tuple[str, str]] = {
-    ("base.sh", "push.sh"): ("nonce systems hash kib limit_kib directory eager pause_s", ""),
-    ("base.sh", "nix/store.sh", "probe.sh"): ("nonce directory", ""),
-    ("base.sh", "nix/store.sh", "nix/push.sh"): ("nonce systems directory out", ""),
-    ("base.sh", "nix/realise.sh"): ("nonce base out drv substitute", ""),
-    ("base.sh", "nix/user.sh", "nix/user_store.sh"): (
+    ("base.sh", "artifact/push.sh"): ("nonce systems hash kib limit_kib directory eager pause_s", ""),
+    ("base.sh", "artifact/nix/store.sh", "probe.sh"): ("nonce directory", ""),
+    ("base.sh", "artifact/nix/store.sh", "artifact/nix/push.sh"): ("nonce systems directory out", ""),
+    ("base.sh", "artifact/nix/realise.sh"): ("nonce base out drv substitute", ""),
+    ("base.sh", "artifact/nix/user.sh", "artifact/nix/user_store.sh"): (
         "nonce systems directory out length limit_kib rr_enter",
         "rr_home",
     ),
-    ("base.sh", "supervisor.sh", "nix/user.sh", "leftovers.sh"): (
+    ("base.sh", "supervisor.sh", "artifact/nix/user.sh", "leftovers.sh"): (
         "rr_mark rr_directory rr_blanks rr_tar rr_ids rr_older_s rr_end_alive rr_grace_s rr_wanted",
         " ".join(["rr_enter", *_OF_A_RUN]),
     ),
     ("base.sh", "supervisor.sh"): (" ".join(_OF_A_RUN), _OF_USER_SH),
-    ("nix/user.sh",): ("rr_home rr_store_here", ""),
-    ("nix/enter.sh",): ("", ""),
+    ("artifact/nix/user.sh",): ("rr_home rr_store_here", ""),
+    ("artifact/nix/enter.sh",): ("", ""),
 }
 # What shellcheck(1) says and is not followed, and why.
 NOT_FOLLOWED = {
@@ -93,11 +93,11 @@ LINUX_ONLY = (
 ALLOWED = {
     ("leftovers.sh", "stat -c"): "stat -f, behind it, is macOS's",
     ("supervisor.sh", "grep -z"): "where there is a /proc",
-    ("nix/enter.sh", "mount"): "a user's own store is for Linux",
-    ("nix/enter.sh", "pivot_root"): "the same",
-    ("nix/enter.sh", "umount"): "the same",
+    ("artifact/nix/enter.sh", "mount"): "a user's own store is for Linux",
+    ("artifact/nix/enter.sh", "pivot_root"): "the same",
+    ("artifact/nix/enter.sh", "umount"): "the same",
     ("probe.sh", "unshare"): "the same; what is missing is an answer",
-    ("nix/user.sh", "unshare"): "the same; looked for, and missed, before anything is sent",
+    ("artifact/nix/user.sh", "unshare"): "the same; looked for, and missed, before anything is sent",
     ("supervisor.sh", "setsid"): "looked for, and only where sh makes no process groups",
 }
 _WORDS = r"((?:[ \t]+[^ \t|&;()<>]+)*)"

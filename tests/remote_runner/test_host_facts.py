@@ -12,7 +12,7 @@ from remote_runner.host_facts import (
     facts_of,
     remarks,
 )
-from remote_runner.systems import System
+from remote_runner.inventory.systems import System
 
 X86 = System("x86_64", "linux")
 

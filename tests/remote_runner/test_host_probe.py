@@ -16,8 +16,8 @@ from remote_runner.errors import HostLostError
 from remote_runner.far_shell import load_script
 from remote_runner.host_facts import HostFacts
 from remote_runner.host_probe import probe_host
-from remote_runner.inventory import Inventory
-from remote_runner.systems import System
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.systems import System
 from tests.needs import need
 from tests.remote_runner.shell_host import LostHost, ShellHost
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from remote_runner.artifact.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
 from remote_runner.errors import UnknownRunError
-from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.leftovers import (
     LeftArtifact,
     choose_artifacts,

@@ -41,11 +41,11 @@ from remote_runner.errors import (
     SshFailedError,
 )
 from remote_runner.host import Endpoint, Session
+from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.masters import SshHost
 from remote_runner.mux import MuxConnection
 from remote_runner.ssh import SshSettings, master_key
 from remote_runner.ssh_places import Places
-from remote_runner.ssh_target import SshTarget
 from tests.hosts import Keys, TestHost, UserSshd, free_port
 from tests.hosts_netns import NetnsHost
 from tests.masters_end import end_masters

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from remote_runner.command_template import fill
 from remote_runner.controller import Controller
 from remote_runner.far_shell import far_command, far_script
+from remote_runner.inventory.command_template import fill
 from tests.remote_runner.far import LOCAL_SHELLS, Far, local_shell, open_far
 
 # A program of these would leave a file named so; looked for after every example.

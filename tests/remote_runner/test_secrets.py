@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from remote_runner.errors import HostError, InventoryError, RunEnvironmentError
-from remote_runner.inventory import Inventory
+from remote_runner.instance.services import services_from
+from remote_runner.inventory.inventory import Inventory
 from remote_runner.secrets import Secrets
-from remote_runner.services import services_from
 
 KEY = "-----BEGIN KEY-----\nMIIEpAIBAAKCAQEA7\n\tq2V0'\"\\x\n-----END KEY-----\n"
 

@@ -19,8 +19,8 @@ from remote_runner.errors import (
     LoginDeniedError,
     SshFailedError,
 )
+from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.ssh import SshSettings, explain_failure, master_argv, master_key, peer_address, ssh_environment
-from remote_runner.ssh_target import SshTarget
 
 SETTINGS = SshSettings()
 PLAIN = SshTarget.from_name("dex")

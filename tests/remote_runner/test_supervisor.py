@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from remote_runner import supervisor
+from remote_runner.artifact.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
@@ -29,7 +30,6 @@ from remote_runner.errors import (
     ProgramUnusableError,
     SupervisorLostError,
 )
-from remote_runner.far_artifact import FarArtifact, Store
 from remote_runner.host import Session
 from remote_runner.job import Job, Seat, compose, instance_id
 from remote_runner.local_host import LocalHost, LocalSession

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.controller import Controller
-from remote_runner.inventory import Inventory
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.systems import System
 from remote_runner.probe import known_system
-from remote_runner.systems import System
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, UserSshd, free_port, which
 from tests.hosts_netns import Lan, NetnsHost

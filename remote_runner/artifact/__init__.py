@@ -1,0 +1,1 @@
+"""What runs on a host: built for its system, named by its content, brought there."""

@@ -1,0 +1,299 @@
+"""What the plan's command or Nix builds for a system: once for each run, however many instances wait for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from remote_runner.artifact.attempt import Attempt
+from remote_runner.artifact.content import hash_content
+from remote_runner.artifact.nix.artifact import TABLE_VARIABLE, StoreArtifact
+from remote_runner.artifact.nix.here import Nix, find_nix
+from remote_runner.artifact.shared_failure import pack_failure, unpack_failure
+from remote_runner.controller import Controller
+from remote_runner.deadline import Deadline
+from remote_runner.errors import (
+    ArtifactError,
+    BuildFailedError,
+    DeadlineError,
+    LocalProgramError,
+    NoBuilderError,
+    NoNixError,
+    RemoteRunnerError,
+)
+from remote_runner.far_shell import new_nonce
+from remote_runner.file_names import safe_name
+from remote_runner.inventory.command_template import fill
+from remote_runner.inventory.inventory import AppSettings
+from remote_runner.inventory.kinds import Builder
+from remote_runner.inventory.systems import System
+from remote_runner.stop import Stop
+
+_KEPT_RUNS = 8
+_KEPT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file or folder built for a system; `hash` is that of its content, `program` what is started inside it.
+
+    A single file counts as a folder that holds it, so `program` is then its name.
+    """
+
+    path: Path
+    hash: str
+    size_bytes: int
+    files: int
+    program: str
+    system: System
+
+    @property
+    def here(self) -> bool:
+        """It lies on this machine, as every result of a command does."""
+        return True
+
+    @classmethod
+    def from_path(cls, path: Path, system: System, program: str | None = None) -> Self:
+        """Hash what lies at `path` and find its program. Raises `ArtifactError`."""
+        started = _find_program(path, program)
+        content = hash_content(path)
+        return cls(path, content.hash, content.size_bytes, content.files, started, system)
+
+    def to_json(self) -> dict[str, Any]:
+        """The artifact as JSON values."""
+        return {**vars(self), "path": str(self.path), "system": str(self.system)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The artifact that `to_json` wrote."""
+        return cls(**{**values, "path": Path(values["path"]), "system": System.parse(values["system"])})
+
+
+AnyArtifact = Artifact | StoreArtifact
+
+
+@dataclass(frozen=True)
+class BuildCommand:
+    """What is run for a build: the words, and where the result has to be."""
+
+    argv: tuple[str, ...]
+    directory: Path
+    out: Path
+
+
+def choose_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> Nix | None:
+    """Nix, where it is what builds this application; else `None`: then the inventory's command does.
+
+    Raises `NoBuilderError`, and `NoNixError` where the inventory says `builder: nix`.
+    """
+    if app.builder is Builder.COMMAND:
+        return None
+    has_flake = app.flake is not None or (plan_dir / "flake.nix").exists() or _has_table(environ, app)
+    if app.builder is not Builder.NIX and not has_flake and app.command is not None:
+        return None
+    nix = find_nix(environ)
+    if app.builder is Builder.NIX:
+        if nix is None:
+            raise NoNixError(f"app.builder is nix: the build of {app.name}")
+        return nix
+    if nix is not None and has_flake:
+        return nix
+    if app.command is None:
+        why = "there is no Nix on this machine" if nix is None else "neither app.flake nor a flake.nix says it to Nix"
+        raise NoBuilderError(
+            f"nothing says how {app.name} is built: {why}, and app.command is not set in inventory.yaml",
+            next_step="either install Nix and write a flake.nix (or set app.flake), "
+            "or set app.command to a command that makes {out}, for example: go build -o {out} .",
+        )
+    return None
+
+
+def _has_table(environ: Mapping[str, str], app: AppSettings) -> bool:
+    if not environ.get(TABLE_VARIABLE):
+        return False
+    from remote_runner.artifact.nix.table import table_of
+
+    return bool(table_of(environ, app.name))
+
+
+def plan_build(app: AppSettings, system: System, plan_dir: Path, out: Path) -> BuildCommand:
+    """The command for a system, filled in. Raises `NoBuilderError` when the inventory has none."""
+    if app.command is None:
+        raise NoBuilderError(
+            f"nothing says how {app.name} is built for {system}: app.command is not set in inventory.yaml",
+            next_step="set it to a command that makes {out}, for example: go build -o {out} .",
+        )
+    values = {
+        "system": str(system),
+        "os": system.os,
+        "arch": system.arch,
+        "goos": system.goos,
+        "goarch": system.goarch,
+        "goarm": system.goarm,
+        "out": str(out),
+        "python": sys.executable,
+        "plan": str(plan_dir),
+    }
+    return BuildCommand(fill(app.command, values), plan_dir, out)
+
+
+def build_for(
+    app: AppSettings,
+    system: System,
+    *,
+    plan_dir: Path,
+    run_id: str | None,
+    controller: Controller,
+    environ: Mapping[str, str],
+    deadline: Deadline,
+    stop: Stop | None = None,
+) -> AnyArtifact:
+    """The application's artifact for a system: the run's first process builds it, the others wait and share.
+
+    What `stop` raises ends the build, and leaves it to the next who waits.
+    A failure is shared as well, within the run only. Without a `run_id` (by hand) it is always built.
+    Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
+    `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.
+    """
+    nix = choose_builder(app, plan_dir, environ)
+    if nix is None:
+        plan_build(app, system, plan_dir, Path("out"))
+    run = safe_name(run_id) if run_id else f"by-hand-{new_nonce()[:12]}"
+    how = [str(app.command), app.program] if nix is None else [nix.nix, app.flake, app.build_on.value, app.program]
+    settings = json.dumps([str(plan_dir), app.name, str(system), *how])
+    key = f"{app.name}-{system}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    directory = controller.cache / "builds" / run / key
+    result = directory / "result.json"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not result.exists():
+        lock = controller.lock(f"build-{hashlib.sha256(str(directory).encode()).hexdigest()[:24]}")
+        try:
+            is_ours = lock.acquire_unless(result.exists, deadline)
+        except DeadlineError as error:
+            what = f"waiting for another process that builds {app.name} for {system}"
+            raise DeadlineError(what, error.seconds) from error
+        with lock if is_ours else nullcontext():
+            if not result.exists():
+                # A directory for each attempt: who was killed while building may have left what still writes.
+                attempt = Attempt(directory / new_nonce()[:12], plan_dir, environ, deadline, stop)
+                attempt.directory.mkdir(mode=0o700)
+                _write_result(result, _outcome(app, system, nix, attempt))
+                _sweep(directory.parent)
+    values = json.loads(result.read_text(encoding="utf-8"))
+    if "failure" in values:
+        raise unpack_failure(values["failure"])
+    kind = StoreArtifact if values["builder"] == Builder.NIX.value else Artifact
+    return kind.from_json(values["artifact"])
+
+
+def _outcome(app: AppSettings, system: System, nix: Nix | None, attempt: Attempt) -> dict[str, Any]:
+    try:
+        if nix is None:
+            return {"builder": Builder.COMMAND.value, "artifact": _run_command(app, system, attempt).to_json()}
+        from remote_runner.artifact.nix.builder import build_with_nix
+
+        return {"builder": Builder.NIX.value, "artifact": build_with_nix(nix, app, system, attempt).to_json()}
+    except RemoteRunnerError as error:
+        return {"failure": pack_failure(error)}
+
+
+def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact:
+    from remote_runner.process import last_lines
+
+    command = plan_build(app, system, attempt.plan_dir, attempt.directory / app.name)
+    log = attempt.log
+
+    def failed(reason: str, next_step: str = "") -> BuildFailedError:
+        said = last_lines(log)
+        return BuildFailedError(app.name, str(system), reason, log=str(log), said=said, next_step=next_step)
+
+    shown = " ".join(command.argv)
+    try:
+        status = attempt.run(command.argv, log=log, environ=_build_environment(attempt.environ))
+    except LocalProgramError as error:
+        raise failed(str(error), f"install {command.argv[0]}, or set app.command in inventory.yaml") from error
+    except DeadlineError as error:
+        raise failed(
+            f"`{shown}` did not end within {error.seconds:g} s", "raise timeouts.build_s in inventory.yaml"
+        ) from error
+    if status:
+        how = f"status {status}" if status > 0 else f"signal {-status}"
+        raise failed(f"`{shown}` ended with {how}")
+    try:
+        return Artifact.from_path(command.out, system, app.program)
+    except ArtifactError as error:
+        raise failed(f"`{shown}` ended well, but {error.args[0]}", error.next_step) from error
+
+
+def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a build: ours, with the home that toolchains keep their caches in (Testground gives none)."""
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    return {"HOME": home, "PATH": os.defpath, **environ}
+
+
+def _find_program(path: Path, program: str | None) -> str:
+    try:
+        if not path.is_dir():
+            found = path.stat()
+            if program is not None:
+                raise ArtifactError(
+                    f"{path} is a file, and app.program says that {program} lies inside it",
+                    next_step="make a folder, or leave app.program out",
+                )
+            if not found.st_size:
+                raise ArtifactError(f"{path} is empty")
+            return _executable(path, path.name)
+        if not any(path.iterdir()):
+            raise ArtifactError(f"{path} is an empty folder")
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is not there", next_step="the command has to make {out}") from error
+    if program is None:
+        names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8])
+        raise ArtifactError(
+            f"{path} is a folder, and nothing says which program in it is started (it holds {names})",
+            next_step="set app.program in inventory.yaml",
+        )
+    return _executable(path / program, str(PurePosixPath(program)))
+
+
+def _executable(path: Path, name: str) -> str:
+    next_step = "app.program in inventory.yaml is the program's path inside the result"
+    # Only what is sent counts: a link out of the result may lead nowhere on the host.
+    if not path.is_file():
+        near = ", ".join(sorted(entry.name for entry in path.parent.iterdir())[:8]) if path.parent.is_dir() else ""
+        beside = f" (beside it: {near})" if near else ""
+        raise ArtifactError(f"the program {name} is not in the result{beside}", next_step=next_step)
+    if not path.stat().st_mode & 0o100:
+        raise ArtifactError(f"the program {name} is not executable", next_step="let the command make it so (chmod +x)")
+    return name
+
+
+def _write_result(result: Path, values: dict[str, Any]) -> None:
+    aside = result.with_name(f"{result.name}.{os.getpid()}")
+    aside.write_text(json.dumps(values), encoding="utf-8")
+    aside.replace(result)
+
+
+def _sweep(current: Path) -> None:
+    """Remove the builds of old runs: not of this one, of the last few, or of the last hour."""
+    import shutil  # takes 4 ms, and only who builds needs it
+
+    others = []
+    for run in current.parent.iterdir():
+        try:
+            others.append((run.stat().st_mtime, run))
+        except FileNotFoundError:
+            continue  # another process sweeps as well
+    old = sorted(others, reverse=True)[_KEPT_RUNS:]
+    for changed_s, run in old:
+        if run != current and changed_s < time.time() - _KEPT_S:
+            shutil.rmtree(run, ignore_errors=True)

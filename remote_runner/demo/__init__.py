@@ -1,0 +1,1 @@
+"""A second machine for `fab demo` and the tests."""

@@ -1,0 +1,322 @@
+"""The kinds of values that `inventory.yaml` holds: what is expected, in words, and how each is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any, NoReturn
+
+from remote_runner.errors import HostNameError, InventoryError, UnknownSystemError
+from remote_runner.host import Endpoint
+from remote_runner.inventory.command_template import PLACEHOLDERS, unknown_placeholders
+from remote_runner.inventory.placement import Spread
+from remote_runner.inventory.ssh_target import check_host_name, check_user_name
+from remote_runner.inventory.systems import System
+from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, Sequence
+
+
+class Builder(Enum):
+    """How the application is built."""
+
+    COMMAND = "command"
+    NIX = "nix"
+
+
+class BuildOn(Enum):
+    """Which machine builds what Nix describes."""
+
+    AUTO = "auto"
+    """This one, where it or its remote builders can; else the target."""
+    LOCAL = "local"
+    TARGET = "target"
+
+
+class StoreChoice(Enum):
+    """Where a host keeps what Nix built."""
+
+    AUTO = "auto"
+    """In its Nix store, where the user may add to it; else in a store of the user's own."""
+    NIX = "nix"
+    USER = "user"
+
+
+class OnUnreachable(Enum):
+    """What an instance does whose host cannot be reached."""
+
+    FAIL = "fail"
+    NEXT = "next"
+    """It goes to the next host of the list."""
+
+
+@dataclass(frozen=True)
+class At:
+    """Where in which file a value stands, for messages."""
+
+    file: str
+    path: str
+
+    def child(self, name: str) -> At:
+        return At(self.file, f"{self.path}.{name}" if self.path else name)
+
+    def item(self, index: int) -> At:
+        return At(self.file, f"{self.path}[{index}]")
+
+    def fail(self, node: Node | int, expected: str, *, found: str = "", nearest: tuple[str, ...] = ()) -> NoReturn:
+        """Raise `InventoryError` for the value (or for the line, where the key itself is wrong)."""
+        line = node if isinstance(node, int) else node.line
+        found = found or ("" if isinstance(node, int) else _described(node))
+        raise InventoryError(self.file, line, self.path, found=found, expected=expected, nearest=nearest)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: what is expected, in words, and the function that reads it (or fails through `At`)."""
+
+    expected: str
+    read: Callable[[Node, At], Any]
+
+
+def nearest_names(name: str, known: Any) -> tuple[str, ...]:
+    """The known names that look most like `name`, at most two."""
+    import difflib
+
+    by_lower = {str(k).lower(): str(k) for k in known}
+    return tuple(by_lower[n] for n in difflib.get_close_matches(name.lower(), by_lower, n=2))
+
+
+def _described(node: Node) -> str:
+    if isinstance(node, Scalar):
+        return "nothing" if node.is_null else repr(node.text)
+    if isinstance(node, Sequence):
+        return f"a list of {len(node.items)}"
+    return f"a mapping of {', '.join(list(node.items)[:3]) or 'nothing'}"
+
+
+def _text_kind(expected: str, parse: Callable[[str], Any]) -> Kind:
+    """A scalar that `parse` takes; it raises `ValueError` (`KeyError`, `UnknownSystemError`) for what it does not."""
+
+    def read(node: Node, at: At) -> Any:
+        if not isinstance(node, Scalar) or node.is_null:
+            at.fail(node, expected)
+        try:
+            return parse(node.text)
+        except UnknownSystemError as error:
+            at.fail(node, expected, nearest=error.nearest)
+        except HostNameError as error:
+            at.fail(node, f"{expected} ({error.reason})")
+        except (ValueError, KeyError):
+            at.fail(node, expected)
+
+    return Kind(expected, read)
+
+
+def list_kind(expected: str, item: Kind) -> Kind:
+    def read(node: Node, at: At) -> tuple[Any, ...]:
+        if isinstance(node, Scalar) and node.is_null:
+            return ()
+        if not isinstance(node, Sequence):
+            at.fail(node, expected)
+        return tuple(item.read(child, at.item(index)) for index, child in enumerate(node.items))
+
+    return Kind(expected, read)
+
+
+def _mapping_kind(expected: str, name: Callable[[str], str | None], is_env: bool) -> Kind:
+    """A mapping of texts; `name` says what is expected of a key that will not do."""
+
+    def read(node: Node, at: At) -> dict[str, str | None]:
+        if isinstance(node, Scalar) and node.is_null:
+            return {}
+        if not isinstance(node, Mapping):
+            at.fail(node, expected)
+        values: dict[str, str | None] = {}
+        for key, value in node.items.items():
+            wanted = name(key)
+            if wanted:
+                at.child(key).fail(node.lines[key], wanted, found=f"the name {key!r}")
+            if not isinstance(value, Scalar) or (value.is_null and not is_env):
+                at.child(key).fail(value, "a text (in quotes, where YAML would read something else)")
+            if "\0" in value.text or not (is_env or value.text.isprintable()):
+                at.child(key).fail(value, "a text without control characters")
+            values[key] = None if value.is_null else value.text
+        return values
+
+    return Kind(expected, read)
+
+
+def _word(text: str) -> str:
+    if not text or any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError
+    return text
+
+
+def _file_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError
+    return text
+
+
+def _host_name(text: str) -> str:
+    check_host_name(text)
+    return text
+
+
+def _user_name(text: str) -> str:
+    check_user_name(text)
+    return text
+
+
+def _plain(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _flake(text: str) -> str:
+    if text.startswith("-") or "#" in text:
+        raise ValueError
+    return _plain(text)
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
+def _one_of(choices: type[Enum]) -> Kind:
+    *others, last = (f"`{choice.value}`" for choice in choices)
+    return _text_kind(f"{', '.join(others)} or {last}", choices)
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError
+    return value
+
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or not text.isprintable() or ".." in PurePosixPath(text).parts:
+        raise ValueError
+    return text
+
+
+def _inside(text: str) -> str:
+    path = PurePosixPath(text)
+    if not text or path.is_absolute() or ".." in path.parts or not path.parts or not text.isprintable():
+        raise ValueError
+    return str(path)
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    return Endpoint(_word(host) if colon else "localhost", _whole(1, 65535)(port))
+
+
+def _env_name(name: str) -> str | None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return "a variable's name (letters, digits and _)"
+    if name.startswith("REMOTE_RUNNER_"):
+        return "another name (REMOTE_RUNNER_ variables are set by remote-runner itself)"
+    return None
+
+
+def _secret_name(text: str) -> str:
+    from remote_runner.job import SHELL_OWN
+
+    # A host's sh hands those over as arguments of env(1), which ps shows for a moment.
+    if _env_name(text) or SHELL_OWN.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def _option_name(name: str) -> str | None:
+    return None if name.isascii() and name.isalnum() else "the name of an ssh option (see ssh_config(5))"
+
+
+def _read_command(node: Node, at: At) -> tuple[str, ...]:
+    import shlex
+
+    if isinstance(node, Sequence):
+        words = [item.text if isinstance(item, Scalar) and not item.is_null else "" for item in node.items]
+    elif isinstance(node, Scalar) and not node.is_null:
+        try:
+            words = shlex.split(node.text)
+        except ValueError as error:
+            at.fail(node, f"words as a shell splits them ({str(error).lower()})")
+    else:
+        at.fail(node, COMMAND.expected)
+    if not words or not all(words):
+        at.fail(node, COMMAND.expected)
+    for name in unknown_placeholders(words):
+        nearest = tuple(f"{{{n}}}" for n in nearest_names(name, PLACEHOLDERS))
+        known = ", ".join(f"{{{n}}}" for n in PLACEHOLDERS)
+        at.fail(node, f"one of {known} ({{{{ and }}}} stand for a brace)", found=f"{{{name}}}", nearest=nearest)
+    return tuple(words)
+
+
+def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
+    if isinstance(node, Scalar) and node.is_null:
+        return {}
+    if not isinstance(node, Mapping):
+        at.fail(node, HOSTS.expected)
+    return {name: (child, at.child(name)) for name, child in node.items.items()}
+
+
+TEXT = _text_kind("a text in one line", _plain)
+WORD = _text_kind("a word without spaces", _word)
+FILE_NAME = _text_kind("a name of letters, digits, `.`, `_` and `-`", _file_name)
+HOST_NAME = _text_kind("a host's name or address", _host_name)
+USER_NAME = _text_kind("a user's name", _user_name)
+SLOTS = _text_kind("a whole number from 1 to 1000", _whole(1, 1000))
+PORT = _text_kind("a port, 1 to 65535", _whole(1, 65535))
+ANY_PORT = _text_kind("a port, 1 to 65535, or 0 for any free one", _whole(0, 65535))
+SECONDS = _text_kind("seconds, more than 0", _seconds)
+SECONDS_OR_NONE = Kind(
+    "seconds, more than 0, or `none`",
+    lambda node, at: None if isinstance(node, Scalar) and node.text == "none" else SECONDS.read(node, at),
+)
+SIZE = _text_kind("a size such as 500 MiB or 5 GiB", _size)
+ABSOLUTE = _text_kind("an absolute path on the host", _absolute)
+INSIDE = _text_kind("a relative path without ..", _inside)
+SYSTEM = _text_kind("a system such as x86_64-linux or aarch64-darwin", System.parse)
+ENDPOINT = _text_kind("HOST:PORT, or a port alone for localhost", _endpoint)
+SPREAD = _one_of(Spread)
+BUILDER = _one_of(Builder)
+BUILD_ON = _one_of(BuildOn)
+ON_UNREACHABLE = _one_of(OnUnreachable)
+STORE = _one_of(StoreChoice)
+BOOLEAN = _text_kind("`true` or `false`", _boolean)
+FLAKE = _text_kind("a flake reference without #", _flake)
+WORDS = list_kind("a list of words", WORD)
+ENV = _mapping_kind("a mapping of variables", _env_name, is_env=True)
+SECRETS = list_kind(
+    "a list of variables' names", _text_kind("a variable's name, none that a shell keeps for itself", _secret_name)
+)
+OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, is_env=False)
+COMMAND = Kind("a command, as a text or a list of words", _read_command)
+HOSTS = Kind("a mapping of host names", _read_hosts)
