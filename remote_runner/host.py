@@ -9,22 +9,11 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from remote_runner.deadline import Deadline
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a service is dialled: a host name or address, and a TCP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+from remote_runner.inventory.endpoint import Endpoint as Endpoint
 
 
 class Session(ABC):

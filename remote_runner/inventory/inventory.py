@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from remote_runner.errors import HostNameError, InventoryError, UnknownHostError
-from remote_runner.host import Endpoint
+from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.keys import Place, keys_of, read_keys
 from remote_runner.inventory.kinds import At, Builder, BuildOn, OnUnreachable, StoreChoice, nearest_names
 from remote_runner.inventory.placement import Entry, Spread

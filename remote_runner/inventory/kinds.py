@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from remote_runner.errors import HostNameError, InventoryError, UnknownSystemError
-from remote_runner.host import Endpoint
 from remote_runner.inventory.command_template import PLACEHOLDERS, unknown_placeholders
+from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.placement import Spread
 from remote_runner.inventory.ssh_target import check_host_name, check_user_name
 from remote_runner.inventory.systems import System
