@@ -13,7 +13,7 @@ from typing import Any, Self
 from remote_runner.errors import HostNameError, InventoryError, UnknownHostError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.keys import Place, keys_of, read_keys
-from remote_runner.inventory.kinds import At, Builder, BuildOn, OnUnreachable, StoreChoice, nearest_names
+from remote_runner.inventory.kinds import At, Builder, BuildOn, ForwardUsers, OnUnreachable, StoreChoice, nearest_names
 from remote_runner.inventory.placement import Entry, Spread
 from remote_runner.inventory.ssh_target import SshTarget, check_host_name
 from remote_runner.inventory.systems import System
@@ -81,6 +81,7 @@ class HostEntry:
 
     name: str
     ssh: SshTarget | None
+    connect: tuple[str, ...] | None
     system: System | None
     address: str | None
     slots: int
@@ -88,6 +89,7 @@ class HostEntry:
     groups: tuple[str, ...]
     forwards: tuple[Forward, ...]
     service_ports: tuple[tuple[str, int], ...]
+    forward_users: ForwardUsers
     env: tuple[tuple[str, str], ...]
     pass_through: tuple[str, ...]
     secret_env: tuple[str, ...]
@@ -128,6 +130,15 @@ class Inventory:
     app: AppSettings
     any_host: HostEntry
     this_host: HostEntry
+
+    @staticmethod
+    def state_of(plan_dir: Path) -> tuple[int, int, int] | None:
+        """What changes with the file: while it is the same, so is the inventory. `None` where there is none."""
+        try:
+            found = (plan_dir / FILE_NAME).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
     @classmethod
     def load(cls, plan_dir: Path, *, cache: Path | None = None) -> Self:
@@ -281,6 +292,7 @@ class _Reader:
         return HostEntry(
             name=name,
             ssh=self._ssh(name, given, value, stands),
+            connect=None if name == LOCALHOST else value("connect.command"),
             system=value("system"),
             address=value("address"),
             slots=value("slots"),
@@ -288,6 +300,7 @@ class _Reader:
             groups=value("groups"),
             forwards=tuple(_forward(item) for item in value("forwards")),
             service_ports=tuple((service, port) for service, port in ports if port),
+            forward_users=value("forward_users"),
             env=tuple((key, text) for key, text in env.items() if text is not None),
             pass_through=tuple(key for key, text in env.items() if text is None),
             # Not instead of the defaults': forgetting one name would show its value.
@@ -318,9 +331,11 @@ class _Reader:
 
     def _ssh(self, name: str, given: Mapping[str, Any], value: Any, stands: tuple[Node, At] | None) -> SshTarget | None:
         if name == LOCALHOST:
-            if stands and any(key.startswith("ssh.") for key in given):
-                node, at = stands
-                at.child("ssh").fail(node.line, "no ssh settings: localhost is always this machine", found="some")
+            for section in ("ssh", "connect"):
+                if stands and any(key.startswith(f"{section}.") for key in given):
+                    node, at = stands
+                    expected = f"no {section} settings: localhost is always this machine"
+                    at.child(section).fail(node.line, expected, found="some")
             return None
         identity_file = value("ssh.identity_file")
         if identity_file and not identity_file.startswith(("/", "~", "%")):

@@ -52,6 +52,14 @@ class OnUnreachable(Enum):
     """It goes to the next host of the list."""
 
 
+class ForwardUsers(Enum):
+    """Whose processes on a host may connect to a forward there."""
+
+    OWN = "own"
+    """Those of the user who logs in, where the system allows to tell (Linux)."""
+    ANY = "any"
+
+
 @dataclass(frozen=True)
 class At:
     """Where in which file a value stands, for messages."""
@@ -258,7 +266,11 @@ def _option_name(name: str) -> str | None:
     return None if name.isascii() and name.isalnum() else "the name of an ssh option (see ssh_config(5))"
 
 
-def _read_command(node: Node, at: At) -> tuple[str, ...]:
+def _read_connect(node: Node, at: At) -> tuple[str, ...]:
+    return _read_words(node, at, CONNECT)
+
+
+def _read_words(node: Node, at: At, kind: Kind) -> tuple[str, ...]:
     import shlex
 
     if isinstance(node, Sequence):
@@ -269,9 +281,14 @@ def _read_command(node: Node, at: At) -> tuple[str, ...]:
         except ValueError as error:
             at.fail(node, f"words as a shell splits them ({str(error).lower()})")
     else:
-        at.fail(node, COMMAND.expected)
+        at.fail(node, kind.expected)
     if not words or not all(words):
-        at.fail(node, COMMAND.expected)
+        at.fail(node, kind.expected)
+    return tuple(words)
+
+
+def _read_command(node: Node, at: At) -> tuple[str, ...]:
+    words = _read_words(node, at, COMMAND)
     for name in unknown_placeholders(words):
         nearest = tuple(f"{{{n}}}" for n in nearest_names(name, PLACEHOLDERS))
         known = ", ".join(f"{{{n}}}" for n in PLACEHOLDERS)
@@ -310,6 +327,7 @@ BUILDER = _one_of(Builder)
 BUILD_ON = _one_of(BuildOn)
 ON_UNREACHABLE = _one_of(OnUnreachable)
 STORE = _one_of(StoreChoice)
+FORWARD_USERS = _one_of(ForwardUsers)
 BOOLEAN = _text_kind("`true` or `false`", _boolean)
 FLAKE = _text_kind("a flake reference without #", _flake)
 WORDS = list_kind("a list of words", WORD)
@@ -319,4 +337,5 @@ SECRETS = list_kind(
 )
 OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, is_env=False)
 COMMAND = Kind("a command, as a text or a list of words", _read_command)
+CONNECT = Kind("a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect)
 HOSTS = Kind("a mapping of host names", _read_hosts)
