@@ -1,0 +1,3 @@
+module remote-runner/agent
+
+go 1.21
