@@ -1,28 +1,11 @@
-"""How a host keeps an artifact, and by which name the supervisor finds it there."""
+"""What a push to a host came to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Store(Enum):
-    """Where artifacts lie on a host."""
-
-    CACHE = "cache"
-    """Ours: a folder under the hash of its content."""
-    NIX = "nix"
-    """The host's Nix store."""
-    USER = "user"
-    """A store of the user's own, shown at /nix/store to the application alone."""
-
-
-@dataclass(frozen=True)
-class FarArtifact:
-    """An artifact on a host; `name` is the hash in the cache, or the store path."""
-
-    store: Store
-    name: str
+from remote_runner.connection.far_artifact import FarArtifact as FarArtifact
+from remote_runner.connection.far_artifact import Store as Store
 
 
 @dataclass(frozen=True)

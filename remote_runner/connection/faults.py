@@ -5,6 +5,7 @@ A host's words are shown as its words; none of them goes into a command that we 
 
 from __future__ import annotations
 
+from remote_runner.connection.job import Job
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.said import words
 from remote_runner.errors import (
@@ -50,7 +51,7 @@ def fault(host: str, closed: StreamClosed) -> HostError:
             host,
             "no process can be started there",
             stderr=said,
-            next_step="look there for what holds them all (ulimit -u), or give the host fewer 'slots' in inventory.yaml",
+            next_step="look there for what holds them all (ulimit -u), or give the host fewer `slots` (inventory.yaml)",
         )
     if closed.kind == "busy":
         return HostError(host, f"another process does the same there, and went on for too long: {said}")
@@ -72,20 +73,35 @@ def listen_fault(host: str, port: int, closed: StreamClosed) -> HostError:
     return fault(host, closed)
 
 
-def run_fault(host: str, run_id: str, program: str, closed: StreamClosed) -> HostError:
-    """The error for a run that failed; `program` is the one that it was asked for."""
+def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
+    """The error for a run that failed."""
     if closed.kind == "missing":
         return ArtifactMissingError(host, words(closed.more.get("artifact")), stderr=words(closed.text))
     if closed.kind == "exists":
-        return InstanceExistsError(host, run_id, words(closed.more.get("directory")))
+        return InstanceExistsError(host, job.instance_id, words(closed.more.get("directory")))
     if closed.kind == "program":
-        return program_error(host, words(closed.more.get("problem")), program, "")
+        return program_error(host, words(closed.more.get("problem")), job.program)
     if closed.kind in ("room", "readonly"):
         return NoRoomError(
             host,
             f"cannot make a run's directory: {words(closed.text)}",
             next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
         )
+    return fault(host, closed)
+
+
+def command_fault(host: str, program: str, closed: StreamClosed) -> HostError:
+    """The error for a program that was not started, or of whose end nothing is known."""
+    if closed.kind == "program":
+        return program_error(host, words(closed.more.get("problem")), program)
+    return fault(host, closed)
+
+
+def file_fault(host: str, path: str, closed: StreamClosed) -> HostError:
+    """The error for a file that was not sent or written."""
+    if closed.kind in ("unknown", "unreadable", "room", "readonly", "failed"):
+        what = {"unknown": "is not there", "unreadable": "cannot be read"}.get(closed.kind, "cannot be written")
+        return HostError(host, f"{path} {what}", stderr=words(closed.text))
     return fault(host, closed)
 
 
@@ -146,7 +162,7 @@ def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, 
     )
 
 
-def program_error(host: str, kind: str, program: str, stderr: str) -> HostError:
+def program_error(host: str, kind: str, program: str) -> HostError:
     """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon."""
     name, _, detail = kind.partition(":")
     if name == "namespace":
@@ -168,4 +184,4 @@ def program_error(host: str, kind: str, program: str, stderr: str) -> HostError:
     else:
         reason = "is not there"
         next_step = "check the program's name, and where the build puts it"
-    return ProgramUnusableError(host, program, name, reason, stderr=stderr, next_step=next_step)
+    return ProgramUnusableError(host, program, name, reason, next_step=next_step)

@@ -53,7 +53,7 @@ class Job:
             raise JobError("there is no program to run")
         if self.grace_s < 0:
             raise JobError(f"grace_s {self.grace_s:g} must be positive")
-        texts = [_raw(text) for text in (*self.argv, *self.environment, *self.environment.values())]
+        texts = [raw(text) for text in (*self.argv, *self.environment, *self.environment.values())]
         if any(b"\0" in text for text in texts):
             raise JobError("an argument or a variable holds a NUL byte, which no program can be given")
         size_bytes = sum(map(len, texts)) + 2 * len(texts)
@@ -67,6 +67,11 @@ class Job:
     def unnameable(self) -> tuple[str, ...]:
         """Variables that no program can be given, so that the application goes without them."""
         return tuple(sorted(name for name in self.environment if not _is_nameable(name)))
+
+    @property
+    def program(self) -> str:
+        """What is started, for messages."""
+        return os.fsdecode(self.argv[0])
 
     def request(self, *, stdin: bool) -> tuple[dict[str, Any], list[bytes]]:
         """The head and the fields of the request `run` (docs/protocol.md, "Verbs")."""
@@ -89,7 +94,7 @@ class Job:
             "outputs_limit": self.outputs_limit_bytes,
             "cut_lines": True,
         }
-        return head, [*map(_raw, self.argv), *variables(given)]
+        return head, [*map(raw, self.argv), *variables(given)]
 
 
 def is_run_id(name: str) -> bool:
@@ -104,12 +109,13 @@ def instance_id(run: str, group: str, number: int | str) -> str:
 
 def variables(values: Mapping[str, str | bytes]) -> list[bytes]:
     """Variables as the fields of a request: `NAME=VALUE`."""
-    return [b"%s=%s" % (os.fsencode(name), _raw(value)) for name, value in values.items()]
+    return [b"%s=%s" % (os.fsencode(name), raw(value)) for name, value in values.items()]
 
 
 def _is_nameable(name: str) -> bool:
     return bool(name) and "=" not in name
 
 
-def _raw(text: str | bytes) -> bytes:
+def raw(text: str | bytes) -> bytes:
+    """A text as a host gets it, byte for byte."""
     return text if isinstance(text, bytes) else os.fsencode(text)

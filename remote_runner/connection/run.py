@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from remote_runner.connection import faults
+from remote_runner.connection.command import STDERR_LANE, STDIN_LANE, STDOUT_LANE, status_of
 from remote_runner.connection.job import Job
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.said import nonsense, part, real, whole, words
 from remote_runner.connection.taking import Allowance, Source, take_outputs
-from remote_runner.errors import DeadlineError, HostLostError, OutputsError, RemoteRunnerError, SupervisorLostError
+from remote_runner.errors import DeadlineError, HostLostError, RemoteRunnerError, SupervisorLostError
 from remote_runner.outputs import OutputsReport
 
 Sink = Callable[[bytes], Awaitable[None]]
 
-STDIN_LANE, STDOUT_LANE, STDERR_LANE = 0, 1, 2
 # How long the host may take to end processes and say so, beyond TERM, grace and KILL.
 _ENDING_S = 30.0
 
@@ -54,16 +54,13 @@ class Exited:
 
 def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None = None) -> Exited:
     """The end in a message. Raises `FarShellError` for what is none."""
-    status, signal, left = whole(said.get("status"), 255), whole(said.get("signal", 0), 127), whole(said.get("left", 0))
-    if status is None or signal is None or left is None:
-        raise nonsense(host, said)
     used_s = [real(said.get(key)) for key in ("utime_s", "stime_s")]
     cut = said.get("cut")
     counts = [whole(count) or 0 for count in cut.values()] if isinstance(cut, dict) else []
     return Exited(
-        128 + signal if signal else status,
+        status_of(host, said),
         words(said.get("reason"), 40) or "ended",
-        left,
+        whole(said.get("left")) or 0,
         whole(said.get("untold")) or 0,
         None if None in used_s else sum(used for used in used_s if used is not None),
         whole(said.get("max_rss")),
@@ -73,7 +70,7 @@ def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None =
 
 
 class Run:
-    """An application that a host has started. `directory` is the run's, `outputs` what of it comes home."""
+    """An application that a host has started. `directory` is the run's there."""
 
     def __init__(self, host: str, job: Job, stream: Stream, base: str, allowance: Allowance) -> None:
         self._host = host
@@ -81,13 +78,10 @@ class Run:
         self._stream = stream
         self._allowance = allowance
         self._sink_error: Exception | None = None
+        self._is_stopping = False
         self._is_fetched = False
-        self._is_closed = False
-        # By names that we know; whatever the host says stands in no command that we suggest.
+        self._follow_limit: asyncio.Timeout | None = None
         self.directory = f"{base}/runs/{job.instance_id}"
-        self.outputs = f"{self.directory}/outputs"
-        run_s = job.run_s
-        self._end = asyncio.timeout(None if run_s is None else run_s + job.grace_s + _ENDING_S)
 
     @classmethod
     async def start(cls, link: Link, job: Job, base: str, allowance: Allowance, *, stdin: bool = False) -> Self:
@@ -97,12 +91,134 @@ class Run:
         `InstanceExistsError`, …), `HostLostError`, `DeadlineError` after the job's `start_s`.
         """
         head, fields = job.request(stdin=stdin)
-        run: Self | None = None
+        stream: Stream | None = None
         try:
             async with asyncio.timeout(job.start_s):
-                run = cls(link.name, job, await link.request(head, *fields), base, allowance)
-                said = part(link.name, await run._hear(), "started")
+                stream = await link.request(head, *fields)
+                part(link.name, (await stream.receive()).head, "started")
+        except BaseException as error:
+            if stream is not None:
+                await stream.close()
+            if isinstance(error, StreamClosed):
+                raise faults.run_fault(link.name, job, error) from error
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(f"{link.name}: starting the application", job.start_s) from error
+            raise
+        return cls(link.name, job, stream, base, allowance)
+
+    async def follow(self, stdout: Sink, stderr: Sink) -> Exited:
+        """Hand on what the application says until it, and all that it left, has ended.
+
+        While a sink does not return, no more is taken of its stream; where one raises, the application is stopped.
+        Raises `SupervisorLostError` when nobody can tell how it ended, `ProgramUnusableError`.
+        """
+        other = asyncio.create_task(self._pass_on(STDERR_LANE, stderr))
+        try:
+            async with asyncio.timeout(self._may_take_s()) as self._follow_limit:
+                await self._pass_on(STDOUT_LANE, stdout)
+                await other
+                said = part(self._host, (await self._stream.receive()).head, "exited")
         except TimeoutError:
-            raise DeadlineError(f"{link.name}: starting the application", job.start_s) from None
+            raise self._lost("the application should have ended, and nobody there says that it did") from None
         except StreamClosed as closed:
-            raise faults.run_fault(link.name, job.instance_id, words(run._program), closed) from closed
+            raise self._failed(closed) from closed
+        except HostLostError as error:
+            raise self._lost(_reason(error)) from error
+        finally:
+            self._follow_limit = None
+            other.cancel()
+        if problem := words(said.get("problem")):
+            raise faults.program_error(self._host, problem, self._job.program)
+        return exited_of(self._host, said, self._sink_error)
+
+    async def fetch(self, outputs_dir: Path, *, limit_bytes: int | None = None) -> OutputsReport:
+        """Bring the outputs into `outputs_dir`, once the application has ended.
+
+        Raises an `OutputsError` where not all of them came, `SupervisorLostError`; the host then keeps them.
+        """
+        source = Source(self._host, self._job.instance_id, f"{self.directory}/outputs")
+        limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
+        try:
+            async with asyncio.timeout(self._job.fetch_s):
+                report = await take_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance)
+        except TimeoutError:
+            raise self._lost(f"the outputs did not come within {self._job.fetch_s:g} s") from None
+        except HostLostError as error:
+            raise self._lost(_reason(error)) from error
+        self._is_fetched = True
+        return report
+
+    async def clean(self) -> None:
+        """Have the host remove the run's directory."""
+        await self._conclude("clean", "cleaned")
+
+    async def keep(self) -> None:
+        """Leave the run's directory on the host, whether its outputs have come or not."""
+        if self._is_fetched:
+            await self._conclude("keep", "kept")
+        else:
+            await self._stream.close()
+
+    async def stop(self, reason: str) -> None:
+        """End the application: TERM, the job's `grace_s`, KILL. `follow` then tells how it ended."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            if self._follow_limit is not None:
+                self._follow_limit.reschedule(asyncio.get_running_loop().time() + self._ending_s)
+            await self._stream.send({"stop": reason})
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Hand bytes to the application, which was started with `stdin`."""
+        await self._stream.write(STDIN_LANE, data)
+
+    async def end_stdin(self) -> None:
+        await self._stream.end(STDIN_LANE)
+
+    async def close(self) -> None:
+        """Let go of it: what still runs is ended, and its directory stays."""
+        await self._stream.close()
+
+    @property
+    def _ending_s(self) -> float:
+        return 4 * self._job.grace_s + _ENDING_S
+
+    def _may_take_s(self) -> float | None:
+        if self._is_stopping:
+            return self._ending_s
+        return None if self._job.run_s is None else self._job.run_s + self._ending_s
+
+    async def _pass_on(self, lane: int, sink: Sink) -> None:
+        while data := await self._stream.read(lane):
+            if self._sink_error is None:
+                try:
+                    await sink(data)
+                except Exception as error:  # noqa: BLE001 (told when the application has ended)
+                    self._sink_error = error
+                    await self.stop("stop")
+
+    async def _conclude(self, wish: str, answer: str) -> None:
+        try:
+            async with asyncio.timeout(self._job.fetch_s):
+                await self._stream.send({wish: True})
+                head = (await self._stream.receive()).head
+        except TimeoutError:
+            raise DeadlineError(f"{self._host}: removing {self.directory}", self._job.fetch_s) from None
+        except StreamClosed as closed:
+            raise faults.run_fault(self._host, self._job, closed) from closed
+        finally:
+            await self._stream.close()
+        if not head.get(answer):
+            raise nonsense(self._host, head)
+
+    def _failed(self, closed: StreamClosed) -> RemoteRunnerError:
+        if closed.kind in ("", "ended"):
+            return self._lost("the agent there ended")
+        return faults.run_fault(self._host, self._job, closed)
+
+    def _lost(self, reason: str) -> SupervisorLostError:
+        return SupervisorLostError(self._host, self.directory, reason)
+
+
+def _reason(error: HostLostError) -> str:
+    """The words of an error without the host's name, which another error puts before them."""
+    return str(error).partition("\n  next: ")[0].removeprefix(f"{error.host}: ")

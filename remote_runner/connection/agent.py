@@ -1,0 +1,337 @@
+"""What a host's agent does for us: each request of docs/protocol.md as a method, its failures as our errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from remote_runner.connection import faults
+from remote_runner.connection.command import Command, Finished
+from remote_runner.connection.forwards import Listener, LocalForward
+from remote_runner.connection.job import Job
+from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal
+from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
+from remote_runner.connection.run import Run
+from remote_runner.connection.said import nonsense, part, whole, words
+from remote_runner.connection.taking import Allowance, Source, take_outputs
+from remote_runner.controller import Controller
+from remote_runner.deadline import Deadline
+from remote_runner.errors import DeadlineError, FarShellError, HostError
+from remote_runner.inventory.endpoint import Endpoint
+from remote_runner.inventory.inventory import HostEntry
+from remote_runner.inventory.systems import System
+from remote_runner.outputs import DEFAULT_LIMIT_BYTES, OutputsReport
+
+_LANE = 0
+# What a request may take that says little; removing a large directory is slow on some disks.
+_REQUEST_S = 300.0
+# What a host may say in answer to one request. A run's record has less than 4 KiB.
+_MOST_SAID_BYTES = 16 << 20
+_MOST_KEPT_BYTES = 16 << 20
+
+# What is sent is read in threads: a disk may hang.
+_READERS = ThreadPoolExecutor(16, thread_name_prefix="sent-files")
+
+Failed = Callable[[StreamClosed], HostError]
+
+
+@dataclass(frozen=True)
+class PushedArtifact:
+    """Where the content of an artifact lies on a host; `present` when it had it before, and nothing was sent."""
+
+    path: PurePosixPath
+    present: bool
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class FarFile:
+    """A file on a host that is being read."""
+
+    path: PurePosixPath
+    mode: int
+    size_bytes: int
+
+
+class Agent:
+    """The agent of one host, connected. Methods may be called by many tasks at once."""
+
+    def __init__(self, link: Link, listeners: dict[int, Listener] | None = None) -> None:
+        self._link = link
+        self._listeners: dict[int, Listener] = {} if listeners is None else listeners
+        self._allowance = Allowance()
+        self.name = link.name
+
+    @classmethod
+    async def connect(
+        cls, entry: HostEntry, controller: Controller, environ: Mapping[str, str], deadline: Deadline
+    ) -> Self:
+        """Reach the host as the inventory says. Raises the `HostError` that says why that is not possible."""
+        raise NotImplementedError
+
+    @property
+    def greeting(self) -> Greeting:
+        """What the agent said of itself."""
+        return self._link.greeting
+
+    @property
+    def system(self) -> System:
+        return self._link.greeting.system
+
+    @property
+    def address(self) -> str:
+        """The address by which this machine reached the host."""
+        return self._link.address
+
+    @property
+    def attempts(self) -> int:
+        """How often a login was tried."""
+        return self._link.attempts
+
+    async def close(self) -> None:
+        """End the connection; what still runs there is ended."""
+        await self._link.close()
+
+    # --- instances ---
+
+    async def start_run(self, job: Job, *, stdin: bool = False) -> Run:
+        """Start an application; see `Run.start` for what is raised."""
+        return await Run.start(self._link, job, str(self.greeting.base), self._allowance, stdin=stdin)
+
+    async def push_artifact(
+        self,
+        artifact_hash: str,
+        size_bytes: int,
+        files: int,
+        limit_bytes: int,
+        chunks: Callable[[], Iterator[bytes]],
+        *,
+        sent: Callable[[int], None] | None = None,
+    ) -> PushedArtifact:
+        """Bring content to the host, unless it has it.
+
+        chunks: makes the tar stream of `tar_content(…, prefix="c")`, read in a thread; sent: told how many bytes of it
+        are on their way. Raises a `PushFailedError`, and what `chunks` raises.
+        """
+        head = {"verb": "artifact", "hash": artifact_hash, "size": size_bytes, "files": files, "limit": limit_bytes}
+        failed = partial(faults.push_fault, self.name)
+        async with self._asked(f"push to {self.name}", head, failed=failed, within_s=None) as stream:
+            answer = (await stream.receive()).head
+            sent_bytes = 0
+            if answer.get("send") is True:
+                sent_bytes = await _send(stream, chunks(), sent)
+                answer = (await stream.receive()).head
+        path = words(answer.get("done" if sent_bytes else "have"))
+        if not path:
+            raise nonsense(self.name, answer)
+        return PushedArtifact(PurePosixPath(path), not sent_bytes, sent_bytes)
+
+    # --- forwards ---
+
+    async def listen(
+        self, near: Endpoint, port: int = 0, *, any_user: bool = False, told: Callable[[str], None] = lambda words: None
+    ) -> Listener:
+        """Make `near`, dialled from this machine, reachable at a port (0: any) of the host's loopback.
+
+        told: gets words about who was not let in, and why dialling failed. Raises `PortTakenError`.
+        """
+        stream = await self._link.request({"verb": "listen", "port": port, "any_user": any_user})
+        listener = Listener(self.name, stream, near, told, self._listeners)
+        await listener.open(port)
+        return listener
+
+    async def forward_local(self, far: Endpoint, port: int = 0) -> LocalForward:
+        """Make `far`, dialled from the host, reachable at a port (0: any) of this machine's loopback.
+
+        Raises `PortTakenError`.
+        """
+        forward = LocalForward(self._link, far)
+        await forward.open(port)
+        return forward
+
+    # --- programs ---
+
+    async def execute(
+        self, argv: Sequence[str], *, env: Mapping[str, str | bytes] | None = None, cwd: str = ""
+    ) -> Command:
+        """Start a program in the login's environment and `env`, in `cwd` ("" is the home)."""
+        return await Command.start(self._link, argv, env or {}, cwd)
+
+    async def run_command(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str | bytes] | None = None,
+        cwd: str = "",
+        stdin: bytes = b"",
+        limit_bytes: int = _MOST_KEPT_BYTES,
+    ) -> Finished:
+        """Run a program to its end and keep what it says, which is at most `limit_bytes`."""
+        return await (await self.execute(argv, env=env, cwd=cwd)).finish(stdin, limit_bytes)
+
+    # --- what is there ---
+
+    async def facts(self, *what: str) -> dict[str, Any]:
+        """What the host says of itself: an object for each fact of docs/protocol.md that it could tell, unchecked."""
+        head = {"verb": "facts", "what": list(what)}
+        async with self._asked(f"asking {self.name} what it is", head) as stream:
+            return (await stream.receive()).head
+
+    async def runs(self) -> tuple[FarRun, ...]:
+        """Every run that has a directory on the host."""
+        found = [FarRun.from_said(self.name, said) for said in await self._list("runs", "run")]
+        return tuple(run for run in found if run is not None)
+
+    async def fetch_run(
+        self, run_id: str, outputs_dir: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, within_s: float | None = None
+    ) -> OutputsReport:
+        """Bring the outputs of an earlier run into `outputs_dir`; the host keeps its copy.
+
+        Raises `UnknownRunError`, an `OutputsError`.
+        """
+        source = Source(self.name, run_id, f"{self.greeting.base}/runs/{run_id}/outputs")
+        what = f"fetching {run_id} from {self.name}"
+        async with self._asked(what, {"verb": "fetch", "id": run_id}, within_s=within_s) as stream:
+            return await take_outputs(stream, source, outputs_dir, limit_bytes, self._allowance)
+
+    async def remove_runs(
+        self,
+        run_ids: Sequence[str] | None,
+        *,
+        older_than_s: float | None = None,
+        end_alive: bool = False,
+        grace_s: float = 10.0,
+    ) -> Removal:
+        """Remove these runs from the host (`None`: all), if they began `older_than_s` ago or earlier.
+
+        One that is not over stays and is told of, unless `end_alive`: its processes get TERM, and KILL after `grace_s`.
+        """
+        head = {
+            "verb": "remove",
+            "ids": None if run_ids is None else list(run_ids),
+            "older_s": older_than_s,
+            "end_alive": end_alive,
+            "grace_s": grace_s,
+        }
+        return await self._remove(head)
+
+    async def artifacts(self) -> tuple[LeftArtifact, ...]:
+        """Every artifact that was pushed to the host."""
+        found = [LeftArtifact.from_said(self.name, said) for said in await self._list("artifacts", "artifact")]
+        return tuple(artifact for artifact in found if artifact is not None)
+
+    async def remove_artifacts(self, names: Sequence[str]) -> Removal:
+        """Remove these from the host; one that a living run started from stays and is told of.
+
+        In its Nix store they are only let go: its own garbage collection takes what nothing else there keeps.
+        """
+        return await self._remove({"verb": "remove-artifacts", "names": list(names)}) if names else Removal()
+
+    # --- files ---
+
+    async def put(self, chunks: Iterator[bytes], path: str, *, name: str = "", mode: int | None = None) -> str:
+        """Write a file on the host, whole or not at all; its path there.
+
+        path: relative to the home; where it is a directory, the file gets the name `name` in it.
+        """
+        head = {"verb": "put", "path": path, "name": name, "mode": mode}
+        failed = partial(faults.file_fault, self.name, path)
+        async with self._asked(f"writing {path} on {self.name}", head, failed=failed, within_s=None) as stream:
+            await _send(stream, chunks, None)
+            answer = (await stream.receive()).head
+        if not (written := words(answer.get("written"))):
+            raise nonsense(self.name, answer)
+        return written
+
+    @asynccontextmanager
+    async def get(self, path: str) -> AsyncIterator[tuple[FarFile, AsyncIterator[bytes]]]:
+        """A file on the host, and its bytes as they come."""
+        failed = partial(faults.file_fault, self.name, path)
+        head = {"verb": "get", "path": path}
+        async with self._asked(f"reading {path} on {self.name}", head, failed=failed, within_s=None) as stream:
+            said = (await stream.receive()).head
+            mode, size_bytes = whole(said.get("mode"), 0o7777), whole(said.get("size"))
+            if mode is None or size_bytes is None:
+                raise nonsense(self.name, said)
+            yield FarFile(PurePosixPath(words(said.get("path"))), mode, size_bytes), _bytes_of(stream, failed)
+
+    # --- requests ---
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        what: str,
+        head: Mapping[str, Any],
+        *,
+        failed: Failed | None = None,
+        within_s: float | None = _REQUEST_S,
+    ) -> AsyncIterator[Stream]:
+        """One request: its stream is closed at the end, and what the agent says of a failure becomes our error."""
+        stream: Stream | None = None
+        try:
+            async with asyncio.timeout(within_s):
+                stream = await self._link.request(head)
+                yield stream
+        except TimeoutError as error:
+            if within_s is None:
+                raise
+            raise DeadlineError(what, within_s) from error
+        except StreamClosed as closed:
+            raise (failed or partial(faults.fault, self.name))(closed) from closed
+        finally:
+            if stream is not None:
+                await stream.close()
+
+    async def _list(self, verb: str, key: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        size_bytes = 0
+        async with self._asked(f"listing what is on {self.name}", {"verb": verb}) as stream:
+            while True:
+                try:
+                    said = part(self.name, (await stream.receive()).head, key)
+                except StreamClosed as closed:
+                    if closed.kind:
+                        raise
+                    return found
+                found.append(said)
+                size_bytes += len(repr(said))
+                if size_bytes > _MOST_SAID_BYTES:
+                    raise FarShellError(self.name, f"it says more than {_MOST_SAID_BYTES} bytes, and does not end")
+
+    async def _remove(self, head: Mapping[str, Any]) -> Removal:
+        async with self._asked(f"removing what is on {self.name}", head) as stream:
+            return Removal.from_said((await stream.receive()).head)
+
+
+async def _send(stream: Stream, chunks: Iterator[bytes], sent: Callable[[int], None] | None) -> int:
+    """Send bytes that are read in a thread, the next ones while some are sent; how many."""
+    loop = asyncio.get_running_loop()
+    sent_bytes = 0
+    ahead = loop.run_in_executor(_READERS, next, chunks, b"")
+    try:
+        while data := await ahead:
+            ahead = loop.run_in_executor(_READERS, next, chunks, b"")
+            await stream.write(_LANE, data, bulk=True)
+            sent_bytes += len(data)
+            if sent is not None:
+                sent(sent_bytes)
+        await stream.end(_LANE)
+    finally:
+        ahead.cancel()
+    return sent_bytes
+
+
+async def _bytes_of(stream: Stream, failed: Failed) -> AsyncIterator[bytes]:
+    while data := await stream.read(_LANE):
+        yield data
+    try:
+        await stream.receive()
+    except StreamClosed as closed:
+        if closed.kind:
+            raise failed(closed) from closed
