@@ -1,0 +1,279 @@
+// Package command runs programs as ssh would: with the login's environment, in a session of their own, and without a
+// directory or a record.
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/wire"
+)
+
+// grace is what a program gets to end by itself when the client is done with it.
+const grace = 2 * time.Second
+
+// Service answers the verb `exec`, and runs the agent's own commands.
+type Service struct {
+	Processes *process.Keeper
+	// Environ is the login's environment, as NAME=VALUE.
+	Environ []string
+	// Home is what a relative cwd is relative to.
+	Home string
+}
+
+// Exec is the verb `exec`. Its streams end when everybody who has them has closed them, as sshd's do.
+func (s *Service) Exec(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Argc     int
+		Cwd      string
+		LoginEnv *bool `json:"login_env"`
+	}
+	err := json.Unmarshal(open.Head, &request)
+	if err != nil || request.Argc < 1 || request.Argc > len(open.Fields) {
+		return wire.Fail("breach", "nothing can be executed by %s", open.Head)
+	}
+	words := make([]string, len(open.Fields))
+	for i, field := range open.Fields {
+		words[i] = string(field)
+	}
+	environ := s.Environ
+	if request.LoginEnv != nil && !*request.LoginEnv {
+		environ = nil
+	}
+	started, err := s.start(words[:request.Argc], merge(environ, words[request.Argc:]), request.Cwd)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(map[string]any{"started": map[string]any{"pid": started.PID}}); err != nil {
+		started.closePipes()
+		s.Processes.EndGroup(ctx, started.PID, 0)
+		return err
+	}
+	return s.serve(ctx, stream, started)
+}
+
+func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *started) error {
+	var listening, telling sync.WaitGroup
+	listening.Add(2)
+	go func() {
+		defer listening.Done()
+		lane := stream.Reader(0)
+		_, _ = io.Copy(program.stdin, lane)
+		program.stdin.Close()
+		// What nobody reads any more must not stop the client.
+		_, _ = io.Copy(io.Discard, lane)
+	}()
+	go func() {
+		defer listening.Done()
+		passSignals(ctx, stream, program)
+	}()
+	for number, pipe := range []*os.File{program.stdout, program.stderr} {
+		telling.Add(1)
+		go func(lane io.WriteCloser, pipe *os.File) {
+			defer telling.Done()
+			// As plain ones: what the pipe does by itself to be copied quicker does not know our lanes.
+			_, err := io.Copy(struct{ io.Writer }{lane}, struct{ io.Reader }{pipe})
+			if err == nil {
+				_ = lane.Close()
+			}
+			pipe.Close()
+		}(stream.Writer(byte(number+1), false), pipe)
+	}
+	told := make(chan struct{})
+	go func() {
+		telling.Wait()
+		close(told)
+	}()
+	err := s.wait(ctx, stream, program, told)
+	program.closePipes()
+	<-told
+	_ = stream.Close(err)
+	listening.Wait()
+	return err
+}
+
+// wait tells how the program ended, and returns when its streams have ended as well or the client is done.
+func (s *Service) wait(ctx context.Context, stream *wire.Stream, program *started, told <-chan struct{}) error {
+	select {
+	case <-program.Done():
+	case <-ctx.Done():
+		// Without ctx, which is over: it may end by itself.
+		s.Processes.EndGroup(context.Background(), program.PID, grace)
+		return ctx.Err()
+	}
+	status := program.Status()
+	said := map[string]any{"status": status.ExitStatus(), "signal": 0}
+	if status.Signaled() {
+		said = map[string]any{"status": 128 + int(status.Signal()), "signal": int(status.Signal())}
+	}
+	if err := stream.Send(map[string]any{"exited": said}); err != nil {
+		return err
+	}
+	select {
+	case <-told:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func passSignals(ctx context.Context, stream *wire.Stream, program *started) {
+	for {
+		message, err := stream.Receive(ctx)
+		if err != nil {
+			return
+		}
+		var said struct{ Signal int }
+		if json.Unmarshal(message.Head, &said) != nil || said.Signal < 1 || said.Signal > 64 {
+			continue
+		}
+		select {
+		case <-program.Done(): // its number may be another's
+		default:
+			program.Signal(syscall.Signal(said.Signal))
+		}
+	}
+}
+
+// started is a program with our ends of its pipes.
+type started struct {
+	*process.Process
+	stdin, stdout, stderr *os.File
+}
+
+func (s *started) closePipes() {
+	s.stdin.Close()
+	s.stdout.Close()
+	s.stderr.Close()
+}
+
+func (s *Service) start(argv, environ []string, cwd string) (*started, error) {
+	if cwd == "" || cwd[0] != '/' {
+		cwd = s.Home + "/" + cwd
+	}
+	path, err := find(argv[0], environ, cwd)
+	if err != nil {
+		return nil, cannotStart(argv[0], err)
+	}
+	var ours, theirs [3]*os.File
+	defer func() {
+		for _, file := range theirs {
+			if file != nil {
+				file.Close()
+			}
+		}
+	}()
+	for i := range ours {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			for _, file := range ours[:i] {
+				file.Close()
+			}
+			return nil, wire.Fail("processes", "%s: no pipe can be made: %v", argv[0], err)
+		}
+		ours[i], theirs[i] = reader, writer
+		if i == 0 {
+			ours[i], theirs[i] = writer, reader
+		}
+	}
+	child, err := s.Processes.Start(process.Spec{
+		Path: path, Argv: argv, Env: environ, Dir: cwd,
+		// Fd makes them blocking, as programs expect their streams.
+		Stdin: int(theirs[0].Fd()), Stdout: int(theirs[1].Fd()), Stderr: int(theirs[2].Fd()),
+	})
+	if err != nil {
+		for _, file := range ours {
+			file.Close()
+		}
+		if _, problem := os.Stat(cwd); problem != nil {
+			return nil, cannotStart(argv[0], problem)
+		}
+		return nil, cannotStart(argv[0], err)
+	}
+	return &started{child, ours[0], ours[1], ours[2]}, nil
+}
+
+func cannotStart(program string, err error) error {
+	problem := ""
+	switch {
+	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM):
+		return wire.Fail("processes", "%s: no process can be started: %v", program, err)
+	case errors.Is(err, os.ErrNotExist):
+		problem = "nothing"
+	case errors.Is(err, syscall.EISDIR):
+		problem = "directory"
+	case errors.Is(err, os.ErrPermission):
+		problem = "not-executable"
+	case errors.Is(err, syscall.ENOEXEC):
+		problem = "format"
+	}
+	return wire.Fail("program", "%s cannot be started: %v", program, err).With("program", program).With("problem", problem)
+}
+
+// find is what a shell would start: a name without a slash is looked for on the PATH of the environment.
+func find(name string, environ []string, cwd string) (string, error) {
+	if strings.Contains(name, "/") {
+		if name[0] != '/' {
+			name = cwd + "/" + name
+		}
+		return name, executable(name)
+	}
+	path := ""
+	for _, variable := range environ {
+		if value, found := strings.CutPrefix(variable, "PATH="); found {
+			path = value
+		}
+	}
+	var problem error = os.ErrNotExist
+	for _, directory := range strings.Split(path, ":") {
+		if directory == "" || directory[0] != '/' {
+			directory = cwd + "/" + directory
+		}
+		err := executable(directory + "/" + name)
+		if err == nil {
+			return directory + "/" + name, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			problem = err
+		}
+	}
+	return "", problem
+}
+
+func executable(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return syscall.EISDIR
+	}
+	if info.Mode()&0o111 == 0 {
+		return os.ErrPermission
+	}
+	return nil
+}
+
+// merge has the variables of environ, but those that more has, in its order.
+func merge(environ, more []string) []string {
+	given := map[string]bool{}
+	for _, variable := range more {
+		name, _, _ := strings.Cut(variable, "=")
+		given[name] = true
+	}
+	var merged []string
+	for _, variable := range environ {
+		if name, _, _ := strings.Cut(variable, "="); !given[name] {
+			merged = append(merged, variable)
+		}
+	}
+	return append(merged, more...)
+}

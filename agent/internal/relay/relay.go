@@ -1,0 +1,320 @@
+// Package relay carries connections between programs of the host and the client: those to a listener of the agent's on
+// the loopback, and those that the agent dials.
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"remote-runner/agent/internal/wire"
+)
+
+const (
+	// nobody is the user of a socket that no process has any more.
+	nobody = -1
+	// How often another free port is tried where ::1 has the first one taken.
+	freePorts = 8
+	dialTime  = 30 * time.Second
+)
+
+// Service answers the verbs about connections.
+type Service struct {
+	// Open begins a stream of the agent's own, as wire.Session's method does.
+	Open func(head any, fields ...[]byte) (*wire.Stream, error)
+}
+
+// Listen is the verb `listen`: it relays connections until the client closes the stream.
+func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Port    int
+		AnyUser bool `json:"any_user"`
+	}
+	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 0 || request.Port > 65535 {
+		return wire.Fail("breach", "nothing can listen by %s", open.Head)
+	}
+	listeners, port, err := listen(ctx, request.Port)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(map[string]any{"listening": port}); err != nil {
+		closeAll(listeners)
+		return err
+	}
+	listening := &listening{service: s, stream: stream, anyUser: request.AnyUser, open: map[net.Conn]bool{}}
+	var accepting sync.WaitGroup
+	for _, listener := range listeners {
+		accepting.Add(1)
+		go func(listener net.Listener) {
+			defer accepting.Done()
+			listening.accept(ctx, listener)
+		}(listener)
+	}
+	<-ctx.Done()
+	closeAll(listeners)
+	accepting.Wait()
+	listening.end()
+	return nil
+}
+
+// listen takes the port on 127.0.0.1, and on ::1 where that can have the same; 0 is any free one.
+func listen(ctx context.Context, port int) ([]net.Listener, int, error) {
+	// Keepalives would wake the machine for each connection, and tell nothing on the loopback.
+	config := net.ListenConfig{KeepAlive: -1}
+	config.SetMultipathTCP(false)
+	for try := 1; ; try++ {
+		four, err := config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			return nil, 0, wire.Fail("taken", "nothing can listen at port %d: %v", port, err).With("port", port)
+		}
+		got := four.Addr().(*net.TCPAddr).Port
+		six, err := config.Listen(ctx, "tcp6", net.JoinHostPort("::1", strconv.Itoa(got)))
+		if err == nil {
+			return []net.Listener{four, six}, got, nil
+		}
+		// Somebody else's there would get what is meant for us from those who dial "localhost".
+		if port != 0 || !errors.Is(err, syscall.EADDRINUSE) || try == freePorts {
+			return []net.Listener{four}, got, nil
+		}
+		four.Close()
+	}
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, listener := range listeners {
+		listener.Close()
+	}
+}
+
+// listening is one listener's work.
+type listening struct {
+	service *Service
+	stream  *wire.Stream
+	anyUser bool
+	relays  sync.WaitGroup
+
+	mutex   sync.Mutex
+	open    map[net.Conn]bool // guarded by mutex
+	refused bool              // guarded by mutex
+}
+
+func (l *listening) accept(ctx context.Context, listener net.Listener) {
+	for {
+		connection, err := listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				connection.Close()
+			}
+			return
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			// There are no descriptors left, or so: one may be free again soon.
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if !l.mayEnter(connection) {
+			connection.Close()
+			continue
+		}
+		l.mutex.Lock()
+		l.open[connection] = true
+		l.mutex.Unlock()
+		l.relays.Add(1)
+		go func() {
+			defer l.relays.Done()
+			l.relay(connection.(*net.TCPConn))
+			l.mutex.Lock()
+			delete(l.open, connection)
+			l.mutex.Unlock()
+		}()
+	}
+}
+
+// mayEnter says whether the other end is a process of the agent's own user; the first one that is not is told of.
+func (l *listening) mayEnter(connection net.Conn) bool {
+	if l.anyUser {
+		return true
+	}
+	uid, err := peerUser(addressOf(connection.RemoteAddr()), addressOf(connection.LocalAddr()))
+	if err == nil && uid == os.Getuid() {
+		return true
+	}
+	l.mutex.Lock()
+	told := l.refused
+	l.refused = true
+	l.mutex.Unlock()
+	if !told {
+		said := map[string]any{"uid": uid}
+		if err != nil {
+			said["problem"] = err.Error()
+		}
+		_ = l.stream.Send(map[string]any{"refused": said})
+	}
+	return false
+}
+
+func addressOf(address net.Addr) netip.AddrPort {
+	return address.(*net.TCPAddr).AddrPort()
+}
+
+func (l *listening) relay(connection *net.TCPConn) {
+	stream, err := l.service.Open(map[string]any{"accepted": l.stream.ID()})
+	if err != nil {
+		connection.Close()
+		return
+	}
+	_ = stream.Close(join(stream, connection))
+}
+
+// end closes every connection, and waits for the relays.
+func (l *listening) end() {
+	l.mutex.Lock()
+	for connection := range l.open {
+		connection.Close()
+	}
+	l.mutex.Unlock()
+	l.relays.Wait()
+}
+
+// Dial is the verb `dial`: it connects to an address that the host reaches.
+func (s *Service) Dial(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Host string
+		Port int
+	}
+	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 1 || request.Port > 65535 {
+		return wire.Fail("breach", "nothing can be dialled by %s", open.Head)
+	}
+	address := net.JoinHostPort(request.Host, strconv.Itoa(request.Port))
+	dialer := net.Dialer{Timeout: dialTime}
+	dialer.SetMultipathTCP(false)
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return wire.Fail("refused", "%s cannot be reached from here: %v", address, err)
+	}
+	if err := stream.Send(map[string]any{"connected": true}); err != nil {
+		connection.Close()
+		return err
+	}
+	return join(stream, connection.(*net.TCPConn))
+}
+
+// join carries both directions until both have ended, or until one cannot go on, and closes the connection.
+//
+// It takes one goroutine more than the caller's, and no buffer while nothing comes.
+func join(stream *wire.Stream, connection *net.TCPConn) error {
+	defer connection.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if send(stream.Writer(0, false), connection) != nil {
+			connection.Close()
+			// Whoever reads from the stream below learns of it by the client's CLOSE, or by its next write.
+			_ = stream.Close(nil)
+		}
+	}()
+	if receive(connection, stream.Reader(0)) == nil && connection.CloseWrite() == nil {
+		select {
+		case <-ended:
+			return nil
+		case <-stream.Cancelled():
+		}
+	}
+	connection.Close()
+	<-ended
+	return nil
+}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// send writes what comes from the connection, and END when that ends.
+func send(lane io.WriteCloser, connection *net.TCPConn) error {
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var buffer *[32 << 10]byte
+		var size int
+		var problem error
+		err := raw.Read(func(fd uintptr) bool {
+			buffer = buffers.Get().(*[32 << 10]byte)
+			for {
+				size, problem = syscall.Read(int(fd), buffer[:])
+				if problem != syscall.EINTR {
+					break
+				}
+			}
+			if problem == syscall.EAGAIN {
+				buffers.Put(buffer)
+				return false
+			}
+			return true
+		})
+		if err != nil {
+			return err // the buffer is back: the last read found nothing
+		}
+		if problem == nil && size > 0 {
+			_, problem = lane.Write(buffer[:size])
+		}
+		buffers.Put(buffer)
+		if problem != nil {
+			return problem
+		}
+		if size == 0 {
+			return lane.Close()
+		}
+	}
+}
+
+// receive writes to the connection what the client sends. It waits with a small buffer, and takes a large one while
+// more comes than fits in that.
+func receive(connection *net.TCPConn, lane io.Reader) error {
+	waiting := make([]byte, 512)
+	for {
+		size, err := lane.Read(waiting)
+		if size > 0 {
+			if _, err := connection.Write(waiting[:size]); err != nil {
+				return err
+			}
+		}
+		if err == nil && size == len(waiting) {
+			err = receiveMuch(connection, lane)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func receiveMuch(connection *net.TCPConn, lane io.Reader) error {
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		size, err := lane.Read(buffer[:])
+		if size > 0 {
+			if _, err := connection.Write(buffer[:size]); err != nil {
+				return err
+			}
+		}
+		if err != nil || size < 512 {
+			return err
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"remote-runner/agent/internal/base"
+)
+
+const (
+	// aside begins the names of what is being brought or removed.
+	aside = ".tmp-"
+	// A run that begins has touched its artifact before it has a record; neither takes so long.
+	justUsed = 10 * time.Minute
+	// What a push left that was cut off; none takes so long.
+	abandoned = 24 * time.Hour
+	// Everything under the lock of the cache is short, unless a disk hangs.
+	longestLocked = time.Minute
+)
+
+// Cache is the directory with the artifacts. Changes of it are made under its lock.
+type Cache struct {
+	directory string
+	// used has the names of the artifacts that living runs started from.
+	used func() map[string]bool
+}
+
+func (c *Cache) content(name string) string { return filepath.Join(c.directory, name, top) }
+
+// use says whether the artifact is there, whole and unchanged, and that it is used now.
+//
+// What was looked at before is only looked at; its files are read again when anything about them changed.
+func (c *Cache) use(hash string) bool {
+	place := filepath.Join(c.directory, hash)
+	content, err := LookAtContent(filepath.Join(place, top))
+	if err != nil {
+		return false
+	}
+	seen, err := os.ReadFile(filepath.Join(place, "seen"))
+	if err != nil || string(seen) != content.Seen {
+		content, err = ReadContent(filepath.Join(place, top))
+		if err != nil || content.Hash != hash {
+			return false
+		}
+		// Where nothing can be written it is read each time.
+		_ = os.WriteFile(filepath.Join(place, "seen"), []byte(content.Seen), 0o600)
+	}
+	touch(filepath.Join(place, "used"))
+	return true
+}
+
+// touch needs no more than a file system that can be read.
+func touch(path string) {
+	now := time.Now()
+	if errors.Is(os.Chtimes(path, now, now), os.ErrNotExist) {
+		_ = os.WriteFile(path, nil, 0o600)
+	}
+}
+
+// finish verifies what lies unpacked in place and makes it the artifact, in the place of one that has changed.
+func (c *Cache) finish(ctx context.Context, place, hash string) error {
+	content, err := ReadContent(filepath.Join(place, top))
+	if err != nil {
+		return err
+	}
+	if content.Hash != hash {
+		return fmt.Errorf("%w: its hash is %s", errUnsafe, content.Hash)
+	}
+	for name, text := range map[string]string{
+		"used": "", "seen": content.Seen, "kib": strconv.FormatInt(content.Disk/1024+1, 10) + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(place, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.use(hash) {
+		return nil // somebody else has brought it meanwhile
+	}
+	if err := removeAside(filepath.Join(c.directory, hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Rename(place, filepath.Join(c.directory, hash))
+}
+
+func (c *Cache) lock(ctx context.Context) (func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, longestLocked)
+	defer cancel()
+	return lock(ctx, filepath.Join(c.directory, ".lock"))
+}
+
+func (c *Cache) newAside() (string, error) {
+	return os.MkdirTemp(c.directory, aside)
+}
+
+// makeRoom removes the longest unused artifacts that no living run has, until all together and `more` are within limit.
+func (c *Cache) makeRoom(ctx context.Context, keep string, more, limit int64) {
+	entries, total := c.measured()
+	if limit <= 0 || total+more <= limit {
+		return
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return // somebody else makes room
+	}
+	defer unlock()
+	used := c.used()
+	for _, entry := range entries {
+		if total+more <= limit || time.Since(entry.used) < justUsed {
+			return
+		}
+		if entry.name != keep && !used[entry.name] && removeAside(filepath.Join(c.directory, entry.name)) == nil {
+			total -= entry.size
+		}
+	}
+}
+
+type measured struct {
+	name string
+	size int64
+	used time.Time
+}
+
+// measured has the finished artifacts, the longest unused first, and their size together.
+func (c *Cache) measured() (found []measured, total int64) {
+	entries, _ := os.ReadDir(c.directory)
+	for _, entry := range entries {
+		place := filepath.Join(c.directory, entry.Name())
+		if !entry.IsDir() || strings.HasPrefix(entry.Name(), ".") {
+			continue
+		}
+		text, _ := os.ReadFile(filepath.Join(place, "kib"))
+		kib, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		if err != nil {
+			kib = SizeOf(place) / 1024
+		}
+		total += kib * 1024
+		found = append(found, measured{entry.Name(), kib * 1024, lastUse(place)})
+	}
+	sort.Slice(found, func(i, j int) bool { return found[i].used.Before(found[j].used) })
+	return found, total
+}
+
+// lastUse is the time of the file `used` in the directory, else its own.
+func lastUse(place string) time.Time {
+	info, err := os.Stat(filepath.Join(place, "used"))
+	if err != nil {
+		if info, err = os.Lstat(place); err != nil {
+			return time.Now()
+		}
+	}
+	return info.ModTime()
+}
+
+// sweep removes what pushes left that were cut off.
+func (c *Cache) sweep() {
+	left, _ := filepath.Glob(filepath.Join(c.directory, aside+"*"))
+	for _, place := range left {
+		if info, err := os.Lstat(place); err == nil && time.Since(info.ModTime()) > abandoned {
+			_ = base.Remove(place)
+		}
+	}
+}
+
+// SizeOf is how much the file or the tree takes on the disk, in bytes, as far as it can be looked at.
+func SizeOf(place string) (size int64) {
+	_ = filepath.WalkDir(place, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil {
+			size += diskSize(info)
+		}
+		return nil
+	})
+	return size
+}

@@ -1,0 +1,7 @@
+//go:build !(darwin || freebsd || netbsd)
+
+package store
+
+import "syscall"
+
+func changeTime(stat *syscall.Stat_t) int64 { return stat.Ctim.Nano() }

@@ -1,0 +1,14 @@
+package store
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// diskSize is what the file takes on its disk.
+func diskSize(info fs.FileInfo) int64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int64(stat.Blocks) * 512
+	}
+	return info.Size()
+}

@@ -1,0 +1,229 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/wire"
+)
+
+// Left is an artifact on the host, or what a push left that was cut off. Directory is its own in the cache; or the root
+// that keeps a path in the host's Nix store; or the list of a closure in the user's own store; or a path there that no
+// closure names.
+type Left struct {
+	Name      string `json:"name"`
+	Directory string `json:"directory"`
+	Used      bool   `json:"used"`
+	AgeS      int64  `json:"age_s"`
+	Size      int64  `json:"size"`
+}
+
+// Removal says what became of what should be removed.
+type Removal struct {
+	Removed []string    `json:"removed"`
+	Alive   []string    `json:"alive"`
+	Failed  [][2]string `json:"failed"`
+	Unknown []string    `json:"unknown"`
+}
+
+// NewRemoval is one with lists, empty ones, for all that it tells.
+func NewRemoval() *Removal {
+	return &Removal{[]string{}, []string{}, [][2]string{}, []string{}}
+}
+
+// Did tells of one place.
+func (r *Removal) Did(place string, err error) {
+	if err != nil {
+		r.Failed = append(r.Failed, [2]string{place, err.Error()})
+		return
+	}
+	r.Removed = append(r.Removed, place)
+}
+
+// Artifacts is the verb `artifacts`: a message for each.
+func (s *Service) Artifacts(_ context.Context, stream *wire.Stream, _ wire.Message) error {
+	used := s.Used()
+	for _, place := range s.places() {
+		for _, left := range listLeft(string(place), used) {
+			if err := stream.Send(map[string]any{"artifact": left}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) places() []base.Directory {
+	if s.Places == nil {
+		return []base.Directory{s.Base}
+	}
+	return s.Places()
+}
+
+func listLeft(home string, used map[string]bool) (found []Left) {
+	add := func(place string, size int64) {
+		name := filepath.Base(place)
+		found = append(found, Left{name, place, used[name], int64(time.Since(lastUse(place)).Seconds()), size})
+	}
+	for _, place := range directories(home) {
+		add(place, SizeOf(place))
+	}
+	for _, root := range names(filepath.Join(home, "nix", "roots")) {
+		add(root, 0)
+	}
+	own := userStore(filepath.Join(home, "store"))
+	closures, unnamed := own.weigh()
+	for _, closure := range own.closures() {
+		if !strings.HasPrefix(filepath.Base(closure), aside) {
+			add(closure, closures[closure])
+		}
+	}
+	for name, size := range unnamed {
+		add(own.path(name), size)
+	}
+	return found
+}
+
+// directories has those of the cache, and what pushes left there and in the user's own store.
+func directories(home string) (found []string) {
+	for _, place := range append(names(filepath.Join(home, "artifacts")), names(filepath.Join(home, "store"))...) {
+		ours := filepath.Base(filepath.Dir(place)) == "artifacts" || strings.HasPrefix(filepath.Base(place), aside)
+		if info, err := os.Lstat(place); err == nil && info.IsDir() && ours {
+			found = append(found, place)
+		}
+	}
+	return found
+}
+
+// names are the paths of what is in the directory.
+func names(directory string) (found []string) {
+	entries, _ := os.ReadDir(directory)
+	for _, entry := range entries {
+		found = append(found, filepath.Join(directory, entry.Name()))
+	}
+	return found
+}
+
+// RemoveArtifacts is the verb `remove-artifacts`. In the host's Nix store they are only let go: its own garbage
+// collection takes what nothing else there keeps.
+func (s *Service) RemoveArtifacts(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct{ Names []string }
+	if err := json.Unmarshal(open.Head, &request); err != nil {
+		return wire.Fail("breach", "no artifacts can be removed by %s", open.Head)
+	}
+	removing := &removing{Removal: NewRemoval(), asked: map[string]bool{}, seen: map[string]bool{}, used: s.Used}
+	for _, name := range request.Names {
+		removing.asked[name] = true
+	}
+	for _, place := range s.places() {
+		if err := removing.from(ctx, place); err != nil {
+			return err
+		}
+	}
+	for _, name := range request.Names {
+		if !removing.seen[name] {
+			removing.Unknown = append(removing.Unknown, name)
+		}
+	}
+	return stream.Send(removing.Removal)
+}
+
+type removing struct {
+	*Removal
+	asked, seen map[string]bool
+	used        func() map[string]bool
+}
+
+func (r *removing) from(ctx context.Context, place base.Directory) error {
+	home := string(place)
+	cache := &Cache{place.Artifacts(), r.used}
+	unlock, err := cache.lock(ctx)
+	switch {
+	case err == nil:
+		defer unlock()
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return wire.Fail("busy", "another agent has held %s for more than %v", cache.directory, longestLocked)
+	}
+	used := r.used()
+	for _, place := range directories(home) {
+		if r.mayGo(place, used) {
+			r.Did(place, removeAside(place))
+		}
+	}
+	for _, root := range names(filepath.Join(home, "nix", "roots")) {
+		if r.mayGo(root, used) {
+			r.Did(root, os.Remove(root))
+		}
+	}
+	own := userStore(filepath.Join(home, "store"))
+	_, unnamed := own.weigh()
+	// A run that began since the look had its record before it found its list. So a list goes aside, where it still
+	// counts, and its paths go after a second look.
+	var gone []string
+	for _, closure := range own.closures() {
+		if r.mayGo(closure, used) {
+			if err := os.Rename(closure, own.goneList(closure)); err != nil {
+				r.Did(closure, err)
+				continue
+			}
+			gone = append(gone, closure)
+		}
+	}
+	used = r.used()
+	for _, closure := range gone {
+		if used[filepath.Base(closure)] {
+			r.Alive = append(r.Alive, closure)
+			_ = os.Rename(own.goneList(closure), closure)
+			continue
+		}
+		r.Did(closure, os.Remove(own.goneList(closure)))
+	}
+	own.sweep()
+	for name := range unnamed {
+		if r.asked[name] {
+			r.seen[name] = true
+			_, err := os.Lstat(own.path(name))
+			if err == nil {
+				r.Did(own.path(name), errors.New("it is still there"))
+			} else {
+				r.Did(own.path(name), nil)
+			}
+		}
+	}
+	return nil
+}
+
+// mayGo says whether the place is to be removed and no living run has it.
+func (r *removing) mayGo(place string, used map[string]bool) bool {
+	name := filepath.Base(place)
+	if !r.asked[name] {
+		return false
+	}
+	r.seen[name] = true
+	if used[name] {
+		r.Alive = append(r.Alive, place)
+		return false
+	}
+	return true
+}
+
+// removeAside moves it first, so that nothing half removed can be started.
+func removeAside(place string) error {
+	gone, err := os.MkdirTemp(filepath.Dir(place), aside)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(place, filepath.Join(gone, filepath.Base(place))); err != nil {
+		os.Remove(gone)
+		return err
+	}
+	return base.Remove(gone)
+}

@@ -1,0 +1,136 @@
+package store
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// top is the directory of an artifact that has its content, and what the names in the tar begin with.
+const top = "c"
+
+// complete is the empty file that ends the tar stream of the supervisor's pushes; it is no part of the content.
+const complete = "complete"
+
+// errUnsafe is what an error wraps that is the archive's fault: what came is not what was announced.
+var errUnsafe = errors.New("the stream is no artifact")
+
+// Unpack writes the tar stream's content to directory/c, which must not be there, and makes it read-only.
+//
+// Nothing is written outside: each entry's parent has to be a directory of this stream, so no link leads anywhere. The
+// links themselves may name any target, as the content's hash has it (python3 of a virtual environment is such a one).
+// limit is what all files may hold together.
+func Unpack(stream io.Reader, directory string, limit int64) error {
+	archive := tar.NewReader(stream)
+	made := map[string]bool{}
+	var order []string
+	for {
+		header, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return readFailure(err)
+		}
+		if header.Name == complete && header.Size == 0 {
+			continue
+		}
+		name, err := safeName(header.Name, header.Typeflag == tar.TypeDir)
+		if err != nil {
+			return err
+		}
+		if parent := filepath.Dir(name); name != top && !made[parent] {
+			return fmt.Errorf("%w: %q comes before its directory", errUnsafe, header.Name)
+		}
+		path := filepath.Join(directory, name)
+		switch header.Typeflag {
+		case tar.TypeDir:
+			err = os.Mkdir(path, 0o700)
+			made[name] = true
+			order = append(order, path)
+		case tar.TypeSymlink:
+			err = os.Symlink(header.Linkname, path)
+		case tar.TypeReg:
+			if limit -= header.Size; limit < 0 {
+				return fmt.Errorf("%w: it is larger than was said", errUnsafe)
+			}
+			err = writeFile(archive, path, header.Mode&0o100 != 0)
+		default:
+			return fmt.Errorf("%w: %q is neither a file nor a directory nor a link", errUnsafe, header.Name)
+		}
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("%w: %q comes twice", errUnsafe, header.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !made[top] {
+		return fmt.Errorf("%w: it has no directory %s", errUnsafe, top)
+	}
+	// From the last to the first, since nothing can be done below a directory that is read-only.
+	for i := len(order) - 1; i >= 0; i-- {
+		if err := os.Chmod(order[i], 0o555); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// safeName is an entry's name without a directory's slash, if it is `c` or below it.
+func safeName(said string, directory bool) (string, error) {
+	name := said
+	if directory {
+		name = strings.TrimSuffix(name, "/")
+	}
+	if name != top && !strings.HasPrefix(name, top+"/") || name == top && !directory {
+		return "", fmt.Errorf("%w: %q is not below %s/", errUnsafe, said, top)
+	}
+	for _, part := range strings.Split(name, "/") {
+		if part == "" || part == "." || part == ".." || strings.IndexByte(part, 0) >= 0 {
+			return "", fmt.Errorf("%w: %q is no plain path", errUnsafe, said)
+		}
+	}
+	return name, nil
+}
+
+func writeFile(content io.Reader, path string, executable bool) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	buffer := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		size, err := content.Read(buffer[:])
+		if size > 0 {
+			if _, err := file.Write(buffer[:size]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return readFailure(err)
+		}
+	}
+	mode := os.FileMode(0o444)
+	if executable {
+		mode = 0o555
+	}
+	if err := file.Chmod(mode); err != nil {
+		return err
+	}
+	// Some file systems say only here that there is no room.
+	return file.Close()
+}
+
+func readFailure(err error) error {
+	return fmt.Errorf("%w: %v", errUnsafe, err)
+}

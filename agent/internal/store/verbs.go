@@ -1,0 +1,137 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/wire"
+)
+
+const (
+	// More than a stream's first credit, so that a line with a delay is filled; it is held only while the disk is slower.
+	bulkCredit = 4 << 20
+	firstGrant = 256 << 10
+	// Somebody else's push of the same is waited for so long. Then it is brought twice, and one of the two is kept.
+	longestWait = 2 * time.Minute
+)
+
+// hashes are those of content.py.
+var hashes = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Service answers the verbs about artifacts.
+type Service struct {
+	// Base is the agent's directory.
+	Base base.Directory
+	// Used has the names of the artifacts that living runs started from: a hash, or a store path without its directory.
+	Used func() map[string]bool
+	// Places are all directories of ours on this host, where there is more to look at than Base.
+	Places func() []base.Directory
+}
+
+func (s *Service) cache() *Cache {
+	return &Cache{s.Base.Artifacts(), s.Used}
+}
+
+// Artifact is the verb `artifact`: it says where the artifact is, and takes it from the client where it is missing.
+func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Hash  string
+		Size  int64
+		Limit int64
+	}
+	if err := json.Unmarshal(open.Head, &request); err != nil || !hashes.MatchString(request.Hash) || request.Size < 0 {
+		return wire.Fail("breach", "no artifact can be asked for by %s", open.Head)
+	}
+	cache := s.cache()
+	place := cache.content(request.Hash)
+	if cache.use(request.Hash) {
+		return stream.Send(map[string]any{"have": place})
+	}
+	if err := os.MkdirAll(cache.directory, 0o700); err != nil {
+		return noRoom(err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	unlock, err := lock(waiting, filepath.Join(cache.directory, ".lock-"+request.Hash))
+	switch {
+	case err == nil:
+		defer unlock()
+		if cache.use(request.Hash) {
+			return stream.Send(map[string]any{"have": place})
+		}
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !errors.Is(err, context.DeadlineExceeded):
+		return noRoom(err)
+	}
+	cache.makeRoom(ctx, request.Hash, request.Size, request.Limit)
+	if err := s.take(ctx, cache, stream, request.Hash, request.Size); err != nil {
+		return err
+	}
+	if err := stream.Send(map[string]any{"done": place}); err != nil {
+		return err
+	}
+	cache.makeRoom(ctx, request.Hash, 0, request.Limit)
+	cache.sweep()
+	return nil
+}
+
+func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, hash string, size int64) error {
+	place, err := cache.newAside()
+	if err != nil {
+		return noRoom(err)
+	}
+	defer base.Remove(place)
+	if err := stream.Send(map[string]any{"send": true}); err != nil {
+		return err
+	}
+	if size > firstGrant {
+		stream.Grant(0, int(min(size, bulkCredit))-firstGrant)
+	}
+	lane := stream.Reader(0)
+	err = Unpack(lane, place, size)
+	if err == nil {
+		_, err = io.Copy(io.Discard, lane)
+	}
+	if err == nil {
+		err = cache.finish(ctx, place, hash)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errUnsafe):
+		return wire.Fail("hash", "the artifact %s did not come as it is: %v", hash, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return wire.Fail("busy", "another agent has held %s for more than %v", cache.directory, longestLocked)
+	}
+	return noRoom(err)
+}
+
+// noRoom is what the client is told about an error of the file system.
+func noRoom(err error) error {
+	if err == nil {
+		return nil
+	}
+	kind := "room"
+	if errors.Is(err, syscall.EROFS) {
+		kind = "readonly"
+	}
+	failure := wire.Fail(kind, "%v", err)
+	var path *os.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return failure.With("path", path.Path)
+	case errors.As(err, &link):
+		return failure.With("path", link.New)
+	}
+	return failure
+}
