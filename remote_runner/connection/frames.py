@@ -1,8 +1,45 @@
-"""Frames and messages as docs/protocol.md has them; values in, bytes out."""
+"""Frames and messages as docs/protocol.md has them; bytes in, values out, and back.
+
+A frame is a plain tuple: a thousand instances pass through here, and a tuple costs a fifth of an object.
+"""
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+PROTOCOL = 1
+
+HEADER = struct.Struct(">IBBIQ")  # length, kind, lane, stream, number
+HEADER_BYTES = HEADER.size
+MOST_PAYLOAD_BYTES = 1 << 20
+MOST_DATA_BYTES = 1 << 16
+
+HELLO, ACK, PING, PONG, OPEN, MESSAGE, DATA, CREDIT, END, CLOSE, BYE = b"HAPQOMDCEXB"
+
+# Every kind with its largest payload.
+_MOST_BYTES = {
+    HELLO: MOST_PAYLOAD_BYTES,
+    ACK: 8,
+    PING: 8,
+    PONG: 8,
+    OPEN: MOST_PAYLOAD_BYTES,
+    MESSAGE: MOST_PAYLOAD_BYTES,
+    DATA: MOST_DATA_BYTES,
+    CREDIT: 4,
+    END: 0,
+    CLOSE: MOST_PAYLOAD_BYTES,
+    BYE: 0,
+}
+
+Frame = tuple[int, int, int, int, bytes]
+"""kind, lane, stream, number, payload"""
+
+
+class BreachError(Exception):
+    """What came is not of this protocol; says what."""
 
 
 class Message(NamedTuple):
@@ -10,3 +47,76 @@ class Message(NamedTuple):
 
     head: dict[str, Any]
     fields: tuple[bytes, ...] = ()
+
+
+def header(kind: int, lane: int, stream: int, number: int, size: int) -> bytes:
+    """What stands before a payload of that many bytes."""
+    return HEADER.pack(size, kind, lane, stream, number)
+
+
+def encode_message(head: Mapping[str, Any], fields: tuple[bytes, ...] = ()) -> bytes:
+    """A message as a payload. Raises `ValueError` for a field with a zero byte, and for what does not fit."""
+    if any(b"\0" in field for field in fields):
+        raise ValueError("a field holds a zero byte")
+    payload = b"\0".join((json.dumps(head, separators=(",", ":"), allow_nan=False).encode(), *fields))
+    if len(payload) > MOST_PAYLOAD_BYTES:
+        raise ValueError(f"a message of {len(payload)} bytes; at most {MOST_PAYLOAD_BYTES} can be sent")
+    return payload
+
+
+def decode_message(payload: bytes) -> Message:
+    """The message in a payload. Raises `BreachError`."""
+    text, *fields = payload.split(b"\0")
+    return Message(decode_object(text), tuple(fields))
+
+
+def decode_object(text: bytes) -> dict[str, Any]:
+    """A JSON object as the protocol has it: no NaN, no numbers that Python would read for minutes."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BreachError(f"no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BreachError("a message is a JSON object")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+class Decoder:
+    """Frames out of what comes in pieces."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._wanted = 0
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are whole by now. Raises `BreachError`."""
+        if self._parts:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size < self._wanted:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+        frames: list[Frame] = []
+        start, end = 0, len(data)
+        wanted = HEADER_BYTES
+        while end - start >= HEADER_BYTES:
+            size, kind, lane, stream, number = HEADER.unpack_from(data, start)
+            if size > _MOST_BYTES.get(kind, -1):
+                raise BreachError(f"a frame of kind {kind} with {size} bytes")
+            after = start + HEADER_BYTES + size
+            if after > end:
+                wanted = HEADER_BYTES + size
+                break
+            frames.append((kind, lane, stream, number, data[start + HEADER_BYTES : after]))
+            start = after
+        if start < end:
+            self._parts.append(data[start:])
+            self._size = end - start
+            self._wanted = wanted
+        return frames
