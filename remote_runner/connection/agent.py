@@ -21,8 +21,8 @@ from remote_runner.connection.run import Run
 from remote_runner.connection.said import nonsense, part, whole, words
 from remote_runner.connection.taking import Allowance, Source, take_outputs
 from remote_runner.controller import Controller
-from remote_runner.deadline import Deadline
-from remote_runner.errors import DeadlineError, FarShellError, HostError
+from remote_runner.deadline import NEVER, Deadline
+from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
@@ -94,6 +94,26 @@ class Agent:
         """How often a login was tried."""
         return self._link.attempts
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has been given up."""
+        return self._link.lost.done()
+
+    def check_system(self, entry: HostEntry, wanted: System) -> None:
+        """Raise `WrongSystemError` unless the host runs what is built for that system."""
+        if self.system.runs(wanted):
+            return
+        if entry.system == wanted:
+            why = f"inventory.yaml says that it is {wanted}"
+            next_step = f"correct `system` of {entry.name} in inventory.yaml, or leave it out: then the host is asked"
+        else:
+            why = f"the artifact is for {wanted}"
+            next_step = (
+                f"correct --arch, or `arch` of {entry.name} in the remote-runners param, or leave it out; "
+                "where neither says so, run it again: it was that system when it was last asked"
+            )
+        raise WrongSystemError(entry.name, why, str(wanted), str(self.system), next_step=next_step)
+
     async def close(self) -> None:
         """End the connection; what still runs there is ended."""
         await self._link.close()
@@ -112,16 +132,17 @@ class Agent:
         limit_bytes: int,
         chunks: Callable[[], Iterator[bytes]],
         *,
+        deadline: Deadline = NEVER,
         sent: Callable[[int], None] | None = None,
     ) -> PushedArtifact:
         """Bring content to the host, unless it has it.
 
         chunks: makes the tar stream of `tar_content(…, prefix="c")`, read in a thread; sent: told how many bytes of it
-        are on their way. Raises a `PushFailedError`, and what `chunks` raises.
+        are on their way. Raises a `PushFailedError`, `DeadlineError`, and what `chunks` raises.
         """
         head = {"verb": "artifact", "hash": artifact_hash, "size": size_bytes, "files": files, "limit": limit_bytes}
         failed = partial(faults.push_fault, self.name)
-        async with self._asked(f"push to {self.name}", head, failed=failed, within_s=None) as stream:
+        async with self._asked(f"push to {self.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
             answer = (await stream.receive()).head
             sent_bytes = 0
             if answer.get("send") is True:

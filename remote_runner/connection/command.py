@@ -65,14 +65,17 @@ class Command:
         return await self._stream.read(lane)
 
     async def wait(self) -> int:
-        """Its exit status, 128 + n after signal n; somebody has to read stdout and stderr to their ends meanwhile."""
+        """Its exit status, 128 + n after signal n, once its stdout and stderr have ended: somebody has to read them."""
+        said: dict[str, Any] | None = None
         try:
-            said = part(self._host, (await self._stream.receive()).head, "exited")
+            while True:
+                said = part(self._host, (await self._stream.receive()).head, "exited")
         except StreamClosed as closed:
-            raise self._failed(closed) from closed
+            if said is None or closed.kind:
+                raise self._failed(closed) from closed
+            return status_of(self._host, said)
         finally:
             await self._stream.close()
-        return status_of(self._host, said)
 
     async def signal(self, number: int) -> None:
         """Send a signal to its process group."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from remote_runner.connection import faults
@@ -22,23 +22,37 @@ _MOST_CONNECTIONS = 2048
 
 
 class _Forward:
-    """A port on one side; the connections to it are tasks here."""
+    """A port on one side; the connections to it are tasks here. It leads somewhere while somebody uses it."""
 
     port: int
 
     def __init__(self) -> None:
         self._connections: set[asyncio.Task[None]] = set()
+        self._users = 0
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Use it in the body. With the last user its connections end."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._end_connections()
+
+    @property
+    def _has_room(self) -> bool:
+        return self._users > 0 and len(self._connections) < _MOST_CONNECTIONS
 
     def _carry(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
-    async def _end_connections(self) -> None:
-        tasks = tuple(self._connections)
-        for task in tasks:
+    def _end_connections(self) -> None:
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Listener(_Forward):
@@ -54,6 +68,7 @@ class Listener(_Forward):
         self._told = told
         self._registry = registry
         self._has_failed = False
+        self._listening: asyncio.Task[None] | None = None
 
     async def open(self, port: int) -> None:
         """Wait for the port; 0 is any. Raises `PortTakenError` and what every request raises."""
@@ -65,7 +80,7 @@ class Listener(_Forward):
             if isinstance(error, StreamClosed):
                 raise faults.listen_fault(self._host, port, error) from error
             raise
-        self._carry(self._listen())
+        self._listening = asyncio.create_task(self._listen())
 
     def _port_of(self, head: dict[str, Any], wanted: int) -> int:
         port = whole(head.get("listening"), 65535)
@@ -75,16 +90,15 @@ class Listener(_Forward):
 
     def accept(self, stream: Stream) -> None:
         """Take a connection that the host let in."""
-        if len(self._connections) < _MOST_CONNECTIONS:
-            self._carry(self._serve(stream))
-        else:
-            self._carry(stream.close())
+        self._carry(self._serve(stream) if self._has_room else stream.close())
 
     async def close(self) -> None:
         """End the port there and its connections."""
         self._registry.pop(self._stream.id, None)
+        if self._listening is not None:
+            self._listening.cancel()
+        self._end_connections()
         await self._stream.close()
-        await self._end_connections()
 
     async def _listen(self) -> None:
         """What the host says of connections that it did not let in, and that it listens no more."""
@@ -130,7 +144,7 @@ class LocalForward(_Forward):
         """Listen; 0 is any port. Raises `PortTakenError`."""
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(self._connections) < _MOST_CONNECTIONS:
+            if self._has_room:
                 self._carry(self._serve(reader, writer))
             else:
                 writer.close()
@@ -145,10 +159,18 @@ class LocalForward(_Forward):
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
 
+    @property
+    def is_open(self) -> bool:
+        return self._server.is_serving()
+
+    def _end_connections(self) -> None:
+        # Here a port that nobody uses is closed: whoever runs next on this machine may want that number.
+        self._server.close()
+        super()._end_connections()
+
     async def close(self) -> None:
         """End the port here and its connections."""
-        self._server.close()
-        await self._end_connections()
+        self._end_connections()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = {"verb": "dial", "host": self._far.host, "port": self._far.port}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from remote_runner.cancellation import Cancellation
 from remote_runner.connection import faults
 from remote_runner.connection.command import STDERR_LANE, STDIN_LANE, STDOUT_LANE, status_of
 from remote_runner.connection.job import Job
@@ -106,27 +108,30 @@ class Run:
             raise
         return cls(link.name, job, stream, base, allowance)
 
-    async def follow(self, stdout: Sink, stderr: Sink) -> Exited:
-        """Hand on what the application says until it, and all that it left, has ended.
+    async def follow(self, stdout: Sink, stderr: Sink, stop: Cancellation | None = None) -> Exited:
+        """Hand on what the application says until it, and all that it left, has ended; `stop` ends it.
 
         While a sink does not return, no more is taken of its stream; where one raises, the application is stopped.
         Raises `SupervisorLostError` when nobody can tell how it ended, `ProgramUnusableError`.
         """
         other = asyncio.create_task(self._pass_on(STDERR_LANE, stderr))
-        try:
-            async with asyncio.timeout(self._may_take_s()) as self._follow_limit:
-                await self._pass_on(STDOUT_LANE, stdout)
-                await other
-                said = part(self._host, (await self._stream.receive()).head, "exited")
-        except TimeoutError:
-            raise self._lost("the application should have ended, and nobody there says that it did") from None
-        except StreamClosed as closed:
-            raise self._failed(closed) from closed
-        except HostLostError as error:
-            raise self._lost(_reason(error)) from error
-        finally:
-            self._follow_limit = None
-            other.cancel()
+        with ExitStack() as stack:
+            stack.callback(other.cancel)
+            if stop is not None:
+                stack.enter_context(self._stopped_by(stop))
+            try:
+                async with asyncio.timeout(self._may_take_s()) as self._follow_limit:
+                    await self._pass_on(STDOUT_LANE, stdout)
+                    await other
+                    said = part(self._host, (await self._stream.receive()).head, "exited")
+            except TimeoutError:
+                raise self._lost("the application should have ended, and nobody there says that it did") from None
+            except StreamClosed as closed:
+                raise self._failed(closed) from closed
+            except HostLostError as error:
+                raise self._lost(_reason(error)) from error
+            finally:
+                self._follow_limit = None
         if problem := words(said.get("problem")):
             raise faults.program_error(self._host, problem, self._job.program)
         return exited_of(self._host, said, self._sink_error)
@@ -165,7 +170,8 @@ class Run:
             self._is_stopping = True
             if self._follow_limit is not None:
                 self._follow_limit.reschedule(asyncio.get_running_loop().time() + self._ending_s)
-            await self._stream.send({"stop": reason})
+            with suppress(StreamClosed):  # `follow` tells why
+                await self._stream.send({"stop": reason})
 
     async def write_stdin(self, data: bytes) -> None:
         """Hand bytes to the application, which was started with `stdin`."""
@@ -195,6 +201,27 @@ class Run:
                 except Exception as error:  # noqa: BLE001 (told when the application has ended)
                     self._sink_error = error
                     await self.stop("stop")
+
+    @contextmanager
+    def _stopped_by(self, stop: Cancellation) -> Iterator[None]:
+        """In the body, `stop` (set in any thread) stops the application."""
+        loop = asyncio.get_running_loop()
+        tasks: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            tasks.append(loop.create_task(self.stop(stop.reason)))
+
+        def request() -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(begin)
+
+        stop.then(request)
+        try:
+            yield
+        finally:
+            stop.forget(request)
+            for task in tasks:
+                task.cancel()
 
     async def _conclude(self, wish: str, answer: str) -> None:
         try:

@@ -111,6 +111,10 @@ class System:
         name = os.uname()
         return cls.from_uname(name.sysname, name.machine, 64 if sys.maxsize > 2**32 else 32)
 
+    def runs(self, other: System) -> bool:
+        """Whether a machine of this system runs, without an emulator, what is built for the other."""
+        return other.os == self.os and other.arch in _runs(self)
+
     @property
     def unames(self) -> str:
         """What a host may say of itself to be given what is built for this system: `SYSNAME:MACHINE:LONG_BIT` words.
