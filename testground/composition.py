@@ -1,20 +1,22 @@
 """Compositions: a run's groups of instances and what each is given (testground v0.6.0, pkg/api/composition*.go).
 
-A composition is read as it stands; `plan_runs` holds it against the manifest and says what will be run.
+A composition is read as it stands; `plan_runs` holds it against the manifest and says what will be run. What testground
+refuses is refused, what it accepts is accepted, odd as it may be.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from testground import plan_file
 from testground.errors import CompositionError
 from testground.manifest import Manifest, TestCase
 from testground.plan_file import Table, known
+from testground.runenv import pack_params
 
 SINGLE = "single"
 DEFAULT_RUN = "default"
@@ -22,7 +24,7 @@ DEFAULT_RUN = "default"
 
 @dataclass(frozen=True)
 class Instances:
-    """How many instances: `count`, or else `percentage`, a share (0 to 1) of the run's `total_instances`."""
+    """How many instances: `count`, or else `percentage`, a share of the run's `total_instances` (1.0 is all)."""
 
     count: int = 0
     percentage: float = 0.0
@@ -97,6 +99,7 @@ class Composition:
     name: str = ""
     author: str = ""
     file: str = "composition.toml"
+    warnings: tuple[str, ...] = ()  # keys of the file that nobody reads
 
     @classmethod
     def load(cls, path: Path) -> Composition:
@@ -115,55 +118,86 @@ class Composition:
                 "is a template, {{…}}, which only testground itself fills in",
                 next_step="write the values into a composition of its own",
             )
-        root = plan_file.parse(text, file, CompositionError)
-        for name, right in (("group", "groups"), ("run", "runs")):
-            if name in root.values and right not in root.values:
-                raise root.fail(name, f"is unknown; expected [[{right}]]")
-        metadata, global_ = root.table("metadata"), root.table("global")
-        groups = tuple(map(_group, root.tables("groups")))
+        root = plan_file.parse(text, file, CompositionError, ("metadata", "global", "groups", "runs"))
+        metadata = root.table("metadata", ("name", "author"))
+        global_ = root.table("global", _GLOBAL)
+        groups = tuple(map(_group, root.tables("groups", _GROUP)))
         if not groups:
-            raise root.fail("groups", "is missing; expected at least one [[groups]]")
+            raise root.missing("groups", "at least one [[groups]]")
         _all_different(root, "groups", (group.id for group in groups))
-        runs = tuple(map(_run, root.tables("runs")))
+        runs = tuple(map(_run, root.tables("runs", _RUN)))
         _all_different(root, "runs", (run.id for run in runs))
+        _check_build(global_)
+        global_.whole("concurrent_builds")
         return cls(
             plan=global_.text("plan"),
             case=global_.text("case"),
             groups=groups,
             runs=runs,
-            total_instances=global_.count("total_instances", 0),
+            total_instances=global_.count("total_instances"),
             builder=global_.text("builder", ""),
-            runner=global_.text("runner", ""),
-            build_config=global_.table("build_config").values,
-            run_config=global_.table("run_config").values,
-            run=_run_params(global_.table("run")),
+            runner=global_.text("runner"),
+            build_config=global_.free("build_config").values,
+            run_config=global_.free("run_config").values,
+            run=_run_params(global_.table("run", _RUN_PARAMS)),
             disable_metrics=global_.flag("disable_metrics"),
             name=metadata.text("name", ""),
             author=metadata.text("author", ""),
             file=file,
+            warnings=tuple(root.warnings),
         )
 
 
+# What a composition may have where, by the names that testground gives it.
+_GLOBAL = (
+    "plan",
+    "case",
+    "total_instances",
+    "concurrent_builds",
+    "builder",
+    "build_config",
+    "build",
+    "runner",
+    "run_config",
+    "run",
+    "disable_metrics",
+)
+_GROUP = ("id", "builder", "build_config", "build", "resources", "instances", "run")
+_RUN = ("id", "test_params", "total_instances", "groups")
+_RUN_GROUP = ("id", "group_id", "resources", "instances", "test_params", "profiles")
+_RUN_PARAMS = ("artifact", "test_params", "profiles")
+
+
 def _group(table: Table) -> Group:
+    _check_build(table)
     return Group(
         id=_group_name(table),
-        instances=_instances(table.table("instances")),
-        run=_run_params(table.table("run")),
-        resources=_resources(table.table("resources")),
+        instances=_instances(table),
+        run=_run_params(table.table("run", _RUN_PARAMS)),
+        resources=_resources(table),
         builder=table.text("builder", ""),
-        build_config=table.table("build_config").values,
+        build_config=table.free("build_config").values,
     )
 
 
+def _check_build(table: Table) -> None:
+    """Raises for a `build` that testground could not read; what it says is for its own builders."""
+    build = table.table("build", ("selectors", "dependencies"))
+    selectors = build.values.get("selectors", [])
+    if not isinstance(selectors, list) or not all(isinstance(item, str) for item in selectors):
+        raise build.fail("selectors", "is no list of strings; expected one")
+    for dependency in build.tables("dependencies", ("module", "target", "version")):
+        for name in ("module", "target", "version"):
+            dependency.text(name, "")
+
+
 def _run(table: Table) -> Run:
-    groups = tuple(map(_run_group, table.tables("groups")))
-    if not groups:
-        raise table.fail("groups", f"is missing; expected at least one [[{table.key('groups')}]]")
+    groups = tuple(map(_run_group, table.tables("groups", _RUN_GROUP)))
     _all_different(table, "groups", (group.id for group in groups))
     return Run(
-        id=table.text("id"),
+        id=table.text("id", ""),
         groups=groups,
-        total_instances=table.count("total_instances", 0),
+        total_instances=table.count("total_instances"),
         test_params=table.texts("test_params"),
     )
 
@@ -173,31 +207,28 @@ def _run_group(table: Table) -> RunGroup:
     return RunGroup(
         id=name,
         group_id=table.text("group_id", "") or name,
-        instances=_instances(table.table("instances")),
-        resources=_resources(table.table("resources")),
+        instances=_instances(table),
+        resources=_resources(table),
         test_params=table.texts("test_params"),
         profiles=table.texts("profiles"),
     )
 
 
 def _group_name(table: Table) -> str:
-    name = table.text("id")
-    if name in (".", "..") or "/" in name or "\0" in name:
-        raise table.fail("id", f"is {name!r}; expected a name that a directory can have")
+    name = table.text("id", "")
+    if ".." in name.split("/") or "\0" in name:
+        raise table.fail("id", f"is {name!r}; expected a name that a directory below the outputs can have")
     return name
 
 
 def _instances(table: Table) -> Instances:
-    found = Instances(table.count("count", 0), table.number("percentage"))
-    if found.count and found.percentage:
-        raise table.fail("", "has both count and percentage; expected one of them")
-    if not 0 <= found.percentage <= 1:
-        raise table.fail("percentage", f"is {found.percentage:g}; expected a share, 0 to 1")
-    return found
+    found = table.table("instances", ("count", "percentage"))
+    return Instances(found.count("count"), found.fraction("percentage"))
 
 
 def _resources(table: Table) -> Resources:
-    return Resources(table.text("memory", ""), table.text("cpu", ""))
+    found = table.table("resources", ("memory", "cpu"))
+    return Resources(found.text("memory", ""), found.text("cpu", ""))
 
 
 def _run_params(table: Table) -> RunParams:
@@ -226,7 +257,8 @@ def single(
 ) -> Composition:
     """The composition that stands for a `run single`: one group, called `single`.
 
-    Without `instances`, the test case's default. Raises `ManifestError` for an unknown test case.
+    Without `instances`, the test case's default; without `builder` or `runner`, the plan's default or the first that
+    it has. Raises `ManifestError` for an unknown test case.
     """
     count = manifest.testcase(case).default_instances if instances is None else instances
     return Composition(
@@ -234,8 +266,8 @@ def single(
         case=case,
         groups=(Group(SINGLE, Instances(count), RunParams(test_params=dict(test_params or {}))),),
         total_instances=count,
-        builder=builder,
-        runner=runner,
+        builder=builder or manifest.builder or next(iter(manifest.builders), ""),
+        runner=runner or manifest.runner or next(iter(manifest.runners), ""),
         build_config=build_config or {},
         run_config=run_config or {},
         disable_metrics=disable_metrics,
@@ -257,10 +289,18 @@ class GroupPlan:
     builder: str
     build_config: Mapping[str, Any]
 
+    @property
+    def directory(self) -> PurePath:
+        """Where the group's outputs are below the run's; its id may be empty or have a `/`."""
+        return PurePath(self.id.lstrip("/"))
+
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run as it will be: everything decided, nothing started. `name` is the run's in its composition."""
+    """One run as it will be: everything decided, nothing started. `name` is the run's in its composition.
+
+    `warnings` are what the user may want to know before it starts.
+    """
 
     name: str
     plan: str
@@ -269,6 +309,7 @@ class RunPlan:
     run_config: Mapping[str, Any]
     disable_metrics: bool
     groups: tuple[GroupPlan, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def instances(self) -> int:
@@ -276,27 +317,29 @@ class RunPlan:
         return sum(group.instances for group in self.groups)
 
 
-def plan_runs(composition: Composition, manifest: Manifest, *, only: Sequence[str] = ()) -> tuple[RunPlan, ...]:
-    """What the composition's runs will be, in its order; `only` picks some by id. The plan is the manifest's.
+def run_ids(given: Iterable[str]) -> tuple[str, ...]:
+    """The ids that `--run-ids a,b` names, in this order."""
+    return tuple(name for names in given if names for name in names.split(","))
 
-    Parameters come from the run's group, else the run, the group, `[global.run]`, the manifest's default, in this
-    order. As in testground v0.6.0 an empty value counts as not given.
-    Raises `CompositionError` for what the manifest does not allow, `ManifestError` for an unknown test case.
+
+def plan_runs(composition: Composition, manifest: Manifest, *, only: Sequence[str] = ()) -> tuple[RunPlan, ...]:
+    """What the composition's runs will be, sorted by id; `only` picks some, in its own order.
+
+    The plan is the manifest's. Parameters come from the run's group, else the run, the group, `[global.run]`, the
+    manifest's default, in this order. As in testground v0.6.0 an empty value counts as not given, and one mistake in a
+    run refuses them all.
+    Raises `CompositionError` for what the manifest does not allow, `ManifestError` for an unknown test case or what it
+    has wrong, `PackingError` for parameters that no instance could read.
     """
     testcase = manifest.testcase(composition.case)
-    runner = composition.runner or manifest.runner
-    if runner and runner not in manifest.runners:
-        problem = f"the plan does not support runner {runner!r}; {known(manifest.runners, runner)}"
-        where = "global.runner" if composition.file else "runner"
-        next_step = f'put [runners."{runner}"] with enabled = true into {manifest.file}'
-        raise CompositionError(composition.file, where, problem, next_step=next_step)
-    runs = composition.runs or (_default_run(composition),)
-    ids = [run.id for run in runs]
+    _check_builders(composition, manifest)
+    _check_supported(composition, "runner", composition.runner, manifest.runners, manifest)
+    runs = sorted(composition.runs or (_default_run(composition),), key=lambda run: run.id)
+    planned = {run.id: _plan_run(composition, manifest, testcase, run) for run in runs}
     for name in only:
-        if name not in ids:
-            raise CompositionError(composition.file, "runs", f"no run is called {name!r}; {known(ids, name)}")
-    _check_params(composition, testcase)
-    return tuple(_plan_run(composition, manifest, testcase, run) for run in runs if not only or run.id in only)
+        if name not in planned:
+            raise CompositionError(composition.file, "runs", f"no run is called {name!r}; {known(planned, name)}")
+    return tuple(planned[name] for name in only or planned)
 
 
 def _default_run(composition: Composition) -> Run:
@@ -304,66 +347,86 @@ def _default_run(composition: Composition) -> Run:
     return Run(DEFAULT_RUN, groups, composition.total_instances)
 
 
-def _check_params(composition: Composition, testcase: TestCase) -> None:
-    given = [("global.run.test_params", composition.run.test_params)]
-    given += [(f"groups {group.id}: run.test_params", group.run.test_params) for group in composition.groups]
-    for run in composition.runs:
-        given.append((f"runs {run.id}: test_params", run.test_params))
-        given += [(f"runs {run.id}: groups {group.id}: test_params", group.test_params) for group in run.groups]
-    for where, params in given:
-        for name in params:
-            if name not in testcase.params:
-                problem = f"test case {testcase.name} has no parameter {name!r}; {known(testcase.params, name)}"
-                where = where if composition.file else "test parameters"
-                raise CompositionError(composition.file, where, problem)
+def _check_builders(composition: Composition, manifest: Manifest) -> None:
+    for group in composition.groups:
+        builder = group.builder or composition.builder
+        if not builder and composition.file:
+            problem = "is missing, and group {group.id!r} has none of its own; expected the name of a builder"
+            raise CompositionError(composition.file, "global.builder", problem.format(group=group))
+        if not group.run.artifact:  # what is built already needs no builder
+            _check_supported(composition, "builder", builder, manifest.builders, manifest)
+
+
+def _check_supported(
+    composition: Composition, kind: str, name: str, there: Mapping[str, object], manifest: Manifest
+) -> None:
+    if name not in there:
+        problem = (
+            f"the plan does not support {kind} {name!r}; {known(there, name)}" if name else f"the plan has no {kind}"
+        )
+        usual = {"builder": "exec:go", "runner": "local:exec"}[kind]
+        next_step = f'put [{kind}s."{name or usual}"] with enabled = true into {manifest.file}'
+        where = f"global.{kind}" if composition.file else kind
+        raise CompositionError(composition.file, where, problem, next_step=next_step)
 
 
 def _plan_run(composition: Composition, manifest: Manifest, testcase: TestCase, run: Run) -> RunPlan:
-    groups = tuple(_plan_group(composition, manifest, testcase, run, group) for group in run.groups)
-    total = sum(group.instances for group in groups)
     where = f"runs {run.id}" if composition.runs else "global" if composition.file else ""
-    if run.total_instances and total != run.total_instances:
-        problem = f"is {run.total_instances}; the groups have {total} together"
-        raise CompositionError(composition.file, f"{where}: total_instances", problem)
+    built_as = tuple(_built_as(composition, run, group) for group in run.groups)
+    counts = _counts(composition, run, built_as)
+    total = sum(counts)
     if not testcase.minimum <= total <= testcase.maximum:
         problem = (
             f"{total} {'instance' if total == 1 else 'instances'}; "
             f"test case {testcase.name} takes {testcase.minimum} to {testcase.maximum}"
         )
         raise CompositionError(composition.file, where or "instances", problem)
-    runner = composition.runner or manifest.runner
+    defaults = testcase.default_params()
+    parts = zip(run.groups, built_as, counts, strict=True)
+    groups = tuple(_plan_group(composition, manifest, defaults, run, *part) for part in parts)
     return RunPlan(
         name=run.id,
-        plan=manifest.name,
-        case=testcase.name,
-        runner=runner,
-        run_config={**manifest.runners.get(runner, {}), **composition.run_config},
+        plan=manifest.name.replace("/", "-"),  # as the daemon hands them on
+        case=testcase.name.replace("/", "-"),
+        runner=composition.runner,
+        run_config={**manifest.runners[composition.runner], **composition.run_config},
         disable_metrics=composition.disable_metrics,
         groups=groups,
+        warnings=(*manifest.warnings, *composition.warnings, *_doubts(testcase, groups)),
     )
 
 
+def _built_as(composition: Composition, run: Run, run_group: RunGroup) -> Group:
+    for group in composition.groups:
+        if group.id == run_group.group_id:
+            return group
+    ids = [group.id for group in composition.groups]
+    problem = f"no group is called {run_group.group_id!r}; {known(ids, run_group.group_id)}"
+    raise CompositionError(composition.file, f"runs {run.id}: groups {run_group.id}", problem)
+
+
 def _plan_group(
-    composition: Composition, manifest: Manifest, testcase: TestCase, run: Run, run_group: RunGroup
+    composition: Composition,
+    manifest: Manifest,
+    defaults: Mapping[str, str],
+    run: Run,
+    run_group: RunGroup,
+    group: Group,
+    instances: int,
 ) -> GroupPlan:
-    group = next((group for group in composition.groups if group.id == run_group.group_id), None)
-    if group is None:
-        ids = [group.id for group in composition.groups]
-        problem = f"no group is called {run_group.group_id!r}; {known(ids, run_group.group_id)}"
-        raise CompositionError(composition.file, f"runs {run.id}: groups {run_group.id}", problem)
-    builder = group.builder or composition.builder or manifest.builder
+    builder = group.builder or composition.builder
+    params = _first_given(
+        run_group.test_params, run.test_params, group.run.test_params, composition.run.test_params, defaults
+    )
+    profiles = _first_given(run_group.profiles, group.run.profiles, composition.run.profiles)
+    for packed in (params, profiles):
+        pack_params(packed)
     return GroupPlan(
         id=run_group.id,
         group_id=group.id,
-        instances=_count(composition, run, run_group, group),
-        params=_first_given(
-            run_group.test_params,
-            run.test_params,
-            group.run.test_params,
-            composition.run.test_params,
-            testcase.default_params(),
-        ),
-        profiles=_first_given(run_group.profiles, group.run.profiles, composition.run.profiles),
+        instances=instances,
+        params=params,
+        profiles=profiles,
         resources=Resources(
             run_group.resources.memory or group.resources.memory, run_group.resources.cpu or group.resources.cpu
         ),
@@ -373,24 +436,60 @@ def _plan_group(
     )
 
 
-def _count(composition: Composition, run: Run, run_group: RunGroup, group: Group) -> int:
+def _counts(composition: Composition, run: Run, built_as: Sequence[Group]) -> list[int]:
+    """How many instances each of the run's groups has.
+
+    testground counts twice: its client what stands in the run's groups themselves, which becomes the run's total where
+    that is not given, and its daemon, against this total, what they are once they have inherited from their groups.
+    """
+    own = [group.instances for group in run.groups]
     # Field by field, as testground merges them: a count of the group wins over a percentage of the run's group.
-    count = run_group.instances.count or group.instances.count
-    percentage = run_group.instances.percentage or group.instances.percentage
-    where = f"runs {run.id}: groups {run_group.id}" if composition.runs else f"groups {group.id}"
-    if percentage and not run.total_instances:
-        owner = f"runs {run.id}" if composition.runs else "global"
-        raise CompositionError(
-            composition.file, f"{where}: instances", f"has a percentage; {owner} needs total_instances for it"
-        )
+    merged = [
+        Instances(mine.count or group.instances.count, mine.percentage or group.instances.percentage)
+        for mine, group in zip(own, built_as, strict=True)
+    ]
+    owner = f"runs {run.id}" if composition.runs else "global"
+    where = f"{owner}: total_instances" if composition.file else "total_instances"
+    total = run.total_instances
+    for instances in (own, merged):
+        for group, share in zip(run.groups, instances, strict=True):
+            if share.percentage and not total:
+                place = f"runs {run.id}: groups {group.id}" if composition.runs else f"groups {group.id}"
+                problem = f"has a percentage; {owner} needs total_instances for it"
+                raise CompositionError(composition.file, f"{place}: instances", problem)
+        counts = [share.count or _rounded(share.percentage * total) for share in instances]
+        if total and sum(counts) != total:
+            if any(mine == Instances() != other for mine, other in zip(own, merged, strict=True)):
+                problem = (
+                    f"is {total}, the groups have {sum(counts)} together; testground counts those that have no "
+                    "instances of their own as 0 before they inherit them"
+                )
+                next_step = "give each group of the run its instances, or none of them, and then no total_instances"
+                raise CompositionError(composition.file, where, problem, next_step=next_step)
+            raise CompositionError(composition.file, where, f"is {total}; the groups have {sum(counts)} together")
+        total = total or sum(counts)
+    return counts
+
+
+def _rounded(number: float) -> int:
     # Half away from zero, as Go rounds; Python's round() goes to the even number.
-    found = count or math.floor(percentage * run.total_instances + 0.5)
-    if not found:
-        where = where if composition.file else ""
-        raise CompositionError(
-            composition.file, f"{where}: instances" if where else "instances", "is 0; expected 1 or more"
-        )
-    return found
+    whole = math.floor(number)
+    return whole + (number - whole >= 0.5)
+
+
+def _doubts(testcase: TestCase, groups: Iterable[GroupPlan]) -> Iterator[str]:
+    """What is handed on as it is, and may not be what its writer meant."""
+    import difflib
+
+    told: set[str] = set()
+    for group in groups:
+        for name, value in group.params.items():
+            nearest = difflib.get_close_matches(name, testcase.params, 1)
+            if name not in testcase.params and nearest and name not in told:
+                yield f"test case {testcase.name} has no parameter {name!r}; did you mean {nearest[0]}? It is handed on"
+            if "=" in value.partition("|")[2] and name not in told:
+                yield f"test parameter {name}={value!r} arrives as several: testground packs them as k=v|k=v"
+            told.add(name)
 
 
 def _first_given(*layers: Mapping[str, str]) -> dict[str, str]:

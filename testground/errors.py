@@ -3,7 +3,7 @@
 TestgroundError
 ├── RunEnvError         a TEST_* variable is missing or unreadable
 ├── ParamError          a test parameter is missing or unreadable
-├── PackingError        parameters that Testground's packing would not bring through whole
+├── PackingError        a parameter whose name Testground's packing would not bring through whole
 ├── PlanFileError       something in a plan's file
 │   ├── ManifestError       in manifest.toml
 │   └── CompositionError    in a composition, or in what stands for one on the command line
@@ -57,17 +57,17 @@ class ParamError(TestgroundError):
 
 
 class PackingError(TestgroundError):
-    """Parameters do not come out of Testground's `k=v|k=v` as they went in; `name` is the first such."""
+    """A parameter's `name` would not come out of Testground's `k=v|k=v` as it went in."""
 
-    next_step = r"leave | out of the value (in JSON it can be written \u007c)"
+    next_step = "give it a name without | and ="
 
-    def __init__(self, name: str, value: str) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.name, self.value = name, value
+        self.name = name
 
     def __str__(self) -> str:
         return (
-            f"test parameter {self.name}={self.value!r} would not reach an instance whole: "
+            f"test parameter {self.name!r} would not reach an instance under this name: "
             f"Testground packs parameters as k=v|k=v, without escaping\n  next: {self.next_step}"
         )
 

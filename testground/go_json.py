@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 
@@ -29,8 +30,15 @@ def marshal(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(marshal, value)) + "]"
     if isinstance(value, datetime | date | time):
-        return f'"{value.isoformat()}"'.replace("+00:00", "Z")
+        return f'"{rfc3339(value)}"'
     raise TypeError(f"{type(value).__name__} has no JSON")
+
+
+def rfc3339(value: datetime | date | time) -> str:
+    """The time as Go writes it: UTC is Z, a fraction of a second has no zeros at its end."""
+    text = value.isoformat().replace("+00:00", "Z")
+    found = re.search(r"\.\d+", text)
+    return text.replace(found[0], found[0].rstrip("0")) if found else text
 
 
 def _float(value: float) -> str:

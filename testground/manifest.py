@@ -1,44 +1,81 @@
-"""A plan's manifest: its test cases and what they take, its builders and runners (manifest.toml)."""
+"""A plan's manifest: its test cases and what they take, its builders and runners (manifest.toml).
+
+As testground v0.6.0 reads it (pkg/api/manifest.go): a value of the wrong kind anywhere refuses the file, a value that
+makes no sense only the test case that has it, when that one is to run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
 from testground import plan_file
 from testground.errors import ManifestError
-from testground.go_json import marshal
+from testground.go_json import marshal, rfc3339
 from testground.plan_file import Table, known
+
+_ROOT = ("name", "defaults", "builders", "runners", "testcases", "extra_sources")
+_DEFAULTS = ("builder", "runner")
+_TESTCASE = ("name", "instances", "params")
+_INSTANCES = ("min", "max", "default")
+_PARAM = ("type", "desc", "unit", "default")
 
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter that a test case takes; `default` is what an instance gets when nobody gives another."""
+    """A parameter that a test case takes; `default` is what an instance gets when nobody gives another, as TOML has it.
+
+    `where` is its place in the manifest, for messages.
+    """
 
     name: str
     kind: str
     description: str
     unit: str
-    default: str
+    default: Any
+    where: str = ""
 
 
 @dataclass(frozen=True)
 class TestCase:
-    """A test case, how many instances it takes, and its parameters by name."""
+    """A test case, how many instances it takes, and its parameters by name.
+
+    `instances_default` is what the manifest says, whatever that is; testground does not read it.
+    """
 
     __test__ = False  # pytest collects classes called Test*
 
     name: str
     minimum: int
     maximum: int
-    default_instances: int
     params: Mapping[str, Param]
+    instances_default: Any = None
+    where: str = ""
+    file: str = "manifest.toml"
+
+    @property
+    def default_instances(self) -> int:
+        """How many instances run when nobody says: what the manifest has, else its min. Raises `ManifestError`."""
+        found = self.minimum if self.instances_default is None else self.instances_default
+        if isinstance(found, bool) or not isinstance(found, int):
+            where, problem = f"{self.where}.instances.default", f"is {found!r}; expected a whole number"
+            raise ManifestError(self.file, where, problem, next_step="say how many instances there shall be")
+        return found
 
     def default_params(self) -> dict[str, str]:
-        """The default of every parameter."""
-        return {name: param.default for name, param in self.params.items()}
+        """The default of every parameter, as instances get it. Raises `ManifestError`."""
+        # One that is no string is passed on as its JSON, an absent one as null (defaultParameters).
+        found = {}
+        for name, param in self.params.items():
+            try:
+                found[name] = param.default if isinstance(param.default, str) else marshal(_as_go_has_it(param.default))
+            except (TypeError, ValueError) as error:
+                problem = f"cannot be passed to an instance: {error}"
+                raise ManifestError(self.file, f"{param.where}.default", problem) from error
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,6 +89,7 @@ class Manifest:
     builders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     runners: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     file: str = "manifest.toml"
+    warnings: tuple[str, ...] = ()  # keys of the file that nobody reads
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -62,23 +100,20 @@ class Manifest:
     @classmethod
     def from_toml(cls, text: str, *, file: str = "manifest.toml") -> Manifest:
         """Read the text of a manifest; `file` is its name in messages. Raises `ManifestError`."""
-        root = plan_file.parse(text, file, ManifestError)
-        testcases = tuple(_testcase(table) for table in root.tables("testcases"))
+        root = plan_file.parse(text, file, ManifestError, _ROOT)
+        testcases = tuple(_testcase(table) for table in root.tables("testcases", _TESTCASE))
         if not testcases:
-            raise root.fail("testcases", "is missing; expected at least one [[testcases]]")
-        names = [testcase.name for testcase in testcases]
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                raise root.fail(f"testcases[{number}].name", f"is {name!r} for the second time")
-        defaults = root.table("defaults")
+            raise root.missing("testcases", "at least one [[testcases]]")
+        defaults = root.table("defaults", _DEFAULTS)
         return cls(
             name=root.text("name"),
             testcases=testcases,
             builder=defaults.text("builder", ""),
             runner=defaults.text("runner", ""),
-            builders=_configurations(root.table("builders")),
-            runners=_configurations(root.table("runners")),
+            builders=_configurations(root.free("builders")),
+            runners=_configurations(root.free("runners")),
             file=file,
+            warnings=tuple(root.warnings),
         )
 
     def testcase(self, name: str) -> TestCase:
@@ -91,34 +126,44 @@ class Manifest:
 
 
 def _configurations(table: Table) -> dict[str, Mapping[str, Any]]:
-    return {name: table.table(name).values for name in table.values}
+    return {name: table.free(name).values for name in table.values}
 
 
 def _testcase(table: Table) -> TestCase:
-    instances = table.table("instances")
-    minimum = instances.count("min", 1)
-    maximum = instances.count("max")
-    if minimum > maximum:
-        raise instances.fail("min", f"is {minimum}, more than max, {maximum}")
-    default = instances.count("default", minimum)
-    if not minimum <= default <= maximum:
-        raise instances.fail("default", f"is {default}; expected {minimum} to {maximum} (min to max)")
-    params = table.table("params")
+    instances = table.table("instances", _INSTANCES)
+    params = table.free("params")
     return TestCase(
-        name=table.text("name"),
-        minimum=minimum,
-        maximum=maximum,
-        default_instances=default,
-        params={name: _param(name, params.table(name)) for name in params.values},
+        name=table.text("name", ""),
+        minimum=instances.whole("min"),
+        maximum=instances.whole("max"),
+        params={name: _param(name, params.table(name, _PARAM)) for name in params.values},
+        instances_default=instances.values.get("default"),
+        where=table.path,
+        file=table.file,
     )
 
 
 def _param(name: str, table: Table) -> Param:
-    # A default that is no string is passed on as its JSON, an absent one as null: so does testground v0.6.0
-    # (pkg/api/manifest.go, defaultParameters).
-    default = table.values.get("default")
-    try:
-        text = default if isinstance(default, str) else marshal(default)
-    except (TypeError, ValueError) as error:
-        raise table.fail("default", f"cannot be passed to an instance: {error}") from error
-    return Param(name, table.text("type", ""), table.text("desc", ""), table.text("unit", ""), text)
+    kind, description, unit = table.text("type", ""), table.text("desc", ""), table.text("unit", "")
+    return Param(name, kind, description, unit, table.values.get("default"), table.path)
+
+
+def _as_go_has_it(value: Any) -> Any:
+    """The value with what BurntSushi/toml v0.4.1 makes of it: no list where one is empty, times with an offset."""
+    if isinstance(value, dict):
+        return {key: _as_go_has_it(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_go_has_it(item) for item in value] or None
+    # A local time gets the offset that this machine has now, a date is its first moment, a time is in the year 0.
+    if isinstance(value, datetime):
+        return value if value.tzinfo else rfc3339(value) + _local_offset()
+    if isinstance(value, date):
+        return f"{rfc3339(value)}T00:00:00{_local_offset()}"
+    if isinstance(value, time):
+        return f"0000-01-01T{rfc3339(value)}{_local_offset()}"
+    return value
+
+
+def _local_offset() -> str:
+    offset = datetime.now().astimezone().isoformat()[-6:]
+    return "Z" if offset == "+00:00" else offset

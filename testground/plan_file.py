@@ -10,16 +10,23 @@ from typing import Any
 from testground.errors import PlanFileError
 
 _MOST_CHARACTERS = 4 << 20
+_LARGEST_SHARE = 1e18  # times any count it is still a number
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a TOML file: `file` and `path` say where it stands, `error` is raised for what is wrong in it."""
+    """One table of a TOML file: `file` and `path` say where it stands, `error` is raised for what is wrong in it.
+
+    `values` has the keys as their reader writes them. `unknown` are keys that nobody reads, each of them told in
+    `warnings`, which all tables of a file share.
+    """
 
     file: str
     path: str
     values: Mapping[str, Any]
     error: type[PlanFileError]
+    warnings: list[str]
+    unknown: tuple[str, ...] = ()
 
     def key(self, name: str) -> str:
         """The key path of `name` in this table."""
@@ -29,65 +36,119 @@ class Table:
         """The error to raise about the value called `name`."""
         return self.error(self.file, self.key(name) if name else self.path, problem, next_step=next_step)
 
+    def missing(self, name: str, expected: str) -> PlanFileError:
+        """The error to raise where `name` is absent; points out an unknown key that may stand for it."""
+        nearest = _nearest(name, self.unknown)
+        return self.fail(name, f"is missing; expected {expected}" + (f" (is it {nearest}?)" if nearest else ""))
+
     def text(self, name: str, default: str | None = None) -> str:
         """A string; one without a default must be there and not be empty."""
         value = self._get(name, str, "a string")
         if value is None or (default is None and not value):
-            if default is None:
-                raise self.fail(name, f"{_found(value)}; expected a string")
-            return default
+            if default is not None:
+                return default
+            raise self.missing(name, "a string") if value is None else self.fail(name, "is empty; expected a string")
         return str(value)
 
     def flag(self, name: str) -> bool:
         """true or false; false where it is absent."""
         return bool(self._get(name, bool, "true or false"))
 
-    def count(self, name: str, default: int | None = None) -> int:
-        """A whole number, 0 or more."""
-        value = self._get(name, int, "a whole number")
-        if value is None:
-            if default is None:
-                raise self.fail(name, "is missing; expected a whole number")
-            return default
+    def whole(self, name: str) -> int:
+        """A whole number; 0 where it is absent."""
+        return int(self._get(name, int, "a whole number") or 0)
+
+    def count(self, name: str) -> int:
+        """A whole number, 0 or more; 0 where it is absent."""
+        value = self.whole(name)
         if value < 0:
             raise self.fail(name, f"{_found(value)}; expected a whole number, 0 or more")
-        return int(value)
+        return value
 
-    def number(self, name: str) -> float:
-        """A number; 0 where it is absent."""
-        value = self.values.get(name, 0)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.fail(name, f"{_found(value)}; expected a number")
-        return float(value)
+    def fraction(self, name: str) -> float:
+        """A number with a decimal point, 0 or more; 0 where it is absent. As in testground, `1` is none, `1.0` is."""
+        value = self.values.get(name, 0.0)
+        if not isinstance(value, float) or not 0 <= value < _LARGEST_SHARE:
+            step = f"write {value}.0" if isinstance(value, int) and not isinstance(value, bool) else ""
+            raise self.fail(
+                name, f"{_found(value)}; expected a number with a decimal point, 0.0 or more", next_step=step
+            )
+        return value
 
     def texts(self, name: str) -> dict[str, str]:
         """A table of strings; empty where it is absent."""
-        table = self.table(name)
+        table = self.free(name)
         for key, value in table.values.items():
             if not isinstance(value, str):
                 raise table.fail(key, f"{_found(value)}; expected a string", next_step="write the value in quotes")
         return dict(table.values)
 
-    def table(self, name: str) -> Table:
-        """A table; empty where it is absent."""
-        value = self._get(name, dict, "a table")
-        return Table(self.file, self.key(name), value or {}, self.error)
+    def free(self, name: str) -> Table:
+        """A table whose keys are its writer's own; empty where it is absent."""
+        return self._below(name, self._get(name, dict, "a table") or {}, None)
 
-    def tables(self, name: str) -> tuple[Table, ...]:
-        """The tables of a `[[name]]` list; none where it is absent."""
+    def table(self, name: str, keys: Sequence[str]) -> Table:
+        """A table of these keys; empty where it is absent."""
+        return self._below(name, self._get(name, dict, "a table") or {}, keys)
+
+    def tables(self, name: str, keys: Sequence[str]) -> tuple[Table, ...]:
+        """The tables of a `[[name]]` list, each of these keys; none where it is absent."""
         value = self._get(name, list, f"a list of tables, [[{self.key(name)}]]") or []
         found = []
         for number, item in enumerate(value):
             if not isinstance(item, dict):
                 raise self.fail(f"{name}[{number}]", f"{_found(item)}; expected a table, [[{self.key(name)}]]")
-            found.append(Table(self.file, self.key(f"{name}[{number}]"), item, self.error))
+            found.append(self._below(f"{name}[{number}]", item, keys))
         return tuple(found)
+
+    def _below(self, name: str, values: Mapping[str, Any], keys: Sequence[str] | None) -> Table:
+        return _table(self.file, self.key(name), values, self.error, self.warnings, keys)
 
     def _get(self, name: str, kind: type, expected: str) -> Any:
         value = self.values.get(name)
         if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
             raise self.fail(name, f"{_found(value)}; expected {expected}")
         return value
+
+
+def _table(
+    file: str,
+    path: str,
+    values: Mapping[str, Any],
+    error: type[PlanFileError],
+    warnings: list[str],
+    keys: Sequence[str] | None,
+) -> Table:
+    """The table with its keys as `keys` writes them, in whatever case they stand there; all of them without `keys`.
+
+    So does BurntSushi/toml, by which testground reads. It makes one of tables whose keys differ in case only; of other
+    such values it takes any, here that whose key is written as in `keys`.
+    """
+    if keys is None:
+        return Table(file, path, values, error, warnings)
+    found = {key: values[key] for key in keys if key in values}
+    unknown = []
+    for name, value in values.items():
+        key = next((key for key in keys if len(key) == len(name) and key.casefold() == name.casefold()), None)
+        if key is None:
+            unknown.append(name)
+        elif key not in found:
+            found[key] = value
+        elif key != name and isinstance(value, dict) and isinstance(found[key], dict):
+            found[key] = _joined(found[key], value)
+        elif key != name:
+            unknown.append(name)
+    table = Table(file, path, found, error, warnings, tuple(unknown))
+    warnings += [f"{file}: {table.key(name)}: is unknown and changes nothing; {known(keys, name)}" for name in unknown]
+    return table
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    joined = {**other, **one}
+    for key in one.keys() & other.keys():
+        if isinstance(one[key], dict) and isinstance(other[key], dict):
+            joined[key] = _joined(one[key], other[key])
+    return joined
 
 
 def load(path: Path, error: type[PlanFileError]) -> tuple[str, str]:
@@ -100,26 +161,41 @@ def load(path: Path, error: type[PlanFileError]) -> tuple[str, str]:
         raise error(str(path), "", f"is no UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
-def parse(text: str, file: str, error: type[PlanFileError]) -> Table:
-    """The file's root table. Raises `error` with the place of what is no TOML."""
+def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str]) -> Table:
+    """The file's root table, of these keys. Raises `error` with the place of what is no TOML."""
     import tomli
 
     if len(text) > _MOST_CHARACTERS:
         raise error(file, "", f"has {len(text)} characters; expected at most {_MOST_CHARACTERS}")
     try:
-        return Table(file, "", tomli.loads(text), error)
+        values = tomli.loads(text)
+        _check_numbers(values)
     except (ValueError, RecursionError) as fault:  # TOMLDecodeError; a number of 5,000 digits; nested without end
         raise error(file, "", f"is no TOML: {fault}") from fault
+    return _table(file, "", values, error, [], keys)
+
+
+def _check_numbers(value: object) -> None:
+    """Raises `ValueError` for a whole number of more than 64 bits, which Go does not read and Python may not print."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_numbers(item)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"a whole number of {value.bit_length()} bits; 64 is the most")
 
 
 def known(names: Iterable[str], given: str) -> str:
     """The known names for a message, the nearest to `given` pointed out."""
+    names = tuple(names)
+    nearest = _nearest(given, names)
+    hint = f"did you mean {nearest}? " if nearest else ""
+    return f"{hint}known: {', '.join(names) or 'none'}"
+
+
+def _nearest(given: str, names: Sequence[str]) -> str:
     import difflib
 
-    names = tuple(names)
-    nearest: Sequence[str] = difflib.get_close_matches(given, names, 1)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"{hint}known: {', '.join(names) or 'none'}"
+    return next(iter(difflib.get_close_matches(given, names, 1)), "")
 
 
 def _found(value: object) -> str:

@@ -93,7 +93,7 @@ def test_what_would_grow_or_never_end_is_refused_in_words(name: str) -> None:
 
 def test_a_composition_is_read_the_same_way() -> None:
     with pytest.raises(PlanFileError):
-        parse("a = " + "[" * NESTED, "composition.toml", CompositionError)
+        parse("a = " + "[" * NESTED, "composition.toml", CompositionError, ())
     assert Composition.load.__doc__
 
 

@@ -321,7 +321,7 @@ def test_signals_become_requests_within_the_block_only() -> None:
 
 def test_params_that_cannot_be_handed_over_start_nothing(tmp_path: Path) -> None:
     with pytest.raises(PackingError):
-        _run(tmp_path, "touch started", plan=_plan({"a": "x|y=z"}))
+        _run(tmp_path, "touch started", plan=_plan({"a|b": "x"}))
     assert not (tmp_path / "started").exists()
 
 

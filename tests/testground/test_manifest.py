@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from testground.errors import ManifestError
+from testground.composition import plan_runs, single
+from testground.errors import CompositionError, ManifestError
 from testground.go_json import marshal
 from testground.manifest import Manifest, Param
 
@@ -51,7 +53,7 @@ def test_a_manifest_is_read() -> None:
     output, params = manifest.testcases
     assert (output.name, output.minimum, output.maximum, output.default_instances) == ("output", 1, 200, 3)
     assert (params.minimum, params.default_instances) == (2, 2)
-    assert params.params["text"] == Param("text", "string", "some text", "words", 'a"<b>')
+    assert params.params["text"] == Param("text", "string", "some text", "words", 'a"<b>', "testcases[1].params.text")
     assert manifest.testcase("params") is params
 
 
@@ -97,15 +99,10 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
             'max = "200"',
             r"m.toml: testcases\[0\].instances.max: is a string, '200'; expected a whole number",
         ),
-        ("max = 200, ", "", r"m.toml: testcases\[0\].instances.max: is missing"),
-        ("min = 1,", "min = 201,", r"m.toml: testcases\[0\].instances.min: is 201, more than max, 200"),
-        ("default = 3", "default = 300", r"m.toml: testcases\[0\].instances.default: is 300; expected 1 to 200"),
-        ("min = 2", "min = -2", r"m.toml: testcases\[1\].instances.min: is a number, -2; .* 0 or more"),
-        ('name = "output"', 'name = "params"', r"m.toml: testcases\[1\].name: is 'params' for the second time"),
-        ("default = 0.50", "default = inf", r"m.toml: testcases\[1\].params.share.default: cannot be passed"),
+        ("min = 1,", "min = true,", r"m.toml: testcases\[0\].instances.min: is a flag, true; expected a whole number"),
         ("flag = {", "flag = 1 #", r"m.toml: testcases\[1\].params.flag: is a number, 1; expected a table"),
         ("[defaults]", "[[defaults]]", "m.toml: defaults: is a list, .*; expected a table"),
-        ("[[testcases]]", "[[cases]]", "m.toml: testcases: is missing"),
+        ("[[testcases]]", "[[testcase]]", r"m.toml: testcases: is missing; .* \(is it testcase\?\)"),
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_value(change: str, to: str, message: str) -> None:
@@ -130,3 +127,72 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Manifest.load(tmp_path / "latin.toml")
     (tmp_path / "good.toml").write_text(_TEXT)
     assert Manifest.load(tmp_path / "good.toml").file == str(tmp_path / "good.toml")
+
+
+def test_keys_are_read_in_any_case_and_unknown_ones_told() -> None:
+    text = _TEXT.replace("default = 3 }", "Default = 3, defualt = 4 }").replace("[[testcases]]", "[[TestCases]]", 2)
+    text = text.replace("[testcases.params]", "[TestCases.Params]").replace(
+        'unit = "words", default', 'UNIT = "words", Default'
+    )
+    manifest = Manifest.from_toml(text, file="m.toml")
+    assert manifest.testcase("output").default_instances == 3
+    assert manifest.testcase("params").default_params()["text"] == 'a"<b>'
+    assert manifest.testcase("params").params["text"].unit == "words"
+    assert manifest.warnings == (
+        "m.toml: testcases[0].instances.defualt: is unknown and changes nothing; "
+        "did you mean default? known: min, max, default",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "to"),
+    [
+        ("min = 2, max = 2", "min = 201, max = 200"),
+        ("min = 2, max = 2", 'min = 2, default = ["x"]'),
+        ("min = 2, max = 2", "min = -2, max = -3"),
+        ("default = 0.50", "default = inf"),
+        ('name = "params"', ""),
+        ('name = "params"', 'name = "output"'),
+    ],
+)
+def test_an_odd_entry_does_not_refuse_the_others(change: str, to: str) -> None:
+    assert change in _TEXT
+    manifest = Manifest.from_toml(_TEXT.replace(change, to))
+    (run,) = plan_runs(single(manifest, "output"), manifest)
+    assert (run.case, run.instances) == ("output", 3)
+
+
+def test_an_odd_entry_is_named_when_it_is_to_run() -> None:
+    manifest = Manifest.from_toml(_TEXT.replace("default = 0.50", "default = inf"), file="m.toml")
+    with pytest.raises(ManifestError, match=r"m.toml: testcases\[1\].params.share.default: cannot be passed"):
+        plan_runs(single(manifest, "params"), manifest)
+    manifest = Manifest.from_toml(_TEXT.replace("default = 3 }", "default = 'many' }"), file="m.toml")
+    with pytest.raises(ManifestError, match=r"m.toml: testcases\[0\].instances.default: is 'many'; expected a whole"):
+        single(manifest, "output")
+    assert plan_runs(single(manifest, "output", instances=2), manifest)
+    manifest = Manifest.from_toml(_TEXT.replace("min = 2, max = 2", "min = 3, max = 2"))
+    with pytest.raises(CompositionError, match="2 instances; test case params takes 3 to 2"):
+        plan_runs(single(manifest, "params", instances=2), manifest)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("[]", "null"),
+        ('{ a = [[], ["x", []]] }', '{"a":[null,["x",null]]}'),
+        ("1979-05-27T07:32:00Z", '"1979-05-27T07:32:00Z"'),
+        ("1979-05-27T07:32:00.120+02:00", '"1979-05-27T07:32:00.12+02:00"'),
+        ("1979-05-27T07:32:00", '"1979-05-27T07:32:00+05:30"'),
+        ("1979-05-27", '"1979-05-27T00:00:00+05:30"'),
+        ("07:32:00.5", '"0000-01-01T07:32:00.5+05:30"'),
+    ],
+)
+def test_lists_and_times_arrive_as_go_reads_them(value: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XXX-05:30")
+    time.tzset()
+    try:
+        manifest = Manifest.from_toml(_TEXT.replace("default = 0.50", f"default = {value}"))
+        assert manifest.testcase("params").default_params()["share"] == text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
