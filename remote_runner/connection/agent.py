@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any, Self
 
 from remote_runner.connection import faults
 from remote_runner.connection.command import Command, Finished
+from remote_runner.connection.facts import WHAT, ClockExchange, HostFacts, clock_of
 from remote_runner.connection.forwards import Listener, LocalForward
 from remote_runner.connection.job import Job
 from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal
@@ -34,6 +36,7 @@ _REQUEST_S = 300.0
 # What a host may say in answer to one request. A run's record has less than 4 KiB.
 _MOST_SAID_BYTES = 16 << 20
 _MOST_KEPT_BYTES = 16 << 20
+_CLOCK_LOOKS = 3
 
 # What is sent is read in threads: a disk may hang.
 _READERS = ThreadPoolExecutor(16, thread_name_prefix="sent-files")
@@ -62,9 +65,9 @@ class FarFile:
 class Agent:
     """The agent of one host, connected. Methods may be called by many tasks at once."""
 
-    def __init__(self, link: Link, listeners: dict[int, Listener] | None = None) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
-        self._listeners: dict[int, Listener] = {} if listeners is None else listeners
+        self._listeners: dict[int, Listener] = {}
         self._allowance = Allowance()
         self.name = link.name
 
@@ -98,6 +101,14 @@ class Agent:
     def is_lost(self) -> bool:
         """Whether the connection has been given up."""
         return self._link.lost.done()
+
+    def accept(self, stream: Stream) -> None:
+        """Take a connection that the host let in at one of our listeners."""
+        listener = self._listeners.get(whole(stream.head.get("accepted")) or 0)
+        if listener is not None:
+            listener.accept(stream)
+        else:
+            self._refusing = asyncio.ensure_future(stream.close())
 
     def check_system(self, entry: HostEntry, wanted: System) -> None:
         """Raise `WrongSystemError` unless the host runs what is built for that system."""
@@ -203,6 +214,16 @@ class Agent:
         head = {"verb": "facts", "what": list(what)}
         async with self._asked(f"asking {self.name} what it is", head) as stream:
             return (await stream.receive()).head
+
+    async def host_facts(self) -> HostFacts:
+        """What the host is. Its clock is looked at a few times, for a line has its delays."""
+        looks = []
+        for _ in range(_CLOCK_LOOKS):
+            asked_s = time.time()
+            there_s = clock_of(await self.facts("clock"))
+            if there_s is not None:
+                looks.append(ClockExchange(asked_s, there_s, time.time()))
+        return HostFacts.from_said(self.greeting, await self.facts(*WHAT), looks)
 
     async def runs(self) -> tuple[FarRun, ...]:
         """Every run that has a directory on the host."""

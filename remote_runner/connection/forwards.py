@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from remote_runner.connection import faults
@@ -196,17 +196,17 @@ async def relay(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.St
         while data := await stream.read(_LANE):
             writer.write(data)
             await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+        writer.write_eof()
         await stream.receive()  # no words come on such a stream: only its CLOSE, when both ways have ended
     except (StreamClosed, HostLostError, OSError):
         pass
+    except BaseException:
+        writer.transport.abort()  # what is not written yet is for nobody any more
+        raise
     finally:
         upwards.cancel()
-        await stream.close()
         writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        await stream.close()
 
 
 async def _carry_up(reader: asyncio.StreamReader, stream: Stream) -> None:
