@@ -34,7 +34,7 @@ type Handler func(ctx context.Context, s *Stream, open Message) error
 // Options of a session.
 type Options struct {
 	Key        string        // what HELLO must name; anything goes for ""
-	FirstHello time.Duration // how long to wait for the first HELLO; for ever with 0
+	FirstHello time.Duration // how long to wait for the first HELLO; a minute with 0
 }
 
 // Session is what lasts while transports come and go: the numbers, the frames that are kept until they
@@ -104,11 +104,12 @@ func NewSession(handle Handler, options Options) *Session {
 	s := &Session{handle: handle, key: options.Key, streams: map[uint32]*Stream{}, pace: pace{limit: ackBytes}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.tolerate = options.FirstHello
-	if s.tolerate > 0 {
-		s.mu.Lock()
-		s.armLost()
-		s.mu.Unlock()
+	if s.tolerate == 0 {
+		s.tolerate = time.Minute
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armLost()
 	return s
 }
 

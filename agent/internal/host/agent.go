@@ -1,0 +1,197 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/wire"
+)
+
+const handOverTime = 10 * time.Second
+
+// Agent is the life of one agent around its session.
+type Agent struct {
+	Base     base.Directory
+	Groups   Groups          // the guardian's list
+	Busy     *sync.WaitGroup // what the agent waits for at its end, besides the verbs
+	Session  *wire.Session
+	identity string
+	name     string
+}
+
+// Serve is the program `agent BASE SESSION`, as the guardian starts it. It ends when the session is over and nothing
+// is left to do. prepare makes what serves the streams.
+func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) error {
+	if len(args) != 2 || !base.IsName(args[1]) {
+		return fmt.Errorf("usage: agent agent BASE SESSION")
+	}
+	for _, fd := range []int{firstConnection, groupsPipe} {
+		syscall.CloseOnExec(fd)
+	}
+	_ = syscall.SetNonblock(groupsPipe, true) // else no deadline would hold
+	a := &Agent{
+		Base:     base.Directory(args[0]),
+		Groups:   &teller{pipe: os.NewFile(groupsPipe, "guardian")},
+		Busy:     &sync.WaitGroup{},
+		identity: identity,
+		name:     args[1],
+	}
+	handed := os.NewFile(firstConnection, "session")
+	first, err := net.FileConn(handed)
+	handed.Close()
+	if err != nil {
+		return fmt.Errorf("the first connection: %w", err)
+	}
+	handler := prepare(a)
+	a.Session = wire.NewSession(handler, wire.Options{Key: a.name})
+	listener, err := a.listen()
+	if err != nil {
+		log.Printf("nobody can attach again: %v", err)
+	} else {
+		go func() {
+			for {
+				conn, err := listener.AcceptUnix()
+				if err != nil {
+					return
+				}
+				go a.attach(conn)
+			}
+		}()
+	}
+	go a.attach(first.(*net.UnixConn))
+
+	<-a.Session.Done()
+	if reason := a.Session.Reason(); reason == "breach" {
+		log.Printf("the session is over: %s", reason)
+	}
+	if listener != nil {
+		listener.Close()
+		a.remove(socketName(a.name), bootName(a.name))
+	}
+	a.Session.Wait()
+	a.Busy.Wait()
+	a.Session.Close()
+	a.remove(logName(a.name))
+	return nil
+}
+
+func (a *Agent) remove(names ...string) {
+	for _, name := range names {
+		os.Remove(filepath.Join(a.Base.Agents(), name))
+	}
+}
+
+// listen makes the socket for later attachments. What is there already is a dead agent's of this machine: the
+// program of the session has looked.
+func (a *Agent) listen() (*net.UnixListener, error) {
+	// A socket's whole path must not have more than about 100 bytes.
+	if err := os.Chdir(a.Base.Agents()); err != nil {
+		return nil, err
+	}
+	defer os.Chdir("/")
+	os.Remove(socketName(a.name))
+	if err := os.WriteFile(bootName(a.name), []byte(base.BootID()), 0o600); err != nil {
+		return nil, err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketName(a.name), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)                     // it would look for the bare name
+	return listener, os.Chmod(socketName(a.name), 0o600) // the directory is nobody else's anyway
+}
+
+// attach takes a session program's standard streams, and holds its connection for as long as they are used.
+func (a *Agent) attach(conn *net.UnixConn) {
+	said, in, out, err := receive(conn)
+	if err != nil {
+		log.Printf("a session's program: %v", err)
+		conn.Close()
+		return
+	}
+	_, _ = conn.Write([]byte{1})
+	attachment, err := a.Session.Attach(wire.Transport{
+		In: in, Out: out, Epoch: said.Epoch,
+		Greeting: func(received uint64) []byte { return a.greeting(said, received) },
+		Release:  func() { conn.Close() },
+	})
+	if err != nil {
+		if errors.Is(err, wire.ErrOver) {
+			fmt.Fprintf(out, "\n%s gone\n", said.Nonce)
+		}
+		in.Close()
+		out.Close()
+		conn.Close()
+		return
+	}
+	// The program says nothing more; when it is killed, sshd closes stdin alone, as if the client had ended.
+	_, _ = conn.Read(make([]byte, 1))
+	attachment.Break()
+}
+
+// receive reads what a session's program says, and the two descriptors that come with it.
+func receive(conn *net.UnixConn) (said words, in, out *os.File, err error) {
+	_ = conn.SetReadDeadline(time.Now().Add(handOverTime))
+	text, control := make([]byte, 4096), make([]byte, 256)
+	size, controlSize, flags, _, err := conn.ReadMsgUnix(text, control)
+	if err != nil {
+		return said, nil, nil, err
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	var passed []int
+	messages, err := syscall.ParseSocketControlMessage(control[:controlSize])
+	for i := range messages {
+		if fds, err := syscall.ParseUnixRights(&messages[i]); err == nil {
+			passed = append(passed, fds...)
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(text[:size], &said)
+	}
+	if err == nil && (len(passed) != 2 || flags&syscall.MSG_CTRUNC != 0) {
+		err = fmt.Errorf("%d descriptors came, not 2", len(passed))
+	}
+	if err != nil {
+		for _, fd := range passed {
+			syscall.Close(fd)
+		}
+		return said, nil, nil, err
+	}
+	files := [2]*os.File{}
+	for i, fd := range passed {
+		_ = syscall.SetNonblock(fd, true) // so that reading and writing can be given up
+		files[i] = os.NewFile(uintptr(fd), [...]string{"stdin", "stdout"}[i])
+	}
+	return said, files[0], files[1], nil
+}
+
+// greeting is the first line of an attachment.
+func (a *Agent) greeting(said words, received uint64) []byte {
+	system, machine := uname()
+	hostname, _ := os.Hostname()
+	name := ""
+	if who, err := user.Current(); err == nil {
+		name = who.Username
+	}
+	line, err := json.Marshal(map[string]any{
+		"protocol": wire.Protocol, "agent": a.identity, "epoch": said.Epoch, "received": received,
+		"base": string(a.Base), "uid": os.Getuid(), "user": name,
+		"sysname": system, "machine": machine, "bits": strconv.IntSize, "hostname": hostname,
+		"boot": base.BootID(), "pid": os.Getpid(), "address": said.Address,
+	})
+	if err != nil {
+		log.Panicf("the greeting: %v", err) // strings and numbers only
+	}
+	return []byte(fmt.Sprintf("\n%s agent %s\n", said.Nonce, line))
+}
