@@ -1,8 +1,8 @@
 """A session's state on one side, without I/O: numbers, acknowledgements, windows, the order of sending, resuming.
 
-Whoever carries it calls `attach`, then `receive` with what came and `pull` for what goes, with the time of a clock that
-never goes back. The streams that something has happened to are in `take_touched`, those that the peer has opened in
-`take_opened`. docs/protocol.md says the rules.
+Whoever carries it calls `attach` and `resume` (the agent's side resumes by itself, with HELLO), then `receive` with
+what came and `pull` for what goes, with the time of a clock that never goes back. The streams that something has
+happened to are in `take_touched`, those that the peer has opened in `take_opened`. docs/protocol.md says the rules.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class SessionCore:
         self._urgent: deque[_Queued] = deque()
         self._bulky: deque[StreamState] = deque()  # those with bulk that waits, in turn
         self._queued = 0
-        self._waiting: list[StreamState] = []  # whose writers found no room
+        self._waiting: dict[int, StreamState] = {}  # whose writers found no room
         # How much bulk may be under way.
         self._bulk_limit = LEAST_BULK_BYTES
         self._bulk_kept = 0
@@ -162,16 +162,20 @@ class SessionCore:
 
     # The carrier's side
 
-    def attach(self, peer_received: int, now: float, hello: Mapping[str, Any] | None = None) -> None:
-        """Go on with a new attachment: the peer has that frame, and all before it. The client's `hello` goes first.
-
-        Raises `BreachError` where the peer has more than was sent.
-        """
-        if not self._acknowledged <= peer_received <= self._sent:
-            raise BreachError(f"it has {peer_received} frames, and {self._sent} were sent")
+    def attach(self) -> None:
+        """A new attachment begins: what the one before has left of a frame is dropped."""
+        self.is_attached = False
         self._decoder = Decoder()
         self._control.clear()
-        self._unacknowledged, self._owes_ack = 0, False
+        self._unacknowledged, self._owes_ack = 0, False  # the greeting, or HELLO, says what came
+
+    def resume(self, peer_received: int, now: float, hello: Mapping[str, Any] | None = None) -> None:
+        """Go on: the peer has that frame, and all before it. The client's `hello` goes first.
+
+        Raises `BreachError` where the peer cannot have it.
+        """
+        if not self._acknowledged <= peer_received <= self._sent:
+            raise BreachError(f"it has {peer_received} frames of {self._sent}, and had {self._acknowledged}")
         self._shortest_s, self._bulk_limit, self._limit_changed = math.inf, LEAST_BULK_BYTES, self._sent
         self._acknowledge(peer_received, math.inf)
         self._kept = deque((number, head, payload, bulk, now) for number, head, payload, bulk, _ in self._kept)
@@ -331,13 +335,10 @@ class SessionCore:
         outward = stream.outward.get(lane)
         if outward is None:
             outward = stream.outward[lane] = Outward()
-        taken = min(len(data), outward.credit, max(0, _QUEUE_BYTES - stream.queued))
-        if taken < len(data) and outward.credit > taken:
-            self._waiting.append(stream)
-        if self._queued >= CONNECTION_BYTES:
-            if not (self._waiting and self._waiting[-1] is stream):
-                self._waiting.append(stream)
-            return 0
+        room = max(0, min(_QUEUE_BYTES - stream.queued, CONNECTION_BYTES - self._queued))
+        taken = min(len(data), outward.credit, room)
+        if taken == room < len(data):
+            self._waiting[stream.id] = stream
         outward.credit -= taken
         stream.queued += taken
         self._queued += taken
@@ -429,6 +430,10 @@ class SessionCore:
             if self._is_client:
                 raise BreachError("a HELLO from the agent")
             self.hello = decode_object(payload)
+            received = self.hello.get("received")
+            if not isinstance(received, int):
+                raise BreachError("a HELLO that does not say what was received")
+            self.resume(received, now)
 
     def _take_data(self, stream: StreamState, lane: int, payload: bytes) -> None:
         found = stream.inward.get(lane)
@@ -504,13 +509,10 @@ class SessionCore:
             self._urgent.append((CREDIT, lane, stream, _INT.pack(size), None))
 
     def _call_writers(self) -> None:
-        still = []
-        for stream in self._waiting:
+        for stream in list(self._waiting.values()):
             if stream.queued <= _QUEUE_BYTES // 2:
+                del self._waiting[stream.id]
                 self._touch(stream)
-            elif not stream.is_closed_here:
-                still.append(stream)
-        self._waiting = still
 
     def _touch(self, stream: StreamState) -> None:
         if not stream.is_touched:

