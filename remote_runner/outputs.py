@@ -20,6 +20,8 @@ from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeO
 
 # Top-level names that begin so are remote-runner's own files in an instance's outputs.
 OWN_PREFIX = b"remote-runner."
+# Written by the agent: the lines that were too long for whoever reads the streams.
+_AGENTS_FILES = ((b"remote-runner.stdout.lines",), (b"remote-runner.stderr.lines",))
 
 DEFAULT_LIMIT_BYTES = 20 << 30
 _BLOCK = 512
@@ -271,7 +273,7 @@ class _Unpacker:
         reason = "has a name of more than 4096 bytes" if len(entry.name) > _LONGEST_NAME_BYTES else ""
         if reason:
             pass
-        elif where and where[0].startswith(OWN_PREFIX):
+        elif where and where[0].startswith(OWN_PREFIX) and where not in _AGENTS_FILES:
             reason = "remote-runner's own files have such names"
         elif sparse or entry.kind == b"S":
             reason = "is sent as a sparse file"

@@ -15,13 +15,15 @@ from typing import Any, Self
 from remote_runner.connection import faults
 from remote_runner.connection.command import Command, Finished
 from remote_runner.connection.facts import WHAT, ClockExchange, HostFacts, clock_of
-from remote_runner.connection.forwards import Listener, LocalForward
+from remote_runner.connection.forwards import Listener, Listeners, LocalForward
 from remote_runner.connection.job import Job
 from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
+from remote_runner.connection.program import program_for
 from remote_runner.connection.run import Run
 from remote_runner.connection.said import nonsense, part, whole, words
 from remote_runner.connection.taking import Allowance, Source, take_outputs
+from remote_runner.connection.transport import CommandTransport, LocalTransport, SshTransport, Transport
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
@@ -65,9 +67,9 @@ class FarFile:
 class Agent:
     """The agent of one host, connected. Methods may be called by many tasks at once."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, listeners: Listeners) -> None:
         self._link = link
-        self._listeners: dict[int, Listener] = {}
+        self._listeners = listeners
         self._allowance = Allowance()
         self.name = link.name
 
@@ -76,7 +78,22 @@ class Agent:
         cls, entry: HostEntry, controller: Controller, environ: Mapping[str, str], deadline: Deadline
     ) -> Self:
         """Reach the host as the inventory says. Raises the `HostError` that says why that is not possible."""
-        raise NotImplementedError
+
+        async def program(system: System) -> Path:
+            return await asyncio.to_thread(program_for, system, controller, environ)
+
+        listeners = Listeners()
+        link = await Link.open(
+            _transport(entry, controller, environ),
+            name=entry.name,
+            directory=entry.directory or "",
+            tolerate_s=entry.tolerate_s,
+            connect_s=entry.timeouts.connect_s,
+            program=program,
+            on_open=listeners.accept,
+            deadline=deadline,
+        )
+        return cls(link, listeners)
 
     @property
     def greeting(self) -> Greeting:
@@ -101,14 +118,6 @@ class Agent:
     def is_lost(self) -> bool:
         """Whether the connection has been given up."""
         return self._link.lost.done()
-
-    def accept(self, stream: Stream) -> None:
-        """Take a connection that the host let in at one of our listeners."""
-        listener = self._listeners.get(whole(stream.head.get("accepted")) or 0)
-        if listener is not None:
-            listener.accept(stream)
-        else:
-            self._refusing = asyncio.ensure_future(stream.close())
 
     def check_system(self, entry: HostEntry, wanted: System) -> None:
         """Raise `WrongSystemError` unless the host runs what is built for that system."""
@@ -349,6 +358,21 @@ class Agent:
     async def _remove(self, head: Mapping[str, Any]) -> Removal:
         async with self._asked(f"removing what is on {self.name}", head) as stream:
             return Removal.from_said((await stream.receive()).head)
+
+
+def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, str]) -> Transport:
+    if entry.connect is not None:
+        return CommandTransport(entry.name, entry.connect, environ)
+    if entry.ssh is None:
+        return LocalTransport(entry.name)
+    return SshTransport(
+        entry.ssh,
+        controller.runtime,
+        environ,
+        tolerate_s=entry.tolerate_s,
+        connect_s=entry.timeouts.connect_s,
+        nearest=entry.nearest,
+    )
 
 
 async def _send(stream: Stream, chunks: Iterator[bytes], sent: Callable[[int], None] | None) -> int:

@@ -59,20 +59,20 @@ class Listener(_Forward):
     """A port of a host's loopback; what connects to it is dialled here, at `near`."""
 
     def __init__(
-        self, host: str, stream: Stream, near: Endpoint, told: Callable[[str], None], registry: dict[int, Listener]
+        self, host: str, stream: Stream, near: Endpoint, told: Callable[[str], None], listeners: Listeners
     ) -> None:
         super().__init__()
         self._host = host
         self._stream = stream
         self._near = near
         self._told = told
-        self._registry = registry
+        self._by_stream = listeners.by_stream
         self._has_failed = False
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, port: int) -> None:
         """Wait for the port; 0 is any. Raises `PortTakenError` and what every request raises."""
-        self._registry[self._stream.id] = self
+        self._by_stream[self._stream.id] = self
         try:
             self.port = self._port_of((await self._stream.receive()).head, port)
         except BaseException as error:
@@ -94,7 +94,7 @@ class Listener(_Forward):
 
     async def close(self) -> None:
         """End the port there and its connections."""
-        self._registry.pop(self._stream.id, None)
+        self._by_stream.pop(self._stream.id, None)
         if self._listening is not None:
             self._listening.cancel()
         self._end_connections()
@@ -130,6 +130,24 @@ class Listener(_Forward):
             raise
         else:
             await relay(stream, reader, writer)
+
+
+class Listeners:
+    """The listeners of one connection, each by the number of its stream."""
+
+    def __init__(self) -> None:
+        self.by_stream: dict[int, Listener] = {}
+        self._refused: set[asyncio.Task[None]] = set()
+
+    def accept(self, stream: Stream) -> None:
+        """Take a connection that the host let in."""
+        listener = self.by_stream.get(whole(stream.head.get("accepted")) or 0)
+        if listener is not None:
+            listener.accept(stream)
+            return
+        task = asyncio.create_task(stream.close())
+        self._refused.add(task)
+        task.add_done_callback(self._refused.discard)
 
 
 class LocalForward(_Forward):

@@ -29,6 +29,7 @@ class Job:
     pass_through: names whose value is the host's own (where `environment` does not have them).
     grace_s: between TERM and KILL. start_s, run_s, fetch_s: how long to wait for the start, the end (then it is
         stopped), the outputs, of which `outputs_limit_bytes` are taken at most.
+    cut_lines: whether the agent shortens lines that would end Testground's reading (and keeps them whole).
     record: further lines of the run's record on the host.
 
     The application starts in its temporary directory (`TEST_TEMP_PATH`).
@@ -44,6 +45,7 @@ class Job:
     run_s: float | None = None
     fetch_s: float = 300.0
     outputs_limit_bytes: int = DEFAULT_LIMIT_BYTES
+    cut_lines: bool = True
     record: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class Job:
             "set_tmpdir": "TMPDIR" not in given,
             "set_hostname": "HOSTNAME" not in given,
             "outputs_limit": self.outputs_limit_bytes,
-            "cut_lines": True,
+            "cut_lines": self.cut_lines,
         }
         return head, [*map(raw, self.argv), *variables(given)]
 

@@ -16,7 +16,7 @@ from remote_runner.connection.job import Job
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.said import nonsense, part, real, whole, words
 from remote_runner.connection.taking import Allowance, Source, take_outputs
-from remote_runner.errors import DeadlineError, HostLostError, RemoteRunnerError, SupervisorLostError
+from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError, SupervisorLostError
 from remote_runner.outputs import OutputsReport
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -129,7 +129,7 @@ class Run:
             except StreamClosed as closed:
                 raise self._failed(closed) from closed
             except HostLostError as error:
-                raise self._lost(_reason(error)) from error
+                raise self._lost(error) from error
             finally:
                 self._follow_limit = None
         if problem := words(said.get("problem")):
@@ -149,7 +149,7 @@ class Run:
         except TimeoutError:
             raise self._lost(f"the outputs did not come within {self._job.fetch_s:g} s") from None
         except HostLostError as error:
-            raise self._lost(_reason(error)) from error
+            raise self._lost(error) from error
         self._is_fetched = True
         return report
 
@@ -234,6 +234,13 @@ class Run:
             raise faults.run_fault(self._host, self._job, closed) from closed
         finally:
             await self._stream.close()
+        if problem := words(head.get("problem")):
+            raise HostError(
+                self._host,
+                f"{self.directory} cannot be removed there",
+                stderr=problem,
+                next_step=f"fab clean -H {self._host} --run {self._job.instance_id} tries it again",
+            )
         if not head.get(answer):
             raise nonsense(self._host, head)
 
@@ -242,10 +249,7 @@ class Run:
             return self._lost("the agent there ended")
         return faults.run_fault(self._host, self._job, closed)
 
-    def _lost(self, reason: str) -> SupervisorLostError:
-        return SupervisorLostError(self._host, self.directory, reason)
-
-
-def _reason(error: HostLostError) -> str:
-    """The words of an error without the host's name, which another error puts before them."""
-    return str(error).partition("\n  next: ")[0].removeprefix(f"{error.host}: ")
+    def _lost(self, why: str | HostLostError) -> SupervisorLostError:
+        first, *lines = str(why).splitlines()
+        said = "\n".join(line.removeprefix("  | ") for line in lines if line.startswith("  | "))
+        return SupervisorLostError(self._host, self.directory, first.removeprefix(f"{self._host}: "), stderr=said)

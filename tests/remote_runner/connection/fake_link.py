@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from remote_runner.connection.frames import Message
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
@@ -30,7 +30,7 @@ GREETING = Greeting(
 )
 
 
-class FakeStream(Stream):
+class FakeStream:
     """Both ends of one stream: what the code under test calls, and `says`, `heard`, `data`, … for the test's agent."""
 
     def __init__(self, link: FakeLink, number: int, head: Mapping[str, Any], fields: tuple[bytes, ...] = ()) -> None:
@@ -124,11 +124,16 @@ class FakeStream(Stream):
             if self._end is None:
                 self.fails()
 
+    @property
+    def stream(self) -> Stream:
+        """It as what it stands for."""
+        return cast(Stream, self)
+
     async def wait_closed(self) -> None:
         await self.is_closed.wait()
 
 
-class FakeLink(Link):
+class FakeLink:
     """A link whose agent is the function `play`, called for each request."""
 
     def __init__(self, play: Play) -> None:
@@ -141,11 +146,16 @@ class FakeLink(Link):
         self._play = play
         self._plays: list[asyncio.Future[None]] = []
 
-    async def request(self, head: Mapping[str, Any], *fields: bytes) -> Stream:
+    async def request(self, head: Mapping[str, Any], *fields: bytes) -> FakeStream:
         stream = FakeStream(self, 2 * len(self.streams) + 1, head, fields)
         self.streams.append(stream)
         self._plays.append(asyncio.ensure_future(self._play(stream)))
         return stream
+
+    @property
+    def link(self) -> Link:
+        """It as what it stands for."""
+        return cast(Link, self)
 
     async def close(self) -> None:
         for play in self._plays:

@@ -390,7 +390,7 @@ async def listens(stream: FakeStream) -> None:
 def accepted(link: FakeLink, agent: Agent) -> FakeStream:
     """A connection to the first listener, as the agent opens it."""
     stream = FakeStream(link, 2, {"accepted": link.streams[0].id})
-    agent.accept(stream)
+    agent._listeners.accept(stream.stream)
     return stream
 
 

@@ -16,6 +16,7 @@ import pytest
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.far_artifact import FarArtifact, Store
+from remote_runner.connection.forwards import Listeners
 from remote_runner.connection.job import Job
 from remote_runner.connection.run import Exited, Run
 from remote_runner.errors import (
@@ -73,7 +74,7 @@ def play(
     async def main() -> None:
         link = FakeLink(agent_plays)
         async with asyncio.timeout(20):
-            await test(Agent(link), link)
+            await test(Agent(link.link, Listeners()), link)
         await link.close()
 
     asyncio.run(main())
