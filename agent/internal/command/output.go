@@ -36,3 +36,12 @@ func (s *Service) Output(ctx context.Context, limit int64, argv ...string) (stat
 	late.Stop()
 	return program.Status().ExitStatus(), said, err
 }
+
+// Find is the path of a program of the login's PATH, "" where there is none.
+func (s *Service) Find(name string) string {
+	path, err := find(name, s.Environ, s.Home)
+	if err != nil {
+		return ""
+	}
+	return path
+}

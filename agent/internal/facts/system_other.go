@@ -1,0 +1,55 @@
+//go:build !linux
+
+package facts
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// TryNamespaces is the argument with which Linux is tried.
+const TryNamespaces = "try-namespaces"
+
+func (s *Service) load(ctx context.Context) Fact {
+	return loadOf(strings.Fields(strings.Trim(s.said(ctx, "sysctl", "-n", "vm.loadavg"), "{} ")))
+}
+
+func (s *Service) memory(ctx context.Context) Fact {
+	for _, name := range []string{"hw.memsize", "hw.physmem64", "hw.physmem"} {
+		if total, err := strconv.ParseInt(s.said(ctx, "sysctl", "-n", name), 10, 64); err == nil && total > 0 {
+			return Fact{"total": total}
+		}
+	}
+	return nil
+}
+
+func (s *Service) kernel(ctx context.Context) Fact {
+	name, release := s.said(ctx, "uname", "-s"), s.said(ctx, "uname", "-r")
+	if name == "" {
+		return nil
+	}
+	return Fact{"name": name, "release": release, "version": s.said(ctx, "uname", "-v")}
+}
+
+func (s *Service) disk(ctx context.Context) Fact {
+	lines := strings.Split(s.said(ctx, "df", "-Pk", string(s.Base)), "\n")
+	fields := strings.Fields(lines[len(lines)-1])
+	// A device's name may hold spaces: the numbers are before the percentage.
+	for i, field := range fields {
+		if i >= 3 && strings.HasSuffix(field, "%") {
+			total, _ := strconv.ParseInt(fields[i-3], 10, 64)
+			free, err := strconv.ParseInt(fields[i-1], 10, 64)
+			if err == nil {
+				return Fact{"path": string(s.Base), "free": free << 10, "total": total << 10}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) namespaces(context.Context) Fact { return nil }
+
+// Try is for Linux alone.
+func Try([]string) error { return errors.New("there are no namespaces here") }

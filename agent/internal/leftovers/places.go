@@ -1,0 +1,43 @@
+package leftovers
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"remote-runner/agent/internal/base"
+)
+
+// Places are all directories of ours on this host: an earlier agent may have found another of the usual ones usable. One
+// that the inventory names is the only one.
+func Places(own base.Directory, home string) []base.Directory {
+	var usual []string
+	if home != "" && home != "/" {
+		usual = append(usual, filepath.Join(home, ".cache", "remote-runner"))
+	}
+	for _, parent := range []string{"/var/tmp", "/tmp", "/dev/shm"} {
+		usual = append(usual, fmt.Sprintf("%s/remote-runner-%d", parent, os.Getuid()))
+	}
+	found := []base.Directory{own}
+	isUsual := false
+	here, err := os.Stat(string(own))
+	if err != nil {
+		return found
+	}
+	for _, place := range usual {
+		info, err := os.Lstat(place)
+		if err != nil || !info.IsDir() || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() {
+			continue
+		}
+		if os.SameFile(info, here) {
+			isUsual = true
+		} else if real, err := filepath.EvalSymlinks(place); err == nil {
+			found = append(found, base.Directory(real))
+		}
+	}
+	if !isUsual {
+		return found[:1]
+	}
+	return found
+}
