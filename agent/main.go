@@ -3,13 +3,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log"
 	"os"
 
+	"remote-runner/agent/internal/facts"
 	"remote-runner/agent/internal/host"
-	"remote-runner/agent/internal/wire"
 )
 
 var identity = "unknown" // set by -ldflags "-X main.identity=…"
@@ -28,6 +27,8 @@ func main() {
 		err = host.Guard(args)
 	case "agent":
 		err = host.Serve(args, identity, verbs)
+	case facts.TryNamespaces:
+		err = facts.Try(args)
 	case "version":
 		fmt.Println(identity)
 	default:
@@ -35,23 +36,5 @@ func main() {
 	}
 	if err != nil {
 		log.Fatalf("agent %s: %v", command, err)
-	}
-}
-
-// verbs is what the agent serves.
-func verbs(a *host.Agent) wire.Handler {
-	table := map[string]wire.Handler{}
-	return func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-		var head struct {
-			Verb string `json:"verb"`
-		}
-		if err := open.Decode(&head); err != nil {
-			return err
-		}
-		serve := table[head.Verb]
-		if serve == nil {
-			return wire.Fail("breach", "there is no verb %q", head.Verb)
-		}
-		return serve(ctx, stream, open)
 	}
 }

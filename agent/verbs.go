@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/user"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/command"
+	"remote-runner/agent/internal/facts"
+	"remote-runner/agent/internal/files"
+	"remote-runner/agent/internal/host"
+	"remote-runner/agent/internal/leftovers"
+	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/relay"
+	"remote-runner/agent/internal/run"
+	"remote-runner/agent/internal/store"
+	"remote-runner/agent/internal/wire"
+)
+
+// verbs is what the agent serves.
+func verbs(a *host.Agent) wire.Handler {
+	environ, home := os.Environ(), home()
+	keeper := process.NewKeeper(a.Groups)
+	commands := &command.Service{Processes: keeper, Environ: environ, Home: home}
+	left := &leftovers.Service{Base: a.Base, Home: home, SendOutputs: sendOutputs}
+	artifacts := &store.Service{Base: a.Base, Used: left.Used, Places: left.Places}
+	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ}
+	copies := &files.Service{Home: home}
+	// The session is made after this.
+	relays := &relay.Service{Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
+		return a.Session.Open(head, fields...)
+	}}
+	table := map[string]wire.Handler{
+		"run":              runs.Run,
+		"exec":             commands.Exec,
+		"artifact":         artifacts.Artifact,
+		"artifacts":        artifacts.Artifacts,
+		"remove-artifacts": artifacts.RemoveArtifacts,
+		"listen":           relays.Listen,
+		"dial":             relays.Dial,
+		"facts":            (&facts.Service{Base: a.Base, Commands: commands}).Facts,
+		"runs":             left.Runs,
+		"fetch":            left.Fetch,
+		"remove":           left.Remove,
+		"put":              copies.Put,
+		"get":              copies.Get,
+	}
+	return func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+		var head struct{ Verb string }
+		if err := open.Decode(&head); err != nil {
+			return err
+		}
+		serve := table[head.Verb]
+		if serve == nil {
+			return wire.Fail("breach", "there is no verb %q", head.Verb)
+		}
+		return serve(ctx, stream, open)
+	}
+}
+
+// home is the login's home.
+func home() string {
+	if path, err := os.UserHomeDir(); err == nil && path != "" {
+		return path
+	}
+	if who, err := user.Current(); err == nil && who.HomeDir != "" {
+		return who.HomeDir
+	}
+	return "/"
+}
+
+// sendOutputs sends a run's outputs as the verb run does.
+func sendOutputs(_ context.Context, stream *wire.Stream, from base.Run) error {
+	lane := stream.Writer(3, true)
+	report, err := run.Send(lane, from.Outputs())
+	if err != nil {
+		return err
+	}
+	if err := lane.Close(); err != nil {
+		return err
+	}
+	return stream.Send(map[string]any{"fetched": report})
+}
