@@ -28,17 +28,18 @@ func peerUser(near, far netip.AddrPort) (uid int, err error) {
 		return uid, nil
 	}
 	// A kernel without that module, or a container that may not ask, says the same as for a socket that is not there.
+	return askTables(near, far)
+}
+
+func askTables(near, far netip.AddrPort) (uid int, err error) {
 	families := []string{"tcp", "tcp6"}
 	if near.Addr().Is6() {
 		families = families[1:]
 	}
 	for _, family := range families {
 		uid, err := readTable("/proc/net/"+family, near, far, family == "tcp6")
-		if err == nil && uid != nobody {
-			return uid, nil
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nobody, err
+		if uid != nobody || err != nil && !errors.Is(err, os.ErrNotExist) {
+			return uid, err
 		}
 	}
 	return nobody, nil

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package relay
+
+import "net/netip"
+
+var askers []func(near, far netip.AddrPort) (int, error)
