@@ -1,0 +1,102 @@
+// Package base knows the layout of our directory on a host, and the records of runs in it.
+//
+//	runs/ID/{outputs,tmp,record}   one run
+//	artifacts/HASH/c/…             an artifact, complete as soon as it is there
+//	artifacts/HASH/used            its time is that of the last use
+//	agents/                        programs and sockets
+package base
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+// Directory is the path of our directory, absolute and without links.
+type Directory string
+
+// Runs is where the runs' directories are.
+func (d Directory) Runs() string { return filepath.Join(string(d), "runs") }
+
+// Run is the directory of the run with that id.
+func (d Directory) Run(id string) Run { return Run(filepath.Join(d.Runs(), id)) }
+
+// Artifacts is where the artifacts are.
+func (d Directory) Artifacts() string { return filepath.Join(string(d), "artifacts") }
+
+// Artifact is the directory that holds an artifact's files in c/ and the file used.
+func (d Directory) Artifact(hash string) string { return filepath.Join(d.Artifacts(), hash) }
+
+// Content is the directory with the files of an artifact.
+func (d Directory) Content(hash string) string { return filepath.Join(d.Artifact(hash), "c") }
+
+// Agents is where the agents' programs and sockets are.
+func (d Directory) Agents() string { return filepath.Join(string(d), "agents") }
+
+// Use notes that an artifact is used now. That it cannot be noted (a full disk) keeps nobody from using it.
+func (d Directory) Use(hash string) {
+	used := filepath.Join(d.Artifact(hash), "used")
+	now := time.Now()
+	if err := os.Chtimes(used, now, now); errors.Is(err, fs.ErrNotExist) {
+		if file, err := os.OpenFile(used, os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
+			file.Close()
+		}
+	}
+}
+
+// Run is the directory of one run.
+type Run string
+
+// Outputs is what TEST_OUTPUTS_PATH says.
+func (r Run) Outputs() string { return filepath.Join(string(r), "outputs") }
+
+// Temp is what TEST_TEMP_PATH says, and where the application starts.
+func (r Run) Temp() string { return filepath.Join(string(r), "tmp") }
+
+// Record is the path of the run's record.
+func (r Run) Record() string { return filepath.Join(string(r), "record") }
+
+var id = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$`)
+
+// IsName tells whether a run or an artifact can have this name; it is safe as the name of a file.
+func IsName(name string) bool { return id.MatchString(name) }
+
+// WriteFile writes a file so that its readers see the old content or the new one.
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Chmod(mode)
+	}
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		os.Remove(file.Name())
+	}
+	return err
+}
+
+// Remove removes a directory with all in it, also where directories in it are not writable.
+func Remove(path string) error {
+	if os.RemoveAll(path) == nil {
+		return nil
+	}
+	// What cannot be looked at is told by the second try.
+	_ = filepath.WalkDir(path, func(found string, entry fs.DirEntry, _ error) error {
+		if entry != nil && entry.IsDir() {
+			_ = os.Chmod(found, 0o700) // before its content is read
+		}
+		return nil
+	})
+	return os.RemoveAll(path)
+}

@@ -1,0 +1,116 @@
+package base
+
+import (
+	"io"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Record is what a run's record says, lines of the form key=value:
+//
+//	id plan run group artifact      what was run; whatever the client gives stands there too
+//	agent agent_start               the process that watches the run, and when it began
+//	supervisor supervisor_start     the same, of a version that had a shell script for each run
+//	boot                            the machine since its last start; process numbers say nothing without it
+//	marker                          the value of REMOTE_RUNNER_INSTANCE
+//	application application_start   the application's process, whose number is its group's and its session's
+//	exit                            how it ended, as sh says it; then nothing of the run is left
+type Record map[string]string
+
+// A record of ours has less than 4 KiB.
+const longestRecord = 64 << 10
+
+// ParseRecord reads a record; a line that is none is left out.
+func ParseRecord(text []byte) Record {
+	record := Record{}
+	for _, line := range strings.Split(string(text), "\n") {
+		if key, value, found := strings.Cut(line, "="); found && key != "" {
+			record[key] = value
+		}
+	}
+	return record
+}
+
+// ReadRecord reads the record of a run. No record is an empty one beside the error.
+func ReadRecord(run Run) (Record, error) {
+	file, err := os.OpenFile(run.Record(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return Record{}, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, longestRecord))
+	return ParseRecord(text), err
+}
+
+// Format writes the record's lines, the id first, and keeps every value on its line.
+func (r Record) Format() []byte {
+	keys := make([]string, 0, len(r))
+	for key := range r {
+		if key != "" && !strings.ContainsAny(key, "=\n\x00") {
+			keys = append(keys, key)
+		}
+	}
+	sort.Slice(keys, func(i, j int) bool {
+		if (keys[i] == "id") != (keys[j] == "id") {
+			return keys[i] == "id"
+		}
+		return keys[i] < keys[j]
+	})
+	var text strings.Builder
+	for _, key := range keys {
+		text.WriteString(key + "=" + strings.ReplaceAll(r[key], "\n", " ") + "\n")
+	}
+	return []byte(text.String())
+}
+
+// Append adds lines to the record of a run.
+func Append(run Run, more Record) error {
+	file, err := os.OpenFile(run.Record(), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(more.Format())
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// Watcher is the process that watches the run; 0 where that is not of this machine since its start, or not alive.
+func (r Record) Watcher() int {
+	if r["boot"] != BootID() {
+		return 0
+	}
+	for _, who := range []string{"agent", "supervisor"} {
+		pid, err := strconv.Atoi(r[who])
+		if err == nil && pid > 0 && lives(pid) && isSince(pid, r[who+"_start"]) {
+			return pid
+		}
+	}
+	return 0
+}
+
+// Alive tells whether somebody still watches the run, and has not seen its end. An agent watches many runs and outlives
+// them. Processes that a dead watcher left are not looked for: process.Marked finds them.
+func Alive(r Record) bool {
+	_, ended := r["exit"]
+	return r.Watcher() != 0 && (!ended || r["supervisor"] != "")
+}
+
+func isSince(pid int, start string) bool {
+	now := StartTime(pid)
+	// Where the system does not tell, the number has to do.
+	return now == "" || start == "" || now == start
+}
+
+// lives tells whether there is such a process, which has not ended and only waits for its parent.
+func lives(pid int) bool {
+	if err := syscall.Kill(pid, 0); err != nil && err != syscall.EPERM {
+		return false
+	}
+	fields := stat(pid)
+	return len(fields) == 0 || fields[0] != "Z" && fields[0] != "X"
+}

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package process
+
+import "syscall"
+
+type looks struct{}
+
+func becomeSubreaper() {}
+
+func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+
+// leftOf finds what is left of a run whose process has ended.
+func (k *Keeper) leftOf(run *Process) ([]int, bool) { return groupAlone(run.PID) }
+
+func (k *Keeper) leftOfNone() ([]int, bool) { return nil, false }
+
+// Marked finds the processes whose environment has that marker; this system does not show it.
+func Marked(string) []int { return nil }
+
+// Members finds the processes of a session or group; a negative number is the group itself.
+func Members(group int) []int {
+	found, _ := groupAlone(group)
+	return found
+}

@@ -1,0 +1,294 @@
+// Package process starts programs, tells how they ended, and ends what they leave behind.
+//
+// One goroutine, locked to its thread, does all forking: on Linux a child is told to end when that thread ends
+// (PDEATHSIG). One other goroutine reaps all children. So nothing else in the agent may fork, and os/exec cannot be used.
+//
+// On Linux the agent is a child subreaper: whatever a run leaves behind stays below the agent, however it hides.
+package process
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Marker is the variable that every process of a run has, unless it was taken away.
+const Marker = "REMOTE_RUNNER_INSTANCE"
+
+// Groups is told of each process group that has to end when the agent dies: the guardian's list.
+type Groups interface {
+	Add(group int)
+	Remove(group int)
+}
+
+// Spec says what to start.
+type Spec struct {
+	Path                  string
+	Argv                  []string
+	Env                   []string
+	Dir                   string
+	Stdin, Stdout, Stderr int                        // descriptors, all of them needed
+	Marker                string                     // of a run; what it leaves behind is found by EndRun. Empty: a command, which may leave something
+	Exited                func()                     // called when it has ended; must not block
+	Adapt                 func(*syscall.SysProcAttr) // how else it is started: namespaces
+}
+
+// Process is a program that was started. It leads a session and a group of its own number.
+type Process struct {
+	PID    int
+	marker string
+	exited func()
+	done   chan struct{}
+	status syscall.WaitStatus
+	usage  syscall.Rusage
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Status tells how it ended; after Done.
+func (p *Process) Status() syscall.WaitStatus { return p.status }
+
+// Usage tells what it and the children that it waited for used; after Done.
+func (p *Process) Usage() syscall.Rusage { return p.usage }
+
+// MaxRSS is the most memory that it used, in bytes; after Done. Linux counts what the agent had when it forked.
+func (p *Process) MaxRSS() int64 {
+	if runtime.GOOS == "darwin" || runtime.GOOS == "ios" {
+		return int64(p.usage.Maxrss)
+	}
+	return int64(p.usage.Maxrss) << 10
+}
+
+// Signal sends a signal to the group of the process.
+func (p *Process) Signal(number syscall.Signal) { signalGroup(p.PID, number) }
+
+func signalGroup(group int, number syscall.Signal) {
+	_ = syscall.Kill(-group, number)
+	if number == syscall.SIGTERM {
+		_ = syscall.Kill(-group, syscall.SIGCONT) // what was stopped could not act on it
+	}
+}
+
+// Keeper owns all processes that the agent starts.
+type Keeper struct {
+	groups Groups
+	starts chan start
+	woken  chan os.Signal
+	looks  looks
+
+	// mu is held while one is started, so that it cannot be reaped before it is known.
+	mu        sync.Mutex
+	processes map[int]*Process // not reaped yet
+	runs      map[int]*Process // until EndRun is done
+	commands  map[int]bool     // sessions of those that are no runs, while something may be left of them
+}
+
+type start struct {
+	spec  Spec
+	reply chan started
+}
+
+type started struct {
+	process *Process
+	err     error
+}
+
+// NewKeeper begins to reap all children of this process. groups may be nil.
+func NewKeeper(groups Groups) *Keeper {
+	k := &Keeper{
+		groups:    groups,
+		starts:    make(chan start),
+		woken:     make(chan os.Signal, 1),
+		processes: map[int]*Process{},
+		runs:      map[int]*Process{},
+		commands:  map[int]bool{},
+	}
+	becomeSubreaper()
+	forgetInherited()
+	signal.Notify(k.woken, syscall.SIGCHLD)
+	go k.fork()
+	go func() {
+		for range k.woken {
+			k.mu.Lock()
+			k.reap()
+			k.mu.Unlock()
+		}
+	}()
+	return k
+}
+
+// forgetInherited keeps from our children what this process was given: sshd, or a shell, may leave files open. What Go
+// opens itself is closed on exec anyway.
+func forgetInherited() {
+	for file := 3; file < 1024; file++ {
+		syscall.CloseOnExec(file)
+	}
+}
+
+// Close ends the goroutines, and with the forking thread what it started.
+func (k *Keeper) Close() {
+	signal.Stop(k.woken)
+	close(k.woken)
+	close(k.starts)
+}
+
+// Start starts a program. The error is the errno of fork, chdir or exec.
+func (k *Keeper) Start(spec Spec) (*Process, error) {
+	reply := make(chan started, 1)
+	k.starts <- start{spec, reply}
+	answer := <-reply
+	if answer.err == nil && k.groups != nil {
+		k.groups.Add(answer.process.PID)
+	}
+	return answer.process, answer.err
+}
+
+// fork is the one place that makes processes; its thread stays, since their life hangs on it.
+func (k *Keeper) fork() {
+	runtime.LockOSThread()
+	for wanted := range k.starts {
+		process, err := k.forkOne(wanted.spec)
+		wanted.reply <- started{process, err}
+	}
+}
+
+func (k *Keeper) forkOne(spec Spec) (*Process, error) {
+	attributes := syscall.ProcAttr{
+		Dir:   spec.Dir,
+		Env:   spec.Env,
+		Files: []uintptr{uintptr(spec.Stdin), uintptr(spec.Stdout), uintptr(spec.Stderr)},
+		Sys:   systemAttributes(),
+	}
+	if spec.Adapt != nil {
+		spec.Adapt(attributes.Sys)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	pid, err := syscall.ForkExec(spec.Path, spec.Argv, &attributes)
+	if err != nil {
+		return nil, err
+	}
+	process := &Process{PID: pid, marker: spec.Marker, exited: spec.Exited, done: make(chan struct{})}
+	k.processes[pid] = process
+	if spec.Marker != "" {
+		k.runs[pid] = process
+	} else {
+		k.commands[pid] = true
+	}
+	return process, nil
+}
+
+// reap takes all children that have ended, also those that were not started here. It returns whether there is no child
+// at all any more. The caller holds mu.
+func (k *Keeper) reap() (childless bool) {
+	for {
+		var status syscall.WaitStatus
+		var usage syscall.Rusage
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, &usage)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return true // ECHILD
+		}
+		if pid <= 0 {
+			return false
+		}
+		process := k.processes[pid]
+		if process == nil {
+			continue
+		}
+		delete(k.processes, pid)
+		process.status, process.usage = status, usage
+		close(process.done)
+		if process.exited != nil {
+			process.exited()
+		}
+		if process.marker == "" && k.groups != nil {
+			k.groups.Remove(pid)
+		}
+	}
+}
+
+// EndRun ends what a run has left: its group, and all processes that came of it (TERM, grace, KILL until they are gone).
+// The process itself has to have ended. left tells how many there were when it began. With the host's last run also
+// those end that belong to none, because they changed their session and environment: untold tells how many.
+//
+// Where the system shows no processes, that is the group, counted as one.
+func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
+	left = k.endUntil(nil, grace, func() ([]int, bool) { return k.leftOf(run) })
+	k.mu.Lock()
+	delete(k.runs, run.PID)
+	last := len(k.runs) == 0 && !k.reap() // exactly one of those that end at once
+	k.mu.Unlock()
+	if last {
+		untold = k.endUntil(nil, grace, k.leftOfNone)
+	}
+	if k.groups != nil {
+		k.groups.Remove(run.PID)
+	}
+	return left, untold
+}
+
+// EndGroup ends a group: TERM, grace, KILL; when ctx is over, KILL at once.
+func (k *Keeper) EndGroup(ctx context.Context, group int, grace time.Duration) {
+	k.endUntil(ctx.Done(), grace, func() ([]int, bool) { return groupAlone(group) })
+}
+
+const (
+	firstPause = time.Millisecond
+	longPause  = 100 * time.Millisecond
+	// How long KILL is repeated: what sits in the kernel ends when the kernel lets go of it.
+	killFor = 5 * time.Second
+)
+
+// endUntil ends what find finds (negative numbers are groups), and returns how many it found first.
+func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func() ([]int, bool)) int {
+	found, any := find()
+	first := len(found)
+	if !any {
+		return 0
+	}
+	told := map[int]bool{}
+	began := time.Now()
+	killing := false
+	for pause := firstPause; any && time.Since(began) < grace+killFor; pause = min(2*pause, longPause) {
+		if !killing && time.Since(began) >= grace {
+			killing = true
+			pause = firstPause
+		}
+		for _, pid := range found {
+			switch {
+			case killing:
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			case !told[pid]: // also one that was just being started
+				told[pid] = true
+				_ = syscall.Kill(pid, syscall.SIGTERM)
+				_ = syscall.Kill(pid, syscall.SIGCONT)
+			}
+		}
+		select {
+		case <-time.After(pause):
+		case <-hurry:
+			grace, hurry = 0, nil
+		}
+		k.mu.Lock()
+		k.reap()
+		k.mu.Unlock()
+		found, any = find()
+	}
+	return first
+}
+
+// groupAlone finds a group where nothing shows its processes.
+func groupAlone(group int) ([]int, bool) {
+	if err := syscall.Kill(-group, 0); err != nil && err != syscall.EPERM {
+		return nil, false
+	}
+	return []int{-group}, true
+}

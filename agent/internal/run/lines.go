@@ -1,0 +1,287 @@
+package run
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	// longestLine is how long a line may be, newline included, to be passed on as it is: Testground stops reading an
+	// instance at a line of 64 KiB.
+	longestLine = 60 << 10
+	// keptBytes is how much of the lines that were cut is kept of each stream.
+	keptBytes = 1 << 30
+	// lineRoom is what a cut line may still get: the note, brackets, a timestamp.
+	lineRoom = 512
+)
+
+// lineGuard takes bytes and gives whole lines, none longer than longestLine; memory stays flat for a line of any length.
+//
+// emit gets one or more whole lines at a time (the last of a stream may lack its newline). Lines that were cut are written
+// to a file, which is made when the first one comes.
+type lineGuard struct {
+	emit     func([]byte)
+	path     string // of the file
+	room     int64  // for what is kept
+	cutLines int
+
+	file *os.File
+	held []byte // the beginning of a line whose end has not come
+	long *longLine
+}
+
+// longLine is a line on its way into the file.
+type longLine struct {
+	head       []byte
+	size, kept int64
+}
+
+func newLineGuard(path string, emit func([]byte)) *lineGuard {
+	return &lineGuard{emit: emit, path: path, room: keptBytes}
+}
+
+// feed takes the stream's next bytes, cut anywhere.
+func (g *lineGuard) feed(data []byte) {
+	start := 0
+	if g.long != nil {
+		start = bytes.IndexByte(data, '\n') + 1
+		if start == 0 {
+			g.spool(data)
+			return
+		}
+		g.spool(data[:start])
+		g.finishLong()
+	} else if len(g.held) > 0 {
+		start = bytes.IndexByte(data, '\n') + 1
+		if start == 0 && len(g.held)+len(data) < longestLine {
+			g.held = append(g.held, data...)
+			return
+		}
+		if whole := append(g.held, data[:start]...); start > 0 && len(whole) <= longestLine {
+			g.pass(whole)
+		} else {
+			data, start = append(g.held, data...), 0
+		}
+		g.held = nil
+	}
+	ready := start + bytes.LastIndexByte(data[start:], '\n') + 1
+	position := start
+	// A whole chunk goes on in one piece: only every 60 KiB is it asked for a line's end.
+	for ready-position > longestLine {
+		if end := bytes.LastIndexByte(data[position:position+longestLine], '\n') + 1; end > 0 {
+			position += end
+			continue
+		}
+		g.pass(data[start:position])
+		end := position + bytes.IndexByte(data[position:], '\n') + 1
+		g.long = &longLine{}
+		g.spool(data[position:end])
+		g.finishLong()
+		start, position = end, end
+	}
+	g.pass(data[start:ready])
+	if len(data)-ready >= longestLine {
+		g.long = &longLine{}
+		g.spool(data[ready:])
+	} else if ready < len(data) {
+		g.held = append([]byte(nil), data[ready:]...)
+	}
+}
+
+// close is the stream's end: a last line without its newline goes on as it is.
+func (g *lineGuard) close() {
+	if g.long != nil {
+		g.finishLong()
+	}
+	g.pass(g.held)
+	g.held = nil
+	if g.file != nil {
+		g.file.Close()
+		g.file = nil
+	}
+}
+
+func (g *lineGuard) pass(lines []byte) {
+	if len(lines) > 0 {
+		g.emit(lines)
+	}
+}
+
+// spool keeps a piece of a long line. What cannot be written (a full disk, a directory that is gone) is told in the line.
+func (g *lineGuard) spool(data []byte) {
+	long := g.long
+	if missing := longestLine - len(long.head); missing > 0 {
+		long.head = append(long.head, data[:min(missing, len(data))]...)
+	}
+	complete := long.kept == long.size
+	long.size += int64(len(data))
+	if !complete || g.room == 0 {
+		return
+	}
+	if g.file == nil {
+		flags := os.O_WRONLY | os.O_APPEND | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+		file, err := os.OpenFile(g.path, flags, 0o600)
+		if err != nil {
+			return
+		}
+		g.file = file
+	}
+	n, _ := g.file.Write(data[:min(g.room, int64(len(data)))])
+	g.room -= int64(n)
+	long.kept += int64(n)
+}
+
+func (g *lineGuard) finishLong() {
+	g.cutLines++
+	long := g.long
+	where := fmt.Sprintf("whole as line %d of %s", g.cutLines, filepath.Base(g.path))
+	if long.kept == 0 {
+		where = "the rest could not be kept"
+	} else if long.kept < long.size {
+		where = fmt.Sprintf("its first %d bytes as line %d of %s", long.kept, g.cutLines, filepath.Base(g.path))
+	}
+	g.pass(shorten(long.head, long.size, where))
+	g.long = nil
+}
+
+// shorten makes one line of at most longestLine bytes of a line of size bytes that begins with head. where says where the
+// line stands, and whether whole. An event stays an event where its head shows that it is one.
+func shorten(head []byte, size int64, where string) []byte {
+	note := fmt.Sprintf("… [cut: %d bytes, %s]", size, where)
+	head = head[:min(len(head), longestLine-lineRoom)]
+	if event := shortenEvent(head, note); event != nil {
+		return event
+	}
+	text := wholeCharacters(bytes.TrimRight(head, "\r\n"))
+	return append(append([]byte(nil), text...), " "+note+"\n"...)
+}
+
+// shortenEvent returns the beginning of an event's JSON, ended inside its last text or after its last whole text; nil for
+// what is no event.
+func shortenEvent(head []byte, note string) []byte {
+	if !bytes.HasPrefix(bytes.TrimLeft(head, " \t\n\r\v\f"), []byte("{")) {
+		return nil
+	}
+	var open, safeOpen []byte // the brackets that are to be closed
+	safe := -1                // where the last whole text ends
+	before := byte(0)
+	key := ""
+	topKeys := map[string]bool{}
+	for at := 0; at < len(head); at++ {
+		token := head[at]
+		switch token {
+		case '"':
+			end, whole := endOfString(head, at)
+			isValue := before == ':' || len(open) > 0 && open[len(open)-1] == ']'
+			if !whole {
+				if isValue && topKeys["event"] {
+					return closeEvent(append(wholeCharacters(wholeEscapes(head)), note+`"`...), open, topKeys)
+				}
+				at = len(head)
+				continue
+			}
+			if isValue {
+				safe, safeOpen = end, append([]byte(nil), open...)
+			}
+			key = string(head[at+1 : end-1])
+			at = end - 1
+		case '{':
+			open = append(open, '}')
+		case '[':
+			open = append(open, ']')
+		case '}', ']':
+			if len(open) == 0 || open[len(open)-1] != token {
+				return nil // no JSON
+			}
+			open = open[:len(open)-1]
+		case ':':
+			if len(open) == 1 {
+				topKeys[key] = true
+			}
+		case ',':
+		default:
+			continue
+		}
+		before = token
+	}
+	if safe < 0 || !topKeys["event"] {
+		return nil
+	}
+	return closeEvent(append([]byte(nil), head[:safe]...), safeOpen, topKeys)
+}
+
+// endOfString finds the end of a JSON string that begins at a quote, and tells whether it is there.
+func endOfString(text []byte, at int) (end int, whole bool) {
+	for at++; at < len(text); at++ {
+		switch text[at] {
+		case '\\':
+			at++
+		case '"':
+			return at + 1, true
+		}
+	}
+	return len(text), false
+}
+
+func closeEvent(text, open []byte, topKeys map[string]bool) []byte {
+	for i := len(open) - 1; i > 0; i-- {
+		text = append(text, open[i])
+	}
+	if !topKeys["ts"] {
+		text = strconv.AppendInt(append(text, `,"ts":`...), time.Now().UnixNano(), 10)
+	}
+	return append(text, "}\n"...)
+}
+
+// wholeEscapes is the text without an escape that was cut: a lone backslash, or \u with less than four digits behind it.
+func wholeEscapes(text []byte) []byte {
+	end := len(text)
+	at := end - 1
+	for at >= 0 && end-at <= 3 && isHex(text[at]) {
+		at--
+	}
+	if at > 0 && text[at] == 'u' {
+		at--
+	} else {
+		at = end - 1
+	}
+	backslashes := 0
+	for at-backslashes >= 0 && text[at-backslashes] == '\\' {
+		backslashes++
+	}
+	if backslashes%2 == 1 {
+		return text[:at]
+	}
+	return text
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// wholeCharacters is the text without a UTF-8 sequence that was cut.
+func wholeCharacters(text []byte) []byte {
+	for back := 1; back <= min(4, len(text)); back++ {
+		switch c := text[len(text)-back]; {
+		case c < 0x80:
+			return text
+		case c >= 0xC0:
+			length := 2
+			if c >= 0xF0 {
+				length = 4
+			} else if c >= 0xE0 {
+				length = 3
+			}
+			if length > back {
+				return text[:len(text)-back]
+			}
+			return text
+		}
+	}
+	return text
+}

@@ -1,0 +1,175 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/wire"
+)
+
+// find finds the program, and tells what is wrong with it as far as that shows before it is started.
+func (s *Service) find(ctx context.Context, directory base.Run, r request) (Program, error) {
+	if r.Artifact != "" && r.Store != "cache" && r.Store != "" {
+		if s.Prepare == nil {
+			return Program{}, wire.Fail("breach", "run: this agent has no store %q", r.Store)
+		}
+		return s.Prepare(ctx, r.Store, r.Artifact, directory, r.argv)
+	}
+	path := r.argv[0]
+	switch {
+	case r.Artifact != "":
+		if !base.IsName(r.Artifact) {
+			return Program{}, wire.Fail("breach", "run: %q is no artifact", r.Artifact)
+		}
+		content := s.Base.Content(r.Artifact)
+		if info, err := os.Stat(content); err != nil || !info.IsDir() {
+			return Program{}, with(wire.Fail("missing", "the artifact %s is not there", r.Artifact), "artifact", r.Artifact)
+		}
+		s.Base.Use(r.Artifact)
+		path = filepath.Join(content, path)
+	case !strings.Contains(path, "/"):
+		path = search(path, s.Environ)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return Program{}, unusable(path, "nothing")
+	case info.IsDir():
+		return Program{}, unusable(path, "directory")
+	case syscall.Access(path, 1) != nil: // X_OK
+		return Program{}, unusable(path, "not-executable")
+	}
+	return Program{path, append([]string{path}, r.argv[1:]...)}, nil
+}
+
+// search looks for a name on the login's PATH; the name itself where it is not there.
+func search(name string, environ []string) string {
+	places, _ := lookup(environ, "PATH")
+	for _, place := range filepath.SplitList(places) {
+		path := filepath.Join(place, name)
+		if !filepath.IsAbs(path) {
+			continue
+		}
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && syscall.Access(path, 1) == nil {
+			return path
+		}
+	}
+	return name
+}
+
+func unusable(path, problem string) error {
+	failure := wire.Fail("program", "%s: %s", path, problem)
+	return with(with(failure, "program", path), "problem", problem)
+}
+
+// startProgram starts it; what the kernel takes for no program is a script of sh, as for every shell, unless it is binary.
+func startProgram(keeper *process.Keeper, program Program, spec process.Spec) (*process.Process, error) {
+	spec.Path, spec.Argv = program.Path, program.Argv
+	started, err := keeper.Start(spec)
+	if errors.Is(err, syscall.ENOEXEC) && isText(program.Path) {
+		spec.Path = "/bin/sh"
+		spec.Argv = append([]string{"/bin/sh"}, program.Argv...)
+		return keeper.Start(spec)
+	}
+	return started, err
+}
+
+func isText(path string) bool {
+	head, err := headOf(path, 256)
+	return err == nil && bytes.IndexByte(head, 0) < 0 && formatOf(head) == ""
+}
+
+func headOf(path string, size int) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	head := make([]byte, size)
+	n, err := io.ReadFull(file, head)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return head[:n], err
+}
+
+// formatOf tells the format of a program of another system: elf-b700 (its machine, bytes 18 and 19), mach-o; or "".
+func formatOf(head []byte) string {
+	if len(head) < 20 {
+		return ""
+	}
+	switch hex.EncodeToString(head[:4]) {
+	case "7f454c46":
+		return "elf-" + hex.EncodeToString(head[18:20])
+	case "cffaedfe", "cefaedfe", "cafebabe":
+		return "mach-o"
+	}
+	return ""
+}
+
+// explain tells why a program did not start.
+func explain(err error, path string) error {
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EMFILE),
+		errors.Is(err, syscall.ENFILE):
+		return wire.Fail("processes", "no process can be started: %v", err)
+	case errors.Is(err, syscall.ENOEXEC):
+		format := "unknown"
+		if head, err := headOf(path, 20); err == nil && formatOf(head) != "" {
+			format = formatOf(head)
+		}
+		return unusable(path, "format:"+format)
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EACCES):
+		if _, gone := os.Stat(path); gone != nil {
+			return unusable(path, "nothing")
+		}
+		if interpreter := interpreterOf(path); interpreter != "" && syscall.Access(interpreter, 1) != nil {
+			return unusable(path, "interpreter:"+interpreter)
+		}
+		if errors.Is(err, syscall.EACCES) {
+			return unusable(path, "not-executable") // a file system mounted noexec, or the system's policy
+		}
+	}
+	return unusable(path, fmt.Sprint(err))
+}
+
+// interpreterOf is the program that a script or an ELF file names to be started with; "" for none.
+func interpreterOf(path string) string {
+	head, err := headOf(path, 256)
+	if err != nil {
+		return ""
+	}
+	if rest, is := bytes.CutPrefix(head, []byte("#!")); is {
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		words := strings.FieldsFunc(string(line), func(c rune) bool { return c == ' ' || c == '\t' })
+		if len(words) == 0 {
+			return ""
+		}
+		return words[0]
+	}
+	file, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	for _, part := range file.Progs {
+		if part.Type == elf.PT_INTERP && part.Filesz < 4096 {
+			name := make([]byte, part.Filesz)
+			if _, err := part.ReadAt(name, 0); err == nil {
+				return string(bytes.TrimRight(name, "\x00"))
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,454 @@
+// Package run is the verb run: an application from an empty directory to its removal.
+package run
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/wire"
+)
+
+// Lanes of the stream.
+const (
+	laneStdin = iota
+	laneStdout
+	laneStderr
+	laneOutputs
+)
+
+// Service is what runs need of the agent.
+type Service struct {
+	Base      base.Directory
+	Processes *process.Keeper
+	Environ   []string // of the login
+	// Prepare finds a program in another store than the cache ("nix", "user"), where this agent has one.
+	Prepare func(ctx context.Context, store, artifact string, run base.Run, argv []string) (Program, error)
+}
+
+// Program is what shall be started.
+type Program struct {
+	Path string
+	Argv []string
+}
+
+// Stream is what a run needs of a *wire.Stream.
+type Stream interface {
+	Send(head any, fields ...[]byte) error
+	Receive(ctx context.Context) (wire.Message, error)
+	Reader(lane byte) io.Reader
+	Writer(lane byte, bulk bool) io.WriteCloser
+}
+
+type request struct {
+	ID          string            `json:"id"`
+	Argc        int               `json:"argc"`
+	Artifact    string            `json:"artifact"`
+	Store       string            `json:"store"`
+	GraceS      float64           `json:"grace_s"`
+	RunS        *float64          `json:"run_s"`
+	Stdin       bool              `json:"stdin"`
+	Fetch       bool              `json:"fetch"`
+	Pass        []string          `json:"pass"`
+	Record      map[string]string `json:"record"`
+	SetTmpdir   bool              `json:"set_tmpdir"`
+	SetHostname bool              `json:"set_hostname"`
+	CutLines    bool              `json:"cut_lines"`
+
+	argv, given []string
+}
+
+func parse(open wire.Message) (request, error) {
+	var r request
+	if err := json.Unmarshal(open.Head, &r); err != nil {
+		return r, wire.Fail("breach", "run: %v", err)
+	}
+	if !base.IsName(r.ID) || r.Argc < 1 || r.Argc > len(open.Fields) || len(open.Fields[0]) == 0 {
+		return r, wire.Fail("breach", "run: no name for a run, or no program")
+	}
+	if r.GraceS < 0 || r.RunS != nil && *r.RunS < 0 {
+		return r, wire.Fail("breach", "run: a time is negative")
+	}
+	for i, field := range open.Fields {
+		if i < r.Argc {
+			r.argv = append(r.argv, string(field))
+		} else {
+			r.given = append(r.given, string(field))
+		}
+	}
+	return r, nil
+}
+
+func seconds(s float64) time.Duration {
+	return time.Duration(math.Min(s*float64(time.Second), math.MaxInt64/4))
+}
+
+// Run is the verb.
+func (s *Service) Run(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	return s.run(ctx, stream, open)
+}
+
+func (s *Service) run(ctx context.Context, stream Stream, open wire.Message) error {
+	r, err := parse(open)
+	if err != nil {
+		return err
+	}
+	directory := s.Base.Run(r.ID)
+	if err := makeRun(directory); err != nil {
+		return err
+	}
+	a, err := s.start(ctx, stream, directory, r)
+	if err != nil {
+		_ = base.Remove(string(directory))
+		return err
+	}
+	a.follow(r)
+	if r.Fetch {
+		lane := stream.Writer(laneOutputs, true)
+		report, err := Send(lane, directory.Outputs())
+		if err != nil {
+			return nil // nobody takes it any more: the outputs stay
+		}
+		_ = lane.Close()
+		_ = stream.Send(map[string]any{"fetched": report})
+	}
+	return leave(ctx, stream, directory)
+}
+
+// leave waits for the word whether the directory shall go.
+func leave(ctx context.Context, stream Stream, directory base.Run) error {
+	for {
+		message, err := stream.Receive(ctx)
+		if err != nil {
+			return nil // kept
+		}
+		var word struct{ Clean, Keep bool }
+		_ = json.Unmarshal(message.Head, &word)
+		if word.Clean {
+			if err := base.Remove(string(directory)); err != nil {
+				return stream.Send(map[string]any{"kept": string(directory), "problem": err.Error()})
+			}
+			return stream.Send(map[string]any{"cleaned": true})
+		}
+		if word.Keep {
+			return stream.Send(map[string]any{"kept": string(directory)})
+		}
+	}
+}
+
+// makeRun makes the run's directories. That the base is 0700 protects them.
+func makeRun(run base.Run) error {
+	err := os.Mkdir(string(run), 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(string(run)), 0o700); err == nil {
+			err = os.Mkdir(string(run), 0o700)
+		}
+	}
+	if errors.Is(err, os.ErrExist) {
+		if info, found := os.Lstat(string(run)); found == nil && info.IsDir() {
+			return with(wire.Fail("exists", "there is a run of that name: %s", run), "directory", string(run))
+		}
+	}
+	for _, each := range []string{run.Outputs(), run.Temp()} {
+		if err == nil {
+			err = os.Mkdir(each, 0o700)
+		}
+	}
+	if err != nil {
+		_ = base.Remove(string(run))
+		return noRoom(err, string(run))
+	}
+	return nil
+}
+
+func noRoom(err error, path string) error {
+	kind := "room"
+	if errors.Is(err, syscall.EROFS) {
+		kind = "readonly"
+	}
+	return with(wire.Fail(kind, "%v", err), "path", path)
+}
+
+func with(failure *wire.Failure, key, value string) *wire.Failure {
+	if failure.More == nil {
+		failure.More = map[string]any{}
+	}
+	failure.More[key] = value
+	return failure
+}
+
+// application is a program that runs, with what is needed to end it; nothing of that is read back from the disk.
+type application struct {
+	keeper    *process.Keeper
+	stream    Stream
+	directory base.Run
+	process   *process.Process
+	grace     time.Duration
+	exited    context.Context // over when the process has ended
+	exit      context.CancelFunc
+	stdin     *os.File // nil when it is empty
+	pumps     [2]*pump // stdout, stderr
+
+	mu     sync.Mutex
+	reason string // why it was told to end
+	over   bool
+	kill   *time.Timer
+}
+
+func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, r request) (*application, error) {
+	marker := r.ID + ":" + secret()
+	record := base.Record{}
+	for key, value := range r.Record {
+		record[key] = value
+	}
+	pid := os.Getpid()
+	for key, value := range map[string]string{
+		"id": r.ID, "artifact": r.Artifact, "command": r.argv[0], "marker": marker, "boot": base.BootID(),
+		"agent": strconv.Itoa(pid), "agent_start": base.StartTime(pid),
+	} {
+		record[key] = value
+	}
+	// Before the artifact is looked for: while the record is there, nobody removes that.
+	if err := os.WriteFile(directory.Record(), record.Format(), 0o600); err != nil {
+		return nil, noRoom(err, directory.Record())
+	}
+	program, err := s.find(ctx, directory, r)
+	if err != nil {
+		return nil, err
+	}
+	env, err := s.environment(directory, marker, r)
+	if err != nil {
+		return nil, err
+	}
+
+	a := &application{keeper: s.Processes, stream: stream, directory: directory, grace: seconds(r.GraceS)}
+	a.exited, a.exit = context.WithCancel(context.Background())
+	theirs, err := a.openStreams(r)
+	defer func() {
+		for _, file := range theirs {
+			syscall.Close(file)
+		}
+	}()
+	if err == nil {
+		a.process, err = startProgram(s.Processes, program, process.Spec{
+			Env: env, Dir: directory.Temp(), Marker: marker, Exited: a.exit,
+			Stdin: theirs[0], Stdout: theirs[1], Stderr: theirs[2],
+		})
+	}
+	if err != nil {
+		a.exit()
+		a.closeStreams()
+		return nil, explain(err, program.Path)
+	}
+	_ = base.Append(directory, base.Record{
+		"application":       strconv.Itoa(a.process.PID),
+		"application_start": base.StartTime(a.process.PID),
+	})
+	return a, nil
+}
+
+func secret() string {
+	var bytes [8]byte
+	_, _ = rand.Read(bytes[:])
+	return hex.EncodeToString(bytes[:])
+}
+
+func (a *application) openStreams(r request) (theirs []int, err error) {
+	if r.Stdin {
+		var file int
+		if file, a.stdin, err = pipe(); err != nil {
+			return nil, err
+		}
+		theirs = append(theirs, file)
+	} else {
+		empty, err := syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		theirs = append(theirs, empty)
+	}
+	for i, name := range []string{"stdout", "stderr"} {
+		kept := ""
+		if r.CutLines {
+			kept = filepath.Join(a.directory.Outputs(), "remote-runner."+name+".lines")
+		}
+		var file int
+		if a.pumps[i], file, err = newPump(a.stream.Writer(byte(laneStdout+i), false), kept); err != nil {
+			return theirs, err
+		}
+		theirs = append(theirs, file)
+	}
+	return theirs, nil
+}
+
+func (a *application) closeStreams() {
+	if a.stdin != nil {
+		a.stdin.Close()
+	}
+	for _, pump := range a.pumps {
+		if pump != nil {
+			pump.file.Close()
+		}
+	}
+}
+
+// follow goes with the application to its end, and tells of it.
+func (a *application) follow(r request) {
+	_ = a.stream.Send(map[string]any{"started": map[string]any{
+		"directory": string(a.directory), "outputs": a.directory.Outputs(), "pid": a.process.PID,
+	}})
+	var pumping sync.WaitGroup
+	for _, each := range a.pumps {
+		pumping.Add(1)
+		go func(p *pump) {
+			defer pumping.Done()
+			p.run()
+		}(each)
+	}
+	if a.stdin != nil {
+		go feed(a.stdin, a.stream.Reader(laneStdin))
+	}
+	if r.RunS != nil {
+		timer := time.AfterFunc(seconds(*r.RunS), func() { a.end("timeout") })
+		defer timer.Stop()
+	}
+	a.listen()
+	left, untold := a.keeper.EndRun(a.process, a.grace)
+	if a.stdin != nil {
+		a.stdin.Close()
+	}
+	for _, pump := range a.pumps {
+		pump.finish()
+	}
+	pumping.Wait()
+	status := a.process.Status()
+	code, number := status.ExitStatus(), 0
+	if status.Signaled() {
+		number = int(status.Signal())
+		code = 128 + number // as sh says it
+	}
+	_ = base.Append(a.directory, base.Record{"exit": strconv.Itoa(code)})
+	usage := a.process.Usage()
+	_ = a.stream.Send(map[string]any{"exited": map[string]any{
+		"status": code, "signal": number, "reason": a.reason, "left": left, "untold": untold, "problem": "",
+		"utime_s": inSeconds(usage.Utime), "stime_s": inSeconds(usage.Stime), "max_rss": a.process.MaxRSS(),
+		"cut": map[string]int{"stdout": a.pumps[0].cutLines(), "stderr": a.pumps[1].cutLines()},
+	}})
+}
+
+func inSeconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
+
+// listen waits for the application's end, and meanwhile for a word of the client.
+func (a *application) listen() {
+	for a.exited.Err() == nil {
+		message, err := a.stream.Receive(a.exited)
+		if a.exited.Err() != nil {
+			break
+		}
+		if err != nil {
+			a.end("lost") // nobody listens any more
+			<-a.exited.Done()
+			break
+		}
+		var word struct{ Stop *string }
+		if json.Unmarshal(message.Head, &word) == nil && word.Stop != nil {
+			a.end("stop")
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+	if a.kill != nil {
+		a.kill.Stop()
+	}
+	if a.reason == "" {
+		a.reason = "ended"
+	}
+}
+
+// end tells the application to end, and makes it after the grace time. The first reason counts.
+func (a *application) end(reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.reason != "" || a.over {
+		return
+	}
+	a.reason = reason
+	a.process.Signal(syscall.SIGTERM)
+	a.kill = time.AfterFunc(a.grace, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if !a.over {
+			a.process.Signal(syscall.SIGKILL)
+		}
+	})
+}
+
+// environment is exactly what the application gets; of several values of a name the last one counts.
+func (s *Service) environment(directory base.Run, marker string, r request) ([]string, error) {
+	var env []string
+	at := map[string]int{}
+	add := func(entry string) {
+		name := nameOf(entry)
+		if i, known := at[name]; known {
+			env[i] = entry
+			return
+		}
+		at[name] = len(env)
+		env = append(env, entry)
+	}
+	for _, name := range r.Pass {
+		if value, found := lookup(s.Environ, name); found {
+			add(name + "=" + value)
+		}
+	}
+	add("TEST_OUTPUTS_PATH=" + directory.Outputs())
+	add("TEST_TEMP_PATH=" + directory.Temp())
+	add(process.Marker + "=" + marker)
+	if r.SetTmpdir {
+		add("TMPDIR=" + directory.Temp())
+	}
+	if r.SetHostname {
+		hostname, _ := os.Hostname()
+		add("HOSTNAME=" + hostname)
+	}
+	for _, entry := range r.given {
+		if nameOf(entry) == "" {
+			return nil, wire.Fail("breach", "run: a variable without a name")
+		}
+		add(entry)
+	}
+	return env, nil
+}
+
+func nameOf(entry string) string {
+	for i := 0; i < len(entry); i++ {
+		if entry[i] == '=' {
+			return entry[:i]
+		}
+	}
+	return ""
+}
+
+func lookup(environ []string, name string) (string, bool) {
+	for _, entry := range environ {
+		if nameOf(entry) == name && name != "" {
+			return entry[len(name)+1:], true
+		}
+	}
+	return "", false
+}
+
+var _ Stream = (*wire.Stream)(nil)

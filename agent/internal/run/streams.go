@@ -1,0 +1,180 @@
+package run
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	pieceBytes = 32 << 10
+	// A pipe holds no more than this, unless root says otherwise.
+	pipeBytes = 1 << 20
+)
+
+var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+
+// pump carries one stream of an application to the client. It holds a buffer only while there is something in it.
+type pump struct {
+	file  *os.File
+	raw   syscall.RawConn
+	to    io.WriteCloser
+	gone  bool       // the client takes no more
+	guard *lineGuard // nil: bytes go on as they are
+}
+
+// newPump makes a pipe whose other end is the application's. Lines that are too long are kept in the file kept, unless
+// that is empty.
+func newPump(to io.WriteCloser, kept string) (p *pump, theirs int, err error) {
+	ends, err := rawPipe()
+	if err != nil {
+		return nil, -1, err
+	}
+	p = &pump{file: polled(ends[0]), to: to}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		syscall.Close(ends[1])
+		p.file.Close()
+		return nil, -1, err
+	}
+	if kept != "" {
+		p.guard = newLineGuard(kept, p.write)
+	}
+	return p, ends[1], nil
+}
+
+// run ends when nobody holds the other end any more, or all is read that was there at finish.
+func (p *pump) run() {
+	for p.next() {
+	}
+	if p.guard != nil {
+		p.guard.close()
+	}
+	_ = p.to.Close()
+	p.file.Close()
+}
+
+// finish says that whoever still holds the other end is none of the application.
+func (p *pump) finish() {
+	_ = p.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+// next waits for a piece and passes it on.
+func (p *pump) next() bool {
+	var piece *[pieceBytes]byte
+	var n int
+	err := p.raw.Read(func(file uintptr) bool {
+		piece, n = readPiece(file)
+		return piece != nil || n == 0
+	})
+	if err != nil {
+		p.rest()
+		return false
+	}
+	if piece == nil {
+		return false
+	}
+	p.take(piece[:n])
+	pieces.Put(piece)
+	return true
+}
+
+// rest takes what the pipe still holds.
+func (p *pump) rest() {
+	for taken := 0; taken < pipeBytes; {
+		var piece *[pieceBytes]byte
+		var n int
+		if p.raw.Control(func(file uintptr) { piece, n = readPiece(file) }) != nil || piece == nil {
+			return
+		}
+		p.take(piece[:n])
+		pieces.Put(piece)
+		taken += n
+	}
+}
+
+// readPiece returns no piece at the end (0) and where nothing is there yet (-1).
+func readPiece(file uintptr) (*[pieceBytes]byte, int) {
+	piece := pieces.Get().(*[pieceBytes]byte)
+	for {
+		n, err := syscall.Read(int(file), piece[:])
+		if n > 0 {
+			return piece, n
+		}
+		if err == syscall.EINTR {
+			continue
+		}
+		pieces.Put(piece)
+		if err == syscall.EAGAIN {
+			return nil, -1
+		}
+		return nil, 0
+	}
+}
+
+func (p *pump) take(data []byte) {
+	if p.guard != nil {
+		p.guard.feed(data)
+	} else {
+		p.write(data)
+	}
+}
+
+// write goes on without a client: an application that is told to end may have much to say until then.
+func (p *pump) write(data []byte) {
+	if !p.gone {
+		_, err := p.to.Write(data)
+		p.gone = err != nil
+	}
+}
+
+func (p *pump) cutLines() int {
+	if p.guard == nil {
+		return 0
+	}
+	return p.guard.cutLines
+}
+
+// pipe makes the application's stdin.
+func pipe() (theirs int, ours *os.File, err error) {
+	ends, err := rawPipe()
+	if err != nil {
+		return -1, nil, err
+	}
+	return ends[0], polled(ends[1]), nil
+}
+
+// rawPipe makes a pipe that no other program gets. Not os.Pipe: both its ends are non-blocking, the application's too.
+func rawPipe() (ends [2]int, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err = syscall.Pipe(ends[:]); err == nil {
+		syscall.CloseOnExec(ends[0])
+		syscall.CloseOnExec(ends[1])
+	}
+	return ends, err
+}
+
+// polled makes a file of our end, for which no thread waits.
+func polled(end int) *os.File {
+	_ = syscall.SetNonblock(end, true)
+	return os.NewFile(uintptr(end), "pipe")
+}
+
+// feed writes what the client sends to the application's stdin. What it does not read is dropped.
+func feed(stdin *os.File, from io.Reader) {
+	buffer := pieces.Get().(*[pieceBytes]byte)
+	defer pieces.Put(buffer)
+	defer stdin.Close()
+	for open := true; ; {
+		n, err := from.Read(buffer[:])
+		if open && n > 0 {
+			_, failed := stdin.Write(buffer[:n])
+			open = failed == nil
+		}
+		if err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package run
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Fetched tells what was sent of a directory.
+type Fetched struct {
+	Files   int         `json:"files"`
+	Size    int64       `json:"size"`
+	Changed []string    `json:"changed"` // while they were read; what came has the size that they had at first
+	Unread  [][2]string `json:"unread"`  // and why
+	LeftOut [][2]string `json:"left_out"`
+	Whole   bool        `json:"whole"` // nothing is unread
+}
+
+const (
+	block = 512
+	// A report goes into one message.
+	mostTold      = 1000
+	mostToldBytes = 256 << 10
+	sendBuffer    = 64 << 10
+)
+
+// Send writes a directory as one tar stream: GNU's format, so names and sizes of any length; hard links among its files as
+// links, files with holes as plain ones. The error is that of writing; what cannot be read is in the report.
+func Send(to io.Writer, directory string) (Fetched, error) {
+	t := &archive{
+		out:   bufio.NewWriterSize(to, sendBuffer),
+		root:  directory,
+		links: map[[2]uint64]string{},
+		report: Fetched{
+			Changed: []string{}, Unread: [][2]string{}, LeftOut: [][2]string{}, Whole: true,
+		},
+	}
+	err := t.directory("")
+	if err == nil {
+		_, err = t.out.Write(make([]byte, 2*block))
+	}
+	if err == nil {
+		err = t.out.Flush()
+	}
+	return t.finish(), err
+}
+
+type archive struct {
+	out       *bufio.Writer
+	root      string
+	links     map[[2]uint64]string // device and number of a file with several names: the first of them
+	report    Fetched
+	told      int
+	toldBytes int
+	untold    int
+}
+
+func (t *archive) finish() Fetched {
+	if t.untold > 0 {
+		rest := [2]string{"…", fmt.Sprintf("and %d more", t.untold)}
+		if t.report.Whole {
+			t.report.LeftOut = append(t.report.LeftOut, rest)
+		} else {
+			t.report.Unread = append(t.report.Unread, rest)
+		}
+	}
+	return t.report
+}
+
+// mayTell tells whether there is room for one more in the report.
+func (t *archive) mayTell(words string) bool {
+	if t.told++; t.told > mostTold || t.toldBytes+len(words) > mostToldBytes {
+		t.untold++
+		return false
+	}
+	t.toldBytes += len(words)
+	return true
+}
+
+func (t *archive) unread(name string, err error) {
+	t.report.Whole = false
+	if t.mayTell(name) {
+		t.report.Unread = append(t.report.Unread, [2]string{name, reason(err)})
+	}
+}
+
+func (t *archive) leftOut(name, why string) {
+	if t.mayTell(name) {
+		t.report.LeftOut = append(t.report.LeftOut, [2]string{name, why})
+	}
+}
+
+func reason(err error) string {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number.Error()
+	}
+	return err.Error()
+}
+
+// directory sends what is in a directory, "" for the whole; of the names only those of its directories are kept meanwhile.
+func (t *archive) directory(name string) error {
+	shown := name
+	flags := os.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NOFOLLOW
+	if name == "" {
+		shown = "."
+		flags &^= syscall.O_NOFOLLOW
+	}
+	file, err := os.OpenFile(filepath.Join(t.root, name), flags, 0)
+	if err != nil {
+		t.unread(shown, err)
+		return nil
+	}
+	defer file.Close()
+	var directories []string
+	for {
+		names, err := file.Readdirnames(256)
+		for _, each := range names {
+			isDirectory, failed := t.entry(name + each)
+			if failed != nil {
+				return failed
+			}
+			if isDirectory {
+				directories = append(directories, name+each+"/")
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.unread(shown, err)
+			break
+		}
+	}
+	file.Close()
+	for _, each := range directories {
+		if err := t.directory(each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry sends one entry; of a directory its name only.
+func (t *archive) entry(name string) (isDirectory bool, failed error) {
+	path := filepath.Join(t.root, name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.unread(name, err)
+		return false, nil
+	}
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		return true, t.header(header{name: name + "/", kind: '5', info: info})
+	case fs.ModeSymlink:
+		target, err := os.Readlink(path)
+		if err != nil {
+			t.unread(name, err)
+			return false, nil
+		}
+		return false, t.header(header{name: name, kind: '2', link: target, info: info})
+	case 0:
+		return false, t.file(name, path, info)
+	case fs.ModeNamedPipe:
+		t.leftOut(name, "is a named pipe")
+	case fs.ModeSocket:
+		t.leftOut(name, "is a socket")
+	default:
+		t.leftOut(name, "is a device")
+	}
+	return false, nil
+}
+
+func (t *archive) file(name, path string, info fs.FileInfo) error {
+	var identity [2]uint64
+	if system, ok := info.Sys().(*syscall.Stat_t); ok && system.Nlink > 1 {
+		identity = [2]uint64{uint64(system.Dev), uint64(system.Ino)}
+		if first, seen := t.links[identity]; seen {
+			t.report.Files++
+			return t.header(header{name: name, kind: '1', link: first, info: info})
+		}
+	}
+	// Not blocking: a pipe may have come in its place meanwhile.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.unread(name, err)
+		return nil
+	}
+	defer file.Close()
+	if info, err = file.Stat(); err != nil || !info.Mode().IsRegular() {
+		t.unread(name, errors.New("was replaced while it was read"))
+		return nil
+	}
+	size := info.Size()
+	if err := t.header(header{name: name, kind: '0', size: size, info: info}); err != nil {
+		return err
+	}
+	content := &padded{file: file, left: size}
+	if _, err := t.out.ReadFrom(content); err != nil {
+		return err
+	}
+	if err := t.pad(size); err != nil {
+		return err
+	}
+	if identity != [2]uint64{} {
+		t.links[identity] = name
+	}
+	t.report.Files++
+	t.report.Size += size
+	if content.failed != nil {
+		t.unread(name, content.failed)
+	} else if now, err := file.Stat(); content.short || err == nil && (now.Size() != size || now.ModTime() != info.ModTime()) {
+		if t.mayTell(name) {
+			t.report.Changed = append(t.report.Changed, name)
+		}
+	}
+	return nil
+}
+
+// padded reads exactly so many bytes of a file: zeros where it has become shorter or cannot be read.
+type padded struct {
+	file   io.Reader
+	left   int64
+	short  bool
+	failed error
+}
+
+func (p *padded) Read(into []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.EOF
+	}
+	into = into[:min(int64(len(into)), p.left)]
+	n := 0
+	if !p.short {
+		var err error
+		if n, err = p.file.Read(into); n == 0 && err != nil {
+			p.short = true
+			if err != io.EOF {
+				p.failed = err
+			}
+		}
+	}
+	if p.short {
+		n = len(into)
+		for i := range into {
+			into[i] = 0
+		}
+	}
+	p.left -= int64(n)
+	return n, nil
+}
+
+type header struct {
+	name, link string
+	kind       byte
+	size       int64
+	info       fs.FileInfo // nil: of our own
+}
+
+// header writes a header, and before it those of names that do not fit in it.
+func (t *archive) header(h header) error {
+	const longest = 100
+	for _, long := range []struct {
+		text string
+		kind byte
+	}{{h.link, 'K'}, {h.name, 'L'}} {
+		if len(long.text) <= longest {
+			continue
+		}
+		text := long.text + "\x00"
+		if err := t.header(header{name: "././@LongLink", kind: long.kind, size: int64(len(text))}); err != nil {
+			return err
+		}
+		if _, err := t.out.WriteString(text); err != nil {
+			return err
+		}
+		if err := t.pad(int64(len(text))); err != nil {
+			return err
+		}
+	}
+	var b [block]byte
+	copy(b[:longest], h.name)
+	copy(b[157:257], h.link)
+	var mode, seconds int64
+	if h.info != nil {
+		mode, seconds = int64(h.info.Mode().Perm()), h.info.ModTime().Unix()
+	}
+	number(b[100:108], mode)
+	number(b[108:116], 0) // nobody's: they are the reader's
+	number(b[116:124], 0)
+	number(b[124:136], h.size)
+	number(b[136:148], seconds)
+	b[156] = h.kind
+	copy(b[257:265], "ustar  \x00")
+	copy(b[148:156], strings.Repeat(" ", 8))
+	sum := 0
+	for _, c := range b {
+		sum += int(c)
+	}
+	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	_, err := t.out.Write(b[:])
+	return err
+}
+
+// number writes octal digits, or where they do not fit GNU's base 256, two's complement with the highest bit set.
+func number(field []byte, value int64) {
+	digits := len(field) - 1
+	if value >= 0 && value < 1<<(3*digits) {
+		for at := digits - 1; at >= 0; at-- {
+			field[at] = '0' + byte(value&7)
+			value >>= 3
+		}
+		return
+	}
+	for at := len(field) - 1; at >= 0; at-- {
+		field[at] = byte(value)
+		value >>= 8
+	}
+	field[0] |= 0x80
+}
+
+// pad fills the block behind something of that size.
+func (t *archive) pad(size int64) error {
+	var zeros [block]byte
+	_, err := t.out.Write(zeros[:-size&(block-1)])
+	return err
+}
