@@ -11,6 +11,7 @@ import (
 	"remote-runner/agent/internal/files"
 	"remote-runner/agent/internal/host"
 	"remote-runner/agent/internal/leftovers"
+	"remote-runner/agent/internal/nix"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/relay"
 	"remote-runner/agent/internal/run"
@@ -24,8 +25,9 @@ func verbs(a *host.Agent) wire.Handler {
 	keeper := process.NewKeeper(a.Groups)
 	commands := &command.Service{Processes: keeper, Environ: environ, Home: home}
 	left := &leftovers.Service{Base: a.Base, Home: home, SendOutputs: sendOutputs}
-	artifacts := &store.Service{Base: a.Base, Used: left.Used, Places: left.Places}
-	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ}
+	nixes := &nix.Service{Base: a.Base, Processes: keeper, Environ: environ, Home: home}
+	artifacts := &store.Service{Base: a.Base, Used: left.Used, Places: left.Places, Prove: nixes.Prove}
+	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ, Nix: nixes}
 	copies := &files.Service{Home: home}
 	// The session is made after this.
 	relays := &relay.Service{Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
@@ -35,6 +37,8 @@ func verbs(a *host.Agent) wire.Handler {
 		"run":              runs.Run,
 		"exec":             commands.Exec,
 		"artifact":         artifacts.Artifact,
+		"nix":              nixes.Copy,
+		"closure":          artifacts.Closure,
 		"artifacts":        artifacts.Artifacts,
 		"remove-artifacts": artifacts.RemoveArtifacts,
 		"listen":           relays.Listen,

@@ -6,7 +6,6 @@ import (
 	"debug/elf"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,43 +13,48 @@ import (
 	"syscall"
 
 	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/nix"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/wire"
 )
 
 // find finds the program, and tells what is wrong with it as far as that shows before it is started.
 func (s *Service) find(ctx context.Context, directory base.Run, r request) (Program, error) {
-	if r.Artifact != "" && r.Store != "cache" && r.Store != "" {
-		if s.Prepare == nil {
-			return Program{}, wire.Fail("breach", "run: this agent has no store %q", r.Store)
-		}
-		return s.Prepare(ctx, r.Store, r.Artifact, directory, r.argv)
-	}
 	path := r.argv[0]
+	var place *nix.Place
 	switch {
+	case r.Artifact != "" && (r.Store == nix.HostStore || r.Store == nix.UserStore):
+		var err error
+		if place, err = s.Nix.Place(ctx, r.Store, r.Artifact, path, directory); err != nil {
+			return Program{}, err
+		}
+		path = place.Program
+	case r.Artifact != "" && r.Store != "cache" && r.Store != "":
+		return Program{}, wire.Fail("breach", "run: there is no store %q", r.Store)
 	case r.Artifact != "":
 		if !base.IsName(r.Artifact) {
 			return Program{}, wire.Fail("breach", "run: %q is no artifact", r.Artifact)
 		}
 		content := s.Base.Content(r.Artifact)
 		if info, err := os.Stat(content); err != nil || !info.IsDir() {
-			return Program{}, with(wire.Fail("missing", "the artifact %s is not there", r.Artifact), "artifact", r.Artifact)
+			return Program{}, wire.Fail("missing", "the artifact %s is not there", r.Artifact).With("artifact", r.Artifact)
 		}
 		s.Base.Use(r.Artifact)
 		path = filepath.Join(content, path)
 	case !strings.Contains(path, "/"):
 		path = search(path, s.Environ)
 	}
-	info, err := os.Stat(path)
+	file := place.See(path)
+	info, err := os.Stat(file)
 	switch {
 	case err != nil:
 		return Program{}, unusable(path, "nothing")
 	case info.IsDir():
 		return Program{}, unusable(path, "directory")
-	case syscall.Access(path, 1) != nil: // X_OK
+	case syscall.Access(file, 1) != nil: // X_OK
 		return Program{}, unusable(path, "not-executable")
 	}
-	return Program{path, append([]string{path}, r.argv[1:]...)}, nil
+	return Program{path, append([]string{path}, r.argv[1:]...), place}, nil
 }
 
 // search looks for a name on the login's PATH; the name itself where it is not there.
@@ -69,13 +73,13 @@ func search(name string, environ []string) string {
 }
 
 func unusable(path, problem string) error {
-	failure := wire.Fail("program", "%s: %s", path, problem)
-	return with(with(failure, "program", path), "problem", problem)
+	return wire.Fail("program", "%s: %s", path, problem).With("program", path).With("problem", problem)
 }
 
 // startProgram starts it; what the kernel takes for no program is a script of sh, as for every shell, unless it is binary.
 func startProgram(keeper *process.Keeper, program Program, spec process.Spec) (*process.Process, error) {
 	spec.Path, spec.Argv = program.Path, program.Argv
+	program.place.Enter(&spec)
 	started, err := keeper.Start(spec)
 	if errors.Is(err, syscall.ENOEXEC) && isText(program.Path) {
 		spec.Path = "/bin/sh"
@@ -119,29 +123,41 @@ func formatOf(head []byte) string {
 }
 
 // explain tells why a program did not start.
-func explain(err error, path string) error {
+func explain(err error, program Program) error {
+	problem := program.place.NotStarted(err)
 	switch {
+	case problem != "":
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EMFILE),
 		errors.Is(err, syscall.ENFILE):
 		return wire.Fail("processes", "no process can be started: %v", err)
+	default:
+		problem = problemOf(err, program)
+	}
+	return unusable(program.Path, problem)
+}
+
+// problemOf is what is wrong with a program that exec did not start.
+func problemOf(err error, program Program) string {
+	file := program.place.See(program.Path)
+	switch {
 	case errors.Is(err, syscall.ENOEXEC):
-		format := "unknown"
-		if head, err := headOf(path, 20); err == nil && formatOf(head) != "" {
-			format = formatOf(head)
+		if head, err := headOf(file, 20); err == nil && formatOf(head) != "" {
+			return "format:" + formatOf(head)
 		}
-		return unusable(path, "format:"+format)
+		return "format:unknown"
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EACCES):
-		if _, gone := os.Stat(path); gone != nil {
-			return unusable(path, "nothing")
+		if _, gone := os.Stat(file); gone != nil {
+			return "nothing"
 		}
-		if interpreter := interpreterOf(path); interpreter != "" && syscall.Access(interpreter, 1) != nil {
-			return unusable(path, "interpreter:"+interpreter)
+		interpreter := interpreterOf(file)
+		if interpreter != "" && syscall.Access(program.place.See(interpreter), 1) != nil {
+			return "interpreter:" + interpreter
 		}
 		if errors.Is(err, syscall.EACCES) {
-			return unusable(path, "not-executable") // a file system mounted noexec, or the system's policy
+			return "not-executable" // a file system mounted noexec, or the system's policy
 		}
 	}
-	return unusable(path, fmt.Sprint(err))
+	return err.Error()
 }
 
 // interpreterOf is the program that a script or an ELF file names to be started with; "" for none.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"math"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/nix"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/wire"
 )
@@ -34,14 +34,14 @@ type Service struct {
 	Base      base.Directory
 	Processes *process.Keeper
 	Environ   []string // of the login
-	// Prepare finds a program in another store than the cache ("nix", "user"), where this agent has one.
-	Prepare func(ctx context.Context, store, artifact string, run base.Run, argv []string) (Program, error)
+	Nix       *nix.Service
 }
 
-// Program is what shall be started.
+// Program is what shall be started: its path as it sees it itself.
 type Program struct {
-	Path string
-	Argv []string
+	Path  string
+	Argv  []string
+	place *nix.Place // nil where it is in no store of Nix's
 }
 
 // Stream is what a run needs of a *wire.Stream.
@@ -72,8 +72,8 @@ type request struct {
 
 func parse(open wire.Message) (request, error) {
 	var r request
-	if err := json.Unmarshal(open.Head, &r); err != nil {
-		return r, wire.Fail("breach", "run: %v", err)
+	if err := open.Decode(&r); err != nil {
+		return r, err
 	}
 	if !base.IsName(r.ID) || r.Argc < 1 || r.Argc > len(open.Fields) || len(open.Fields[0]) == 0 {
 		return r, wire.Fail("breach", "run: no name for a run, or no program")
@@ -135,7 +135,7 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 			return nil // kept
 		}
 		var word struct{ Clean, Keep bool }
-		_ = json.Unmarshal(message.Head, &word)
+		_ = message.Decode(&word)
 		if word.Clean {
 			if err := base.Remove(string(directory)); err != nil {
 				return stream.Send(map[string]any{"kept": string(directory), "problem": err.Error()})
@@ -158,7 +158,7 @@ func makeRun(run base.Run) error {
 	}
 	if errors.Is(err, os.ErrExist) {
 		if info, found := os.Lstat(string(run)); found == nil && info.IsDir() {
-			return with(wire.Fail("exists", "there is a run of that name: %s", run), "directory", string(run))
+			return wire.Fail("exists", "there is a run of that name: %s", run).With("directory", string(run))
 		}
 	}
 	for _, each := range []string{run.Outputs(), run.Temp()} {
@@ -178,15 +178,7 @@ func noRoom(err error, path string) error {
 	if errors.Is(err, syscall.EROFS) {
 		kind = "readonly"
 	}
-	return with(wire.Fail(kind, "%v", err), "path", path)
-}
-
-func with(failure *wire.Failure, key, value string) *wire.Failure {
-	if failure.More == nil {
-		failure.More = map[string]any{}
-	}
-	failure.More[key] = value
-	return failure
+	return wire.Fail(kind, "%v", err).With("path", path)
 }
 
 // application is a program that runs, with what is needed to end it; nothing of that is read back from the disk.
@@ -195,6 +187,7 @@ type application struct {
 	stream    Stream
 	directory base.Run
 	process   *process.Process
+	program   Program
 	grace     time.Duration
 	exited    context.Context // over when the process has ended
 	exit      context.CancelFunc
@@ -233,7 +226,9 @@ func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, 
 		return nil, err
 	}
 
-	a := &application{keeper: s.Processes, stream: stream, directory: directory, grace: seconds(r.GraceS)}
+	a := &application{
+		keeper: s.Processes, stream: stream, directory: directory, program: program, grace: seconds(r.GraceS),
+	}
 	a.exited, a.exit = context.WithCancel(context.Background())
 	theirs, err := a.openStreams(r)
 	defer func() {
@@ -250,7 +245,7 @@ func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, 
 	if err != nil {
 		a.exit()
 		a.closeStreams()
-		return nil, explain(err, program.Path)
+		return nil, explain(err, program)
 	}
 	_ = base.Append(directory, base.Record{
 		"application":       strconv.Itoa(a.process.PID),
@@ -342,10 +337,22 @@ func (a *application) follow(r request) {
 	_ = base.Append(a.directory, base.Record{"exit": strconv.Itoa(code)})
 	usage := a.process.Usage()
 	_ = a.stream.Send(map[string]any{"exited": map[string]any{
-		"status": code, "signal": number, "reason": a.reason, "left": left, "untold": untold, "problem": "",
+		"status": code, "signal": number, "reason": a.reason, "left": left, "untold": untold, "problem": a.problem(),
 		"utime_s": inSeconds(usage.Utime), "stime_s": inSeconds(usage.Stime), "max_rss": a.process.MaxRSS(),
 		"cut": map[string]int{"stdout": a.pumps[0].cutLines(), "stderr": a.pumps[1].cutLines()},
 	}})
+}
+
+// problem is what kept the application from becoming the program that it was started for, "" for nothing.
+func (a *application) problem() string {
+	if a.reason != "ended" {
+		return ""
+	}
+	problem, err := a.program.place.Ended()
+	if err != nil {
+		return problemOf(err, a.program)
+	}
+	return problem
 }
 
 func inSeconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
@@ -363,7 +370,7 @@ func (a *application) listen() {
 			break
 		}
 		var word struct{ Stop *string }
-		if json.Unmarshal(message.Head, &word) == nil && word.Stop != nil {
+		if message.Decode(&word) == nil && word.Stop != nil {
 			a.end("stop")
 		}
 	}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// aside begins the names of what is being brought or removed.
-	aside = ".tmp-"
+	// Aside begins the names of what is being brought or removed.
+	Aside = ".tmp-"
 	// A run that begins has touched its artifact before it has a record; neither takes so long.
 	justUsed = 10 * time.Minute
 	// What a push left that was cut off; none takes so long.
@@ -102,7 +102,7 @@ func (c *Cache) lock(ctx context.Context) (func(), error) {
 }
 
 func (c *Cache) newAside() (string, error) {
-	return os.MkdirTemp(c.directory, aside)
+	return os.MkdirTemp(c.directory, Aside)
 }
 
 // makeRoom removes the longest unused artifacts that no living run has, until all together and `more` are within limit.
@@ -166,7 +166,7 @@ func lastUse(place string) time.Time {
 
 // sweep removes what pushes left that were cut off.
 func (c *Cache) sweep() {
-	left, _ := filepath.Glob(filepath.Join(c.directory, aside+"*"))
+	left, _ := filepath.Glob(filepath.Join(c.directory, Aside+"*"))
 	for _, place := range left {
 		if info, err := os.Lstat(place); err == nil && time.Since(info.ModTime()) > abandoned {
 			_ = base.Remove(place)

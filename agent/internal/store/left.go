@@ -77,10 +77,10 @@ func listLeft(home string, used map[string]bool) (found []Left) {
 	for _, root := range names(filepath.Join(home, "nix", "roots")) {
 		add(root, 0)
 	}
-	own := userStore(filepath.Join(home, "store"))
+	own := UserStoreIn(base.Directory(home))
 	closures, unnamed := own.weigh()
 	for _, closure := range own.closures() {
-		if !strings.HasPrefix(filepath.Base(closure), aside) {
+		if !strings.HasPrefix(filepath.Base(closure), Aside) {
 			add(closure, closures[closure])
 		}
 	}
@@ -93,7 +93,7 @@ func listLeft(home string, used map[string]bool) (found []Left) {
 // directories has those of the cache, and what pushes left there and in the user's own store.
 func directories(home string) (found []string) {
 	for _, place := range append(names(filepath.Join(home, "artifacts")), names(filepath.Join(home, "store"))...) {
-		ours := filepath.Base(filepath.Dir(place)) == "artifacts" || strings.HasPrefix(filepath.Base(place), aside)
+		ours := filepath.Base(filepath.Dir(place)) == "artifacts" || strings.HasPrefix(filepath.Base(place), Aside)
 		if info, err := os.Lstat(place); err == nil && info.IsDir() && ours {
 			found = append(found, place)
 		}
@@ -163,7 +163,7 @@ func (r *removing) from(ctx context.Context, place base.Directory) error {
 			r.Did(root, os.Remove(root))
 		}
 	}
-	own := userStore(filepath.Join(home, "store"))
+	own := UserStoreIn(base.Directory(home))
 	_, unnamed := own.weigh()
 	// A run that began since the look had its record before it found its list. So a list goes aside, where it still
 	// counts, and its paths go after a second look.
@@ -217,7 +217,7 @@ func (r *removing) mayGo(place string, used map[string]bool) bool {
 
 // removeAside moves it first, so that nothing half removed can be started.
 func removeAside(place string) error {
-	gone, err := os.MkdirTemp(filepath.Dir(place), aside)
+	gone, err := os.MkdirTemp(filepath.Dir(place), Aside)
 	if err != nil {
 		return err
 	}

@@ -83,12 +83,18 @@ func Unpack(stream io.Reader, directory string, limit int64) error {
 
 // safeName is an entry's name without a directory's slash, if it is `c` or below it.
 func safeName(said string, directory bool) (string, error) {
+	name, err := plainName(said, directory)
+	if err == nil && (name != top && !strings.HasPrefix(name, top+"/") || name == top && !directory) {
+		err = fmt.Errorf("%w: %q is not below %s/", errUnsafe, said, top)
+	}
+	return name, err
+}
+
+// plainName is an entry's name without a directory's slash, if it leads downwards only.
+func plainName(said string, directory bool) (string, error) {
 	name := said
 	if directory {
 		name = strings.TrimSuffix(name, "/")
-	}
-	if name != top && !strings.HasPrefix(name, top+"/") || name == top && !directory {
-		return "", fmt.Errorf("%w: %q is not below %s/", errUnsafe, said, top)
 	}
 	for _, part := range strings.Split(name, "/") {
 		if part == "" || part == "." || part == ".." || strings.IndexByte(part, 0) >= 0 {

@@ -34,6 +34,8 @@ type Service struct {
 	Used func() map[string]bool
 	// Places are all directories of ours on this host, where there is more to look at than Base.
 	Places func() []base.Directory
+	// Prove tries by which way a program here gets to see the user's own Nix store.
+	Prove func(context.Context, UserStore) (how string, err error)
 }
 
 func (s *Service) cache() *Cache {

@@ -1,0 +1,218 @@
+package store
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/wire"
+)
+
+// What the names of a closure may take; 100,000 paths have less.
+const longestList = 16 << 20
+
+// Closure is the verb `closure`: it takes those paths of a closure that are missing into the user's own store.
+//
+// Whether programs here can be shown that store is proved before anything is sent.
+func (s *Service) Closure(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Out           string
+		Length, Limit int64
+	}
+	if err := open.Decode(&request); err != nil {
+		return err
+	}
+	if !storeName.MatchString(request.Out) || request.Length < 0 || request.Length > longestList {
+		return wire.Fail("breach", "no closure can be asked for by %s", open.Head)
+	}
+	own := UserStoreIn(s.Base)
+	have := func() bool { return own.How() != "" && own.Use(request.Out) }
+	if have() {
+		return stream.Send(map[string]any{"have": s.Base})
+	}
+	if err := own.make(); err != nil {
+		return noRoom(err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	unlock, err := lock(waiting, filepath.Join(string(own), ".lock-"+request.Out))
+	switch {
+	case err == nil:
+		defer unlock()
+		if have() {
+			return stream.Send(map[string]any{"have": s.Base})
+		}
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !errors.Is(err, context.DeadlineExceeded):
+		return noRoom(err)
+	}
+	if own.How() == "" {
+		how, err := s.Prove(ctx, own)
+		if err == nil {
+			err = base.WriteFile(own.howFile(), []byte(how+"\n"), 0o600)
+		} else if ctx.Err() == nil {
+			return wire.Fail("namespace", "%v", err)
+		}
+		if err != nil {
+			return noRoom(err)
+		}
+	}
+	sent, err := own.take(ctx, stream, request.Out, request.Length)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(map[string]any{"done": s.Base}); err != nil {
+		return err
+	}
+	if sent {
+		own.makeRoom(request.Out, request.Limit, s.Used)
+	}
+	own.tidy()
+	return nil
+}
+
+// take asks for what is missing and takes it; sent tells whether that was anything.
+func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, length int64) (sent bool, err error) {
+	lane := stream.Reader(0)
+	list := make([]byte, length)
+	if _, err := io.ReadFull(lane, list); err != nil {
+		return false, wire.Fail("failed", "the list of the paths ended early")
+	}
+	listed := strings.Fields(string(list))
+	for _, name := range listed {
+		if !storeName.MatchString(name) {
+			return false, wire.Fail("breach", "%q is no name of a store path", name)
+		}
+	}
+	// From here on no cleaning takes what this list names.
+	pending, err := os.CreateTemp(s.closure(""), Aside)
+	if err != nil {
+		return false, noRoom(err)
+	}
+	defer os.Remove(pending.Name())
+	_, err = pending.Write(list)
+	if closed := pending.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return false, noRoom(err)
+	}
+	missing := map[string]bool{}
+	numbers := []int{}
+	for number, name := range listed {
+		if _, err := os.Lstat(s.path(name)); err != nil {
+			missing[name] = true
+			numbers = append(numbers, number)
+		}
+	}
+	if len(missing) > 0 {
+		if err := stream.Send(map[string]any{"missing": numbers}); err != nil {
+			return false, err
+		}
+		stream.Grant(0, bulkCredit)
+		if err := s.unpack(lane, missing); err != nil {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			if errors.Is(err, errUnsafe) {
+				return false, wire.Fail("failed", "%v", err)
+			}
+			return false, noRoom(err)
+		}
+	}
+	if err := os.Rename(pending.Name(), s.closure(out)); err != nil {
+		return false, noRoom(err)
+	}
+	return len(missing) > 0, nil
+}
+
+// unpack writes the tar stream's store paths aside, and when all that are missing are whole, moves them to their place.
+func (s UserStore) unpack(stream io.Reader, missing map[string]bool) error {
+	place, err := os.MkdirTemp(string(s), Aside)
+	if err != nil {
+		return err
+	}
+	defer base.Remove(place)
+	if err := unpackPaths(stream, place, missing); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, stream); err != nil {
+		return readFailure(err)
+	}
+	for name := range missing {
+		if _, err := os.Lstat(filepath.Join(place, name)); err != nil {
+			return fmt.Errorf("%w: %s did not come", errUnsafe, name)
+		}
+	}
+	for name := range missing {
+		// What somebody else has brought meanwhile stays as it is.
+		if failed := move(filepath.Join(place, name), s.path(name)); failed != nil {
+			if _, err := os.Lstat(s.path(name)); err != nil {
+				return failed
+			}
+		}
+	}
+	return nil
+}
+
+// unpackPaths writes the paths with those names into the directory, as they are in every store: nothing can be written
+// to but the directories of the paths themselves, which are to be moved, and files were changed at second 1.
+func unpackPaths(stream io.Reader, directory string, names map[string]bool) error {
+	archive := tar.NewReader(stream)
+	made := map[string]bool{}
+	var below []string
+	for {
+		header, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return readFailure(err)
+		}
+		if header.Name == complete && header.Size == 0 {
+			continue
+		}
+		name, err := plainName(header.Name, header.Typeflag == tar.TypeDir)
+		if err != nil {
+			return err
+		}
+		parent := filepath.Dir(name)
+		if parent == "." && !names[name] || parent != "." && !made[parent] {
+			return fmt.Errorf("%w: %q was not asked for", errUnsafe, header.Name)
+		}
+		path := filepath.Join(directory, name)
+		switch header.Typeflag {
+		case tar.TypeDir:
+			err = os.Mkdir(path, 0o755)
+			made[name] = true
+			if parent != "." {
+				below = append(below, path)
+			}
+		case tar.TypeSymlink:
+			err = os.Symlink(header.Linkname, path)
+		case tar.TypeReg:
+			if err = writeFile(archive, path, header.Mode&0o100 != 0); err == nil {
+				err = os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
+			}
+		default:
+			return fmt.Errorf("%w: %q is neither a file nor a directory nor a link", errUnsafe, header.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i := len(below) - 1; i >= 0; i-- {
+		if err := os.Chmod(below[i], 0o555); err != nil {
+			return err
+		}
+	}
+	return nil
+}
