@@ -24,7 +24,6 @@ from remote_runner.connection.ssh import ping_interval_s
 from remote_runner.connection.transport import Pipes, Transport
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import (
-    DeadlineError,
     FarShellError,
     HandshakeDroppedError,
     HostError,
@@ -39,7 +38,8 @@ from remote_runner.inventory.systems import System
 
 __all__ = ["Greeting", "Link", "Stream", "StreamClosed"]
 
-_HANDSHAKES = 32  # at once in this process: each is 20 ms of CPU here
+_HANDSHAKES = 64  # at once in this process: each is 20 ms of CPU here
+_HANDSHAKE_S = 1.0  # who takes longer waits for an answer, and is in nobody's way
 _MOST_NOISE_BYTES = 4 << 20  # a server may send banners for as long as it likes
 _LONGEST_PAUSE_S = 5.0
 _LEAVE_S = 2.0
@@ -334,6 +334,7 @@ class Link:
         with ExitStack() as turn:
             await turns.acquire()
             turn.callback(turns.release)
+            turn.callback(self._loop.call_later(_HANDSHAKE_S, turn.close).cancel)
             pipes = await self._transport.start(first=first, deadline=deadline)
             answers = Answers(nonce := os.urandom(16).hex())
             values = {
@@ -422,7 +423,7 @@ class Link:
 
     async def _read_program(self, words: str) -> bytes:
         """The program for what the host says it is. Raises `FarShellError`, `BuildFailedError`."""
-        sysname, machine, bits, *_ = (*words.split(), "", "", "", "")
+        sysname, machine, bits = (*words.split(), "", "", "")[:3]
         try:
             system = System.from_uname(sysname, machine, int(bits) if bits.isdecimal() and len(bits) < 4 else 0)
         except UnknownSystemError as error:

@@ -154,6 +154,7 @@ class SessionCore:
         self._bulk_limit = LEAST_BULK_BYTES
         self._bulk_kept = 0
         self._is_limited = False
+        self._is_found = False  # it was once too much
         self._limit_changed = 0
         self._shortest_s = math.inf
         # What is to be acknowledged.
@@ -177,6 +178,7 @@ class SessionCore:
         if not self._acknowledged <= peer_received <= self._sent:
             raise BreachError(f"it has {peer_received} frames of {self._sent}, and had {self._acknowledged}")
         self._shortest_s, self._bulk_limit, self._limit_changed = math.inf, LEAST_BULK_BYTES, self._sent
+        self._is_found = False
         self._acknowledge(peer_received, math.inf)
         self._kept = deque((number, head, payload, bulk, now) for number, head, payload, bulk, _ in self._kept)
         self._again = deque(self._kept)
@@ -542,8 +544,10 @@ class SessionCore:
             return  # sent under another limit
         if took_s > self._shortest_s + 0.5:
             self._bulk_limit = max(LEAST_BULK_BYTES, self._bulk_limit // 2)
-        elif took_s <= self._shortest_s + 0.25 and self._is_limited:
-            self._bulk_limit = min(MOST_BULK_BYTES, self._bulk_limit * 2)
+            self._is_found = True
+        elif took_s <= self._shortest_s + 0.1 and self._is_limited:
+            more = LEAST_BULK_BYTES if self._is_found else self._bulk_limit
+            self._bulk_limit = min(MOST_BULK_BYTES, self._bulk_limit + more)
         else:
             return
         self._is_limited = False

@@ -474,7 +474,5 @@ class SshTransport:
     def last_words(self) -> str:
         log = self._read_log()
         self._close_log()
-        lines = [
-            line for line in log.replace("\r", "").splitlines() if not line.startswith(("Authenticated", "Transf"))
-        ]
-        return lines[-1][:200] if lines else ""
+        lines = [line for line in log.splitlines() if not line.startswith(("Authenticated", "Transf", "Bytes"))]
+        return "".join(c for c in lines[-1][:200] if c.isprintable()) if lines else ""
