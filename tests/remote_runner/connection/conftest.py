@@ -1,0 +1,34 @@
+"""The agent's program for this machine, built once for the session where the installation has not built it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from remote_runner.connection.program import find_program, program_for
+from remote_runner.controller import Controller
+from remote_runner.inventory.systems import System
+from tests.needs import need
+
+
+@pytest.fixture(scope="session")
+def built_agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has the program, for `Controller.cache`."""
+    cache = tmp_path_factory.mktemp("agents", numbered=False) if "PYTEST_XDIST_WORKER" not in os.environ else None
+    if cache is None:
+        cache = tmp_path_factory.getbasetemp().parent / "agents"  # the session's, for all its workers
+        cache.mkdir(exist_ok=True)
+    if find_program(System.local(), cache) is None:
+        need("go")
+        program_for(System.local(), Controller(cache, cache), os.environ)
+    return cache
+
+
+@pytest.fixture
+def agents(controller: Controller, built_agents: Path) -> Controller:
+    """The controller's directories for this test, with the program in its cache."""
+    (built_agents / "agents").mkdir(exist_ok=True)
+    (controller.cache / "agents").symlink_to(built_agents / "agents")
+    return controller
