@@ -10,13 +10,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testground import plan_file
 from testground.errors import CompositionError
 from testground.manifest import Manifest, TestCase
 from testground.plan_file import Table, known
 from testground.runenv import pack_params
+
+if TYPE_CHECKING:
+    from testground.template import Templates
 
 SINGLE = "single"
 DEFAULT_RUN = "default"
@@ -102,10 +105,16 @@ class Composition:
     warnings: tuple[str, ...] = ()  # keys of the file that nobody reads
 
     @classmethod
-    def load(cls, path: Path) -> Composition:
-        """Read the file. Raises `CompositionError`."""
+    def load(cls, path: Path, templates: Templates | None = None) -> Composition:
+        """Read the file; one with `{{` in it is filled in by `templates` before. Raises `CompositionError`."""
         file, text = plan_file.load(path, CompositionError)
-        return cls.from_toml(text, file=file)
+        if "{{" not in text:
+            return cls.from_toml(text, file=file)
+        if templates is None:
+            line = text[: text.index("{{")].count("\n") + 1
+            next_step = "write the values into a composition of its own"
+            raise CompositionError(file, f"line {line}", "is a template, {{…}}", next_step=next_step)
+        return cls.from_toml(templates.fill_in(text, path), file=f"{file}, filled in")
 
     @classmethod
     def from_toml(cls, text: str, *, file: str = "composition.toml") -> Composition:

@@ -170,7 +170,12 @@ def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str])
     try:
         values = tomli.loads(text)
         _check_numbers(values)
-    except (ValueError, RecursionError) as fault:  # TOMLDecodeError; a number of 5,000 digits; nested without end
+    except tomli.TOMLDecodeError as fault:
+        # Not the whole line: a template may have put a secret into the value.
+        lines = text.splitlines()
+        begins = lines[fault.lineno - 1].partition("=")[0].strip()[:60] if fault.lineno <= len(lines) else ""
+        raise error(file, "", f"is no TOML: {fault}" + (f": {begins} …" if begins else "")) from fault
+    except (ValueError, RecursionError) as fault:  # a number of 5,000 digits; nested without end
         raise error(file, "", f"is no TOML: {fault}") from fault
     return _table(file, "", values, error, [], keys)
 
