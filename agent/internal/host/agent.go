@@ -10,7 +10,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -23,15 +22,14 @@ const handOverTime = 10 * time.Second
 // Agent is the life of one agent around its session.
 type Agent struct {
 	Base     base.Directory
-	Groups   Groups          // the guardian's list
-	Busy     *sync.WaitGroup // what the agent waits for at its end, besides the verbs
+	Groups   Groups // the guardian's list
 	Session  *wire.Session
 	identity string
 	name     string
 }
 
-// Serve is the program `agent BASE SESSION`, as the guardian starts it. It ends when the session is over and nothing
-// is left to do. prepare makes what serves the streams.
+// Serve is the program `agent BASE SESSION`, as the guardian starts it. It ends when the session is over and all verbs
+// have ended. prepare makes what serves the streams.
 func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) error {
 	if len(args) != 2 || !base.IsName(args[1]) {
 		return fmt.Errorf("usage: agent agent BASE SESSION")
@@ -43,7 +41,6 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 	a := &Agent{
 		Base:     base.Directory(args[0]),
 		Groups:   &teller{pipe: os.NewFile(groupsPipe, "guardian")},
-		Busy:     &sync.WaitGroup{},
 		identity: identity,
 		name:     args[1],
 	}
@@ -72,17 +69,15 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 	go a.attach(first.(*net.UnixConn))
 
 	<-a.Session.Done()
-	if reason := a.Session.Reason(); reason == "breach" {
-		log.Printf("the session is over: %s", reason)
-	}
 	if listener != nil {
 		listener.Close()
 		a.remove(socketName(a.name), bootName(a.name))
 	}
 	a.Session.Wait()
-	a.Busy.Wait()
 	a.Session.Close()
-	a.remove(logName(a.name))
+	if a.Session.Reason() != "breach" { // the log tells of it
+		a.remove(logName(a.name))
+	}
 	return nil
 }
 

@@ -20,6 +20,7 @@ type client struct {
 	t       *testing.T
 	session *Session
 	cutAt   func() int // after how many bytes of the agent a transport breaks; 0 for never
+	rate    int        // how many bytes a second the transport carries to here; 0 for any
 
 	mu       sync.Mutex
 	changed  *sync.Cond
@@ -53,11 +54,12 @@ func newClient(t *testing.T, handle Handler) *client {
 	return c
 }
 
-// breaking is a pipe's end that ends after so many bytes.
+// breaking is a pipe's end that ends after so many bytes, and may be slow.
 type breaking struct {
 	net.Conn
 	left  int
 	limit bool
+	rate  int
 }
 
 func (b *breaking) Read(p []byte) (int, error) {
@@ -70,6 +72,9 @@ func (b *breaking) Read(p []byte) (int, error) {
 	}
 	n, err := b.Conn.Read(p)
 	b.left -= n
+	if b.rate > 0 {
+		time.Sleep(time.Duration(n) * time.Second / time.Duration(b.rate))
+	}
 	return n, err
 }
 
@@ -89,7 +94,7 @@ func (c *client) attach() {
 		return
 	}
 	limit := c.cutAt()
-	from := &breaking{Conn: in, left: limit, limit: limit > 0}
+	from := &breaking{Conn: in, left: limit, limit: limit > 0, rate: c.rate}
 	go c.read(epoch, bufio.NewReader(from), out, func() { in.Close(); out.Close() })
 }
 

@@ -151,6 +151,35 @@ func TestBulkStaysBelowItsLimitAndMessagesPass(t *testing.T) {
 	c.until("the bulk", func() bool { return len(c.got(kindClose, 1)) == 1 })
 }
 
+func TestSlowLineDelaysNoMessage(t *testing.T) {
+	c := newClient(t, func(ctx context.Context, s *Stream, open Message) error {
+		if s.ID() == 1 {
+			_, err := s.Writer(3, true).Write(make([]byte, 1<<20))
+			return err
+		}
+		return s.Send(map[string]bool{"small": true})
+	})
+	c.rate = 500_000
+	c.attach()
+	c.open(1, `{}`)
+	var longest time.Duration
+	for stream := uint32(3); ; stream += 2 {
+		asked := time.Now()
+		c.open(stream, `{}`)
+		c.until("the small one", func() bool { return len(c.got(kindMessage, stream)) == 1 })
+		longest = max(longest, time.Since(asked))
+		c.mu.Lock()
+		done := len(c.got(kindClose, 1)) == 1
+		c.mu.Unlock()
+		if done {
+			break
+		}
+	}
+	if longest > time.Second {
+		t.Errorf("a message took %s", longest)
+	}
+}
+
 func TestWindowOfTheConnection(t *testing.T) {
 	c := newClient(t, func(ctx context.Context, s *Stream, open Message) error {
 		for i := 0; i < 20; i++ {
