@@ -154,7 +154,7 @@ func (g *lineGuard) finishLong() {
 func shorten(head []byte, size int64, where string) []byte {
 	note := fmt.Sprintf("… [cut: %d bytes, %s]", size, where)
 	head = head[:min(len(head), longestLine-lineRoom)]
-	if event := shortenEvent(head, note); event != nil {
+	if event := shortenEvent(head, note); event != nil && len(event) <= longestLine { // it has few brackets
 		return event
 	}
 	text := wholeCharacters(bytes.TrimRight(head, "\r\n"))

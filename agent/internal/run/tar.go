@@ -33,14 +33,7 @@ const (
 // Send writes a directory as one tar stream: GNU's format, so names and sizes of any length; hard links among its files as
 // links, files with holes as plain ones. The error is that of writing; what cannot be read is in the report.
 func Send(to io.Writer, directory string) (Fetched, error) {
-	t := &archive{
-		out:   bufio.NewWriterSize(to, sendBuffer),
-		root:  directory,
-		links: map[[2]uint64]string{},
-		report: Fetched{
-			Changed: []string{}, Unread: [][2]string{}, LeftOut: [][2]string{}, Whole: true,
-		},
-	}
+	t := newArchive(to, directory)
 	err := t.directory("")
 	if err == nil {
 		_, err = t.out.Write(make([]byte, 2*block))
@@ -59,6 +52,16 @@ type archive struct {
 	told      int
 	toldBytes int
 	untold    int
+}
+
+func newArchive(to io.Writer, directory string) *archive {
+	return &archive{
+		out:   bufio.NewWriterSize(to, sendBuffer),
+		root:  directory,
+		links: map[[2]uint64]string{},
+		// Lists that are empty, not null.
+		report: Fetched{Changed: []string{}, Unread: [][2]string{}, LeftOut: [][2]string{}, Whole: true},
+	}
 }
 
 func (t *archive) finish() Fetched {
