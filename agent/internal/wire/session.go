@@ -15,7 +15,7 @@ const (
 	probeTime   = 250 * time.Millisecond // how long a broken stdout may take to show, after stdin ended
 	ackTime     = time.Second
 	againTime   = time.Second // for what waits unread when this process was stopped
-	soonMargin  = 250 * time.Millisecond
+	soonMargin  = 100 * time.Millisecond
 	lateMargin  = 500 * time.Millisecond
 	laneWaiting = 64 << 10 // a lane with more than this under way counts as bulk
 	keptCost    = 64       // what a kept frame takes besides its payload
@@ -260,6 +260,7 @@ type pace struct {
 	limit    int
 	shortest time.Duration
 	mark     uint64 // what was sent before this number says nothing about the present limit
+	found    bool   // the limit was once too much
 }
 
 func (p *pace) measure(delay time.Duration, number, sent uint64, limited bool) {
@@ -270,8 +271,12 @@ func (p *pace) measure(delay time.Duration, number, sent uint64, limited bool) {
 	switch {
 	case number < p.mark:
 	case delay > p.shortest+lateMargin:
+		p.found = true
 		limit = max(limit/2, ackBytes)
-	case delay <= p.shortest+soonMargin && limited:
+	case delay > p.shortest+soonMargin || !limited:
+	case p.found:
+		limit = min(limit+ackBytes, largestBulk)
+	default:
 		limit = min(limit*2, largestBulk)
 	}
 	if limit != p.limit {
@@ -375,7 +380,7 @@ func (s *Session) greet(a *Attachment, payload []byte) error {
 	for i := range s.kept {
 		s.kept[i].at = now
 	}
-	s.pace.shortest, s.pace.mark = 0, s.sent+1 // another way may have another delay
+	s.pace = pace{limit: ackBytes, mark: s.sent + 1} // another way may have another rate
 	s.epoch, s.alive, s.tolerate = h.Epoch, seconds(h.AliveS), seconds(h.TolerateS)
 	if s.lostTimer != nil {
 		s.lostTimer.Stop()

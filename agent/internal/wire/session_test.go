@@ -415,4 +415,11 @@ func TestPace(t *testing.T) {
 	if p.limit != ackBytes {
 		t.Errorf("limit %d on a slow line", p.limit)
 	}
+	for range [2]int{} {
+		p.measure(20*time.Millisecond, sent, sent, true)
+		sent++
+	}
+	if p.limit != 3*ackBytes {
+		t.Errorf("limit %d once it was too much", p.limit)
+	}
 }
