@@ -17,9 +17,11 @@ from pathlib import Path, PurePath
 from remote_runner import process
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, PlanImportError
+from testground.manifest import Manifest
 
 SHIM = PurePath("exec-go")
 COMMAND = SHIM / "command"
+EXEC_PKG = f"./{SHIM}"
 _ROOT = Path(__file__).resolve().parent.parent
 _GIT_S = 60.0
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".jj"}
@@ -55,6 +57,25 @@ def instance_command() -> tuple[str, ...]:
     """
     start = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from remote_runner.__main__ import main; sys.exit(main())"
     return (sys.executable, "-P", "-c", start)
+
+
+def check_builders(manifest: Manifest) -> None:
+    """Raises `PlanImportError`, with what to add, where Testground would not build what starts an instance."""
+    go = manifest.builders.get("exec:go")
+    if go is None and "nix:generic" in manifest.builders:
+        return  # it builds what its `attr` names
+    if go is None:
+        problem = 'builders: there is no "exec:go", by which Testground builds what starts an instance'
+        next_step = f'add to it: [builders."exec:go"], and below that: exec_pkg = "{EXEC_PKG}"'
+    elif "exec_pkg" not in go:
+        problem = 'builders."exec:go" has no exec_pkg, so Testground would build no more than the plan\'s own package'
+        next_step = f'add to it, below [builders."exec:go"]: exec_pkg = "{EXEC_PKG}"'
+    elif go["exec_pkg"] != EXEC_PKG:
+        problem = f'builders."exec:go".exec_pkg is {go["exec_pkg"]!r}, which is not what starts an instance'
+        next_step = f'set it to "{EXEC_PKG}"'
+    else:
+        return
+    raise PlanImportError(f"{manifest.file}: {problem}", next_step=next_step)
 
 
 def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]) -> Imported:
@@ -153,4 +174,4 @@ def add_shim(plan: Path) -> None:
         (plan / SHIM).mkdir(exist_ok=True)
         for source in (_ROOT / SHIM).glob("*.go"):
             shutil.copyfile(source, plan / SHIM / source.name)
-    (plan / COMMAND).write_text("\n".join(instance_command()) + "\n", encoding="utf-8")
+    (plan / COMMAND).write_bytes(os.fsencode("\n".join(instance_command()) + "\n"))

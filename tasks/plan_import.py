@@ -9,9 +9,7 @@ import invoke
 from remote_runner.sizes import size
 from tasks.plan import Plan
 from tasks.say import say, show
-from tasks.task import Failed, task
-
-_EXEC_PKG = "./exec-go"
+from tasks.task import task
 
 
 @task(
@@ -20,16 +18,11 @@ _EXEC_PKG = "./exec-go"
 )
 def import_(c: invoke.Context, home: str = "") -> None:
     """Put the plan's own files into Testground's home, with the Python that its instances start by."""
-    from remote_runner.plan_import import home_of_testground, import_plan
+    from remote_runner.plan_import import check_builders, home_of_testground, import_plan
 
     plan = Plan.here()
     manifest = plan.manifest
-    go = manifest.builders.get("exec:go")
-    if go is not None and go.get("exec_pkg") != _EXEC_PKG:
-        raise Failed(
-            f'plan.import: {manifest.file}: builders."exec:go".exec_pkg is {go.get("exec_pkg")!r}, so Testground would '
-            f'not build what starts an instance\n  next: set it to "{_EXEC_PKG}"'
-        )
+    check_builders(manifest)
     done = import_plan(
         plan.directory,
         manifest.name,

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from remote_runner.controller import Controller
-from remote_runner.plan_import import home_of_testground, instance_command
+from remote_runner.errors import PlanImportError
+from remote_runner.plan_import import check_builders, home_of_testground, instance_command
+from testground.manifest import Manifest
 from tests.hosts import which
 from tests.launcher import build
 from tests.needs import need
@@ -128,12 +130,29 @@ def test_what_lies_in_the_home_is_not_imported_into_itself(importing: PlanDirect
     assert "is in Testground's home itself" in refused.words
 
 
-def test_a_manifest_without_the_shim_is_refused(importing: PlanDirectory, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "to", "message"),
+    [
+        ('exec_pkg = "./exec-go"\n', "", "has no exec_pkg, .*next: add to it, below .*: exec_pkg = "),
+        ('exec_pkg = "./exec-go"\n', 'exec_pkg = "./cmd"\n', "exec_pkg is './cmd', .*next: set it to \"./exec-go\""),
+        ("exec:go", "docker:go", 'there is no "exec:go", .*next: add to it: .builders."exec:go"., and below'),
+    ],
+)
+def test_a_manifest_by_which_testground_would_not_build_the_shim_is_refused(change: str, to: str, message: str) -> None:
+    manifest = Manifest.from_toml(MANIFEST.replace(change, to), file="m.toml")
+    with pytest.raises(PlanImportError, match=f"(?s)^m.toml: builders.*{message}"):
+        check_builders(manifest)
+
+
+def test_a_manifest_of_the_nix_builder_alone_needs_no_shim() -> None:
+    check_builders(Manifest.from_toml(MANIFEST.replace("exec:go", "nix:generic")))
+
+
+def test_a_manifest_without_the_shim_imports_nothing(importing: PlanDirectory, home: Path) -> None:
     importing.write("manifest.toml", MANIFEST.replace('exec_pkg = "./exec-go"\n', ""))
     refused = importing.fab("plan.import", "--home", str(home))
     assert refused.status == 1
-    assert 'builders."exec:go".exec_pkg is None' in refused.words
-    assert '"./exec-go"' in refused.words
+    assert 'exec_pkg = "./exec-go"' in refused.words
     assert not home.exists()
 
 
