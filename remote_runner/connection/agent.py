@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +18,13 @@ from remote_runner.connection.forwards import Listener, Listeners, LocalForward
 from remote_runner.connection.job import Job
 from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
+from remote_runner.connection.login import login_socket
 from remote_runner.connection.program import program_for
 from remote_runner.connection.run import Run
 from remote_runner.connection.said import nonsense, part, whole, words
 from remote_runner.connection.taking import Allowance, Source, take_outputs
 from remote_runner.connection.transport import CommandTransport, LocalTransport, SshTransport, Transport
+from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
@@ -39,9 +40,6 @@ _REQUEST_S = 300.0
 _MOST_SAID_BYTES = 16 << 20
 _MOST_KEPT_BYTES = 16 << 20
 _CLOCK_LOOKS = 3
-
-# What is sent is read in threads: a disk may hang.
-_READERS = ThreadPoolExecutor(16, thread_name_prefix="sent-files")
 
 Failed = Callable[[StreamClosed], HostError]
 
@@ -162,11 +160,11 @@ class Agent:
         """
         head = {"verb": "artifact", "hash": artifact_hash, "size": size_bytes, "files": files, "limit": limit_bytes}
         failed = partial(faults.push_fault, self.name)
-        async with self._asked(f"push to {self.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
+        async with self.asked(f"push to {self.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
             answer = (await stream.receive()).head
             sent_bytes = 0
             if answer.get("send") is True:
-                sent_bytes = await _send(stream, chunks(), sent)
+                sent_bytes = await send_chunks(stream, chunks(), sent)
                 answer = (await stream.receive()).head
         path = words(answer.get("done" if sent_bytes else "have"))
         if not path:
@@ -221,7 +219,7 @@ class Agent:
     async def facts(self, *what: str) -> dict[str, Any]:
         """What the host says of itself: an object for each fact of docs/protocol.md that it could tell, unchecked."""
         head = {"verb": "facts", "what": list(what)}
-        async with self._asked(f"asking {self.name} what it is", head) as stream:
+        async with self.asked(f"asking {self.name} what it is", head) as stream:
             return (await stream.receive()).head
 
     async def host_facts(self) -> HostFacts:
@@ -248,7 +246,7 @@ class Agent:
         """
         source = Source(self.name, run_id, f"{self.greeting.base}/runs/{run_id}/outputs")
         what = f"fetching {run_id} from {self.name}"
-        async with self._asked(what, {"verb": "fetch", "id": run_id}, within_s=within_s) as stream:
+        async with self.asked(what, {"verb": "fetch", "id": run_id}, within_s=within_s) as stream:
             return await take_outputs(stream, source, outputs_dir, limit_bytes, self._allowance)
 
     async def remove_runs(
@@ -293,8 +291,8 @@ class Agent:
         """
         head = {"verb": "put", "path": path, "name": name, "mode": mode}
         failed = partial(faults.file_fault, self.name, path)
-        async with self._asked(f"writing {path} on {self.name}", head, failed=failed, within_s=None) as stream:
-            await _send(stream, chunks, None)
+        async with self.asked(f"writing {path} on {self.name}", head, failed=failed, within_s=None) as stream:
+            await send_chunks(stream, chunks)
             answer = (await stream.receive()).head
         if not (written := words(answer.get("written"))):
             raise nonsense(self.name, answer)
@@ -305,7 +303,7 @@ class Agent:
         """A file on the host, and its bytes as they come."""
         failed = partial(faults.file_fault, self.name, path)
         head = {"verb": "get", "path": path}
-        async with self._asked(f"reading {path} on {self.name}", head, failed=failed, within_s=None) as stream:
+        async with self.asked(f"reading {path} on {self.name}", head, failed=failed, within_s=None) as stream:
             said = (await stream.receive()).head
             mode, size_bytes = whole(said.get("mode"), 0o7777), whole(said.get("size"))
             if mode is None or size_bytes is None:
@@ -315,7 +313,7 @@ class Agent:
     # --- requests ---
 
     @asynccontextmanager
-    async def _asked(
+    async def asked(
         self,
         what: str,
         head: Mapping[str, Any],
@@ -342,7 +340,7 @@ class Agent:
     async def _list(self, verb: str, key: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         size_bytes = 0
-        async with self._asked(f"listing what is on {self.name}", {"verb": verb}) as stream:
+        async with self.asked(f"listing what is on {self.name}", {"verb": verb}) as stream:
             while True:
                 try:
                     said = part(self.name, (await stream.receive()).head, key)
@@ -356,7 +354,7 @@ class Agent:
                     raise FarShellError(self.name, f"it says more than {_MOST_SAID_BYTES} bytes, and does not end")
 
     async def _remove(self, head: Mapping[str, Any]) -> Removal:
-        async with self._asked(f"removing what is on {self.name}", head) as stream:
+        async with self.asked(f"removing what is on {self.name}", head) as stream:
             return Removal.from_said((await stream.receive()).head)
 
 
@@ -371,18 +369,18 @@ def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, s
         environ,
         tolerate_s=entry.tolerate_s,
         connect_s=entry.timeouts.connect_s,
+        login_socket=login_socket(controller, entry.ssh),
         nearest=entry.nearest,
     )
 
 
-async def _send(stream: Stream, chunks: Iterator[bytes], sent: Callable[[int], None] | None) -> int:
+async def send_chunks(stream: Stream, chunks: Iterator[bytes], sent: Callable[[int], None] | None = None) -> int:
     """Send bytes that are read in a thread, the next ones while some are sent; how many."""
-    loop = asyncio.get_running_loop()
     sent_bytes = 0
-    ahead = loop.run_in_executor(_READERS, next, chunks, b"")
+    ahead = FILES.run(lambda: next(chunks, b""))
     try:
         while data := await ahead:
-            ahead = loop.run_in_executor(_READERS, next, chunks, b"")
+            ahead = FILES.run(lambda: next(chunks, b""))
             await stream.write(_LANE, data, bulk=True)
             sent_bytes += len(data)
             if sent is not None:

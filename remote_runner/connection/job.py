@@ -47,6 +47,7 @@ class Job:
     outputs_limit_bytes: int = DEFAULT_LIMIT_BYTES
     cut_lines: bool = True
     record: Mapping[str, str] = field(default_factory=dict)
+    _fields: list[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not is_run_id(self.instance_id):
@@ -55,13 +56,14 @@ class Job:
             raise JobError("there is no program to run")
         if self.grace_s < 0:
             raise JobError(f"grace_s {self.grace_s:g} must be positive")
-        texts = [raw(text) for text in (*self.argv, *self.environment, *self.environment.values())]
-        if any(b"\0" in text for text in texts):
+        given = {name: value for name, value in self.environment.items() if _is_nameable(name)}
+        object.__setattr__(self, "_fields", [*map(raw, self.argv), *variables(given)])
+        text = b"".join(self._fields)
+        if b"\0" in text:
             raise JobError("an argument or a variable holds a NUL byte, which no program can be given")
-        size_bytes = sum(map(len, texts)) + 2 * len(texts)
-        if size_bytes > _MOST_BYTES:
+        if len(text) + len(self._fields) > _MOST_BYTES:
             raise JobError(
-                f"arguments and variables come to {size_bytes} bytes; a host takes {_MOST_BYTES}",
+                f"arguments and variables come to {len(text)} bytes; a host takes {_MOST_BYTES}",
                 next_step="hand over large values in a file of the artifact",
             )
 
@@ -77,7 +79,6 @@ class Job:
 
     def request(self, *, stdin: bool) -> tuple[dict[str, Any], list[bytes]]:
         """The head and the fields of the request `run` (docs/protocol.md, "Verbs")."""
-        given = {name: value for name, value in self.environment.items() if _is_nameable(name)}
         store, artifact = (self.artifact.store.value, self.artifact.name) if self.artifact else ("", "")
         head = {
             "verb": "run",
@@ -89,14 +90,14 @@ class Job:
             "run_s": self.run_s,
             "stdin": stdin,
             "fetch": True,
-            "pass": [name for name in self.pass_through if name not in given],
+            "pass": [name for name in self.pass_through if name not in self.environment],
             "record": {key: " ".join(value.split("\n")) for key, value in self.record.items()},
-            "set_tmpdir": "TMPDIR" not in given,
-            "set_hostname": "HOSTNAME" not in given,
+            "set_tmpdir": "TMPDIR" not in self.environment,
+            "set_hostname": "HOSTNAME" not in self.environment,
             "outputs_limit": self.outputs_limit_bytes,
             "cut_lines": self.cut_lines,
         }
-        return head, [*map(raw, self.argv), *variables(given)]
+        return head, self._fields
 
 
 def is_run_id(name: str) -> bool:

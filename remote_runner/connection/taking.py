@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 from remote_runner.connection import faults
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.said import pairs, part, texts
+from remote_runner.connection.workers import FILES
 from remote_runner.outputs import LeftOut, OutputsReport, unpack
 
 OUTPUTS_LANE = 3
@@ -23,9 +23,6 @@ _SMALL_BYTES = 256 << 10
 # Of larger ones so much may wait for the disk, and so much may be on its way, for all of a connection.
 _WAITING_BYTES = 1 << 20
 _ON_THE_WAY_BYTES = 8 << 20
-
-# Threads of their own: an outputs directory that hangs (NFS) delays nothing but other outputs, and those late.
-_THREADS = ThreadPoolExecutor(64, thread_name_prefix="outputs")
 
 
 class Allowance:
@@ -93,7 +90,7 @@ def _start(
     work = partial(
         unpack, chunks, outputs_dir, host=source.host, far_outputs=source.far_outputs, limit_bytes=limit_bytes
     )
-    return asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    return FILES.run(work)
 
 
 async def _hear(stream: Stream, source: Source) -> dict[str, Any]:
