@@ -42,8 +42,8 @@ class Answers:
     """The lines of the host that begin with the nonce; everything before them is noise."""
 
     def __init__(self, nonce: str) -> None:
-        self._nonce = nonce.encode()
-        self._rest = b""
+        self._mark = b"\n" + nonce.encode() + b" "
+        self._rest = b"\n"  # begins with the end of a line, unless all of it is noise
         self._first = b""
         self._last = b""
         self.size = 0  # of all that came
@@ -52,29 +52,33 @@ class Answers:
         """Take what came."""
         self.size += len(data)
         self._rest += data
-        if len(self._rest) > _NOISE_BYTES and b"\n" not in self._rest:
-            self._drop(self._rest)  # nothing of ours is that long
-            self._rest = b""
 
     def next(self) -> tuple[str, str] | None:
         """The next answer: its first word and the rest of its line. `None` where there is none yet."""
-        while b"\n" in self._rest:
-            line, self._rest = self._rest.split(b"\n", 1)
-            word, _, words = line.partition(b" ")
-            if word == self._nonce:
-                kind, _, said = words.decode(errors="replace").rstrip("\r").partition(" ")
-                return kind, said
-            self._drop(line + b"\n")
-        return None
+        start = self._rest.find(self._mark)
+        if start < 0:
+            # What may still be the beginning of an answer is kept.
+            last = self._rest.rfind(b"\n")
+            cut = last if last >= 0 and len(self._rest) - last < len(self._mark) else len(self._rest)
+            self._drop(self._rest[:cut])
+            self._rest = self._rest[cut:]
+            return None
+        end = self._rest.find(b"\n", start + 1)
+        if end < 0:
+            return None
+        self._drop(self._rest[:start])
+        line = self._rest[start + len(self._mark) : end]
+        self._rest = self._rest[end:]
+        kind, _, said = line.decode(errors="replace").rstrip("\r").partition(" ")
+        return kind, said
 
     def rest(self) -> bytes:
         """What came behind the last answer."""
-        rest, self._rest = self._rest, b""
-        return rest
+        return self._rest[1:]
 
     def noise(self) -> str:
         """What else was said: the beginning and the end of it."""
-        return (self._first + self._last + self._rest[:_NOISE_BYTES]).decode(errors="replace")
+        return (self._first + self._last + self._rest[:_NOISE_BYTES]).decode(errors="replace").strip()
 
     def _drop(self, data: bytes) -> None:
         room = _NOISE_BYTES - len(self._first)

@@ -40,7 +40,8 @@ def program(directory: Path) -> Path:
 def main(argv: list[str]) -> None:
     """The program of the session: starts the agent where it has to, hands over, and waits."""
     _, base, nonce, session, epoch = argv
-    path = f"{base}/agents/{session}.sock"
+    os.chdir(f"{base}/agents")  # a socket's path is short
+    path = f"{session}.sock"
     if epoch == "1":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -78,7 +79,7 @@ class Peer:
         self.out: list[bytes] = []
         self.over = asyncio.Event()
         self.sources: dict[int, Callable[[], None]] = {}
-        self.loop = asyncio.get_running_loop() if False else None
+        self.rest: dict[int, bytes] = {}
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -104,7 +105,9 @@ class Peer:
             **{"hostname": name.nodename, "boot": "b", "pid": os.getpid(), "address": "192.0.2.1"},
         }
         self.out = [f"{nonce} agent {json.dumps(greeting)}\n".encode()]
-        asyncio.get_running_loop().add_reader(self.fds[0], self.readable)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.fds[0], self.readable)
+        loop.add_reader(connection, self.drop)  # the program of the session was ended
         self.flush()
 
     def drop(self) -> None:
@@ -112,6 +115,7 @@ class Peer:
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.fds[0])
+        loop.remove_reader(self.connection)
         loop.remove_writer(self.fds[1])
         for fd in self.fds:
             os.close(fd)
@@ -216,9 +220,8 @@ class Peer:
             self.echo(stream)
 
     def echo(self, stream: StreamState) -> None:
-        rest: dict[int, bytes] = self.__dict__.setdefault("rest", {})
         while True:
-            data = rest.pop(stream.id, None) or self.core.read(stream, 0)
+            data = self.rest.pop(stream.id, None) or self.core.read(stream, 0)
             if data is None:
                 return
             if not data:
@@ -228,5 +231,5 @@ class Peer:
             taken = self.core.write(stream, 0, data)
             self.core.consume(stream, 0, taken)
             if taken < len(data):
-                rest[stream.id] = data[taken:]
+                self.rest[stream.id] = data[taken:]
                 return
