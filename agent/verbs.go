@@ -43,7 +43,7 @@ func verbs(a *host.Agent) wire.Handler {
 		"remove-artifacts": artifacts.RemoveArtifacts,
 		"listen":           relays.Listen,
 		"dial":             relays.Dial,
-		"facts":            (&facts.Service{Base: a.Base, Commands: commands}).Facts,
+		"facts":            (&facts.Service{Base: a.Base, Commands: commands, Nix: nixes}).Facts,
 		"runs":             left.Runs,
 		"fetch":            left.Fetch,
 		"remove":           left.Remove,

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/run"
 	"remote-runner/agent/internal/wire"
 )
 
@@ -160,60 +161,54 @@ func (s *Service) start(argv, environ []string, cwd string) (*started, error) {
 		cwd = s.Home + "/" + cwd
 	}
 	path, err := find(argv[0], environ, cwd)
+	if err == nil {
+		_, err = os.Stat(cwd) // what fork says would read as if it were of the program
+	}
 	if err != nil {
 		return nil, cannotStart(argv[0], err)
 	}
-	var ours, theirs [3]*os.File
-	defer func() {
-		for _, file := range theirs {
-			if file != nil {
-				file.Close()
-			}
-		}
-	}()
-	for i := range ours {
-		reader, writer, err := os.Pipe()
-		if err != nil {
-			for _, file := range ours[:i] {
-				file.Close()
-			}
-			return nil, wire.Fail("processes", "%s: no pipe can be made: %v", argv[0], err)
-		}
-		ours[i], theirs[i] = reader, writer
-		if i == 0 {
-			ours[i], theirs[i] = writer, reader
-		}
-	}
-	child, err := s.Processes.Start(process.Spec{
-		Path: path, Argv: argv, Env: environ, Dir: cwd,
-		// Fd makes them blocking, as programs expect their streams.
-		Stdin: int(theirs[0].Fd()), Stdout: int(theirs[1].Fd()), Stderr: int(theirs[2].Fd()),
-	})
-	if err != nil {
-		for _, file := range ours {
+	return s.launch(process.Spec{Path: path, Argv: argv, Env: environ, Dir: cwd})
+}
+
+// launch starts what the spec says, but for its streams, which are pipes.
+func (s *Service) launch(spec process.Spec) (*started, error) {
+	var ours, theirs []*os.File
+	closeAll := func(files []*os.File) {
+		for _, file := range files {
 			file.Close()
 		}
-		if _, problem := os.Stat(cwd); problem != nil {
-			return nil, cannotStart(argv[0], problem)
+	}
+	defer func() { closeAll(theirs) }()
+	for i := 0; i < 3; i++ {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			closeAll(ours)
+			return nil, wire.Fail("processes", "%s: no pipe can be made: %v", spec.Path, err)
 		}
-		return nil, cannotStart(argv[0], err)
+		if i == 0 {
+			reader, writer = writer, reader
+		}
+		ours, theirs = append(ours, reader), append(theirs, writer)
+	}
+	// Fd makes them blocking, as programs expect their streams.
+	spec.Stdin, spec.Stdout, spec.Stderr = int(theirs[0].Fd()), int(theirs[1].Fd()), int(theirs[2].Fd())
+	child, err := run.Start(s.Processes, spec)
+	if err != nil {
+		closeAll(ours)
+		return nil, err
 	}
 	return &started{child, ours[0], ours[1], ours[2]}, nil
 }
 
 func cannotStart(program string, err error) error {
-	problem := ""
+	problem := err.Error()
 	switch {
-	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM):
-		return wire.Fail("processes", "%s: no process can be started: %v", program, err)
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		problem = "nothing"
 	case errors.Is(err, syscall.EISDIR):
 		problem = "directory"
 	case errors.Is(err, os.ErrPermission):
 		problem = "not-executable"
-	case errors.Is(err, syscall.ENOEXEC):
-		problem = "format"
 	}
 	return wire.Fail("program", "%s cannot be started: %v", program, err).With("program", program).With("problem", problem)
 }
@@ -256,10 +251,7 @@ func executable(path string) error {
 	if info.IsDir() {
 		return syscall.EISDIR
 	}
-	if info.Mode()&0o111 == 0 {
-		return os.ErrPermission
-	}
-	return nil
+	return syscall.Access(path, 1) // X_OK
 }
 
 // merge has the variables of environ, but those that more has, in its order.

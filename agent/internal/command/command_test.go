@@ -123,16 +123,20 @@ func TestWhatIsLeftHoldsTheStreams(t *testing.T) {
 func TestWhatCannotBeStarted(t *testing.T) {
 	service, client := serve(t)
 	os.WriteFile(filepath.Join(service.Home, "plain"), []byte("#!/bin/sh\n"), 0o600)
-	os.WriteFile(filepath.Join(service.Home, "odd"), []byte("\x7fELFnot"), 0o700)
+	os.WriteFile(filepath.Join(service.Home, "odd"), []byte("\x7fELF\x00not"), 0o700)
 	os.WriteFile(filepath.Join(service.Home, "gone"), []byte("#!/no/interpreter\n"), 0o700)
 	for program, problem := range map[string]string{
-		"no-such-program": "nothing", "./none": "nothing", "/tmp": "directory", "./plain": "not-executable", "./odd": "format",
-		"./gone": "nothing",
+		"no-such-program": "nothing", "./none": "nothing", "/tmp": "directory", "./plain": "not-executable", "./odd": "format:unknown",
+		"./gone": "interpreter:/no/interpreter",
 	} {
 		failure := execute(client, "", []string{program}, 1).Failure()
-		if failure["error"] != "program" || failure["problem"] != problem || failure["program"] != program {
+		if failure["error"] != "program" || failure["problem"] != problem || !strings.HasSuffix(failure["program"].(string), filepath.Base(program)) {
 			t.Errorf("%s: failed by %v", program, failure)
 		}
+	}
+	os.WriteFile(filepath.Join(service.Home, "script"), []byte("echo by sh"), 0o700)
+	if got, _ := execute(client, "", []string{"./script"}, 1).ReadAll(1); got != "by sh\n" {
+		t.Errorf("%q", got)
 	}
 	if failure := execute(client, "/no/such/place", []string{"true"}, 1).Failure(); failure["error"] != "program" {
 		t.Errorf("failed by %v", failure)
@@ -149,14 +153,14 @@ func TestWhatCannotBeStarted(t *testing.T) {
 
 func TestOutput(t *testing.T) {
 	service, _ := serve(t)
-	status, said, err := service.Output(context.Background(), 10, "sh", "-c", "echo out; echo err >&2; exit 4")
-	if status != 4 || len(said) != 8 || err != nil {
-		t.Errorf("%d, %q, %v", status, said, err)
+	done, err := service.Output(context.Background(), 10, "sh", "-c", "echo out; echo err >&2; exit 4")
+	if done != (Finished{4, "out\n", "err\n"}) || err != nil {
+		t.Errorf("%v, %v", done, err)
 	}
 	// It says too much, and what it left holds its streams.
-	status, said, err = service.Output(context.Background(), 10, "sh", "-c", "sleep 1000 & echo $! >pid; yes | head -c 100000")
-	if status != 0 || len(said) != 10 || err != nil {
-		t.Errorf("%d, %q, %v", status, said, err)
+	done, err = service.Output(context.Background(), 10, "sh", "-c", "sleep 1000 & echo $! >pid; yes | head -c 100000")
+	if done.Status != 0 || len(done.Stdout) != 10 || err != nil {
+		t.Errorf("%v, %v", done, err)
 	}
 	text, _ := os.ReadFile(filepath.Join(service.Home, "pid"))
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
@@ -164,7 +168,7 @@ func TestOutput(t *testing.T) {
 	late, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	if _, _, err := service.Output(late, 10, "sleep", "1000"); err == nil || time.Since(began) > 10*time.Second {
+	if _, err := service.Output(late, 10, "sleep", "1000"); err == nil || time.Since(began) > 10*time.Second {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }

@@ -5,36 +5,64 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"remote-runner/agent/internal/process"
 )
 
-// Output runs a program of the host without a stdin, and returns its exit status and what it said on both streams, at
-// most limit bytes. It is ended at once when ctx is over.
-func (s *Service) Output(ctx context.Context, limit int64, argv ...string) (status int, said string, err error) {
+// Finished is what a program did, and the beginning of what it said.
+type Finished struct {
+	Status         int
+	Stdout, Stderr string
+}
+
+// What a program left may have its streams; it is not waited for.
+const lateWords = 100 * time.Millisecond
+
+// Output runs a program of the host without a stdin; of each of its streams limit bytes are kept. It is ended at once
+// when ctx is over.
+func (s *Service) Output(ctx context.Context, limit int64, argv ...string) (Finished, error) {
 	program, err := s.start(argv, s.Environ, "")
 	if err != nil {
-		return 0, "", err
+		return Finished{}, err
 	}
+	return s.collect(ctx, limit, program)
+}
+
+// OutputOf is as Output, for a program that has to be started in a way of its own.
+func (s *Service) OutputOf(ctx context.Context, limit int64, spec process.Spec) (Finished, error) {
+	program, err := s.launch(spec)
+	if err != nil {
+		return Finished{}, err
+	}
+	return s.collect(ctx, limit, program)
+}
+
+func (s *Service) collect(ctx context.Context, limit int64, program *started) (done Finished, err error) {
 	program.stdin.Close()
 	defer program.closePipes()
-	texts := make(chan string, 2)
-	for _, pipe := range []*os.File{program.stdout, program.stderr} {
-		go func(pipe *os.File) {
-			text, _ := io.ReadAll(io.LimitReader(pipe, limit))
-			_, _ = io.Copy(io.Discard, struct{ io.Reader }{pipe})
-			texts <- string(text)
-		}(pipe)
+	read := func(pipe *os.File, into *string, ended chan<- struct{}) {
+		text, _ := io.ReadAll(io.LimitReader(pipe, limit))
+		*into = string(text)
+		_, _ = io.Copy(io.Discard, struct{ io.Reader }{pipe})
+		ended <- struct{}{}
 	}
+	ended := make(chan struct{}, 2)
+	go read(program.stdout, &done.Stdout, ended)
+	go read(program.stderr, &done.Stderr, ended)
 	select {
 	case <-program.Done():
 	case <-ctx.Done():
 		s.Processes.EndGroup(ctx, program.PID, 0)
 		err = ctx.Err()
 	}
-	// What it left may have its streams still.
-	late := time.AfterFunc(100*time.Millisecond, program.closePipes)
-	said = <-texts + <-texts
-	late.Stop()
-	return program.Status().ExitStatus(), said, err
+	late := time.AfterFunc(lateWords, program.closePipes)
+	defer late.Stop()
+	<-ended
+	<-ended
+	if err == nil {
+		done.Status = program.Status().ExitStatus()
+	}
+	return done, err
 }
 
 // Find is the path of a program of the login's PATH, "" where there is none.

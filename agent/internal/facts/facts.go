@@ -6,16 +6,15 @@ import (
 	"context"
 	"os"
 	"os/user"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"remote-runner/agent/internal/base"
 	"remote-runner/agent/internal/command"
+	"remote-runner/agent/internal/nix"
 	"remote-runner/agent/internal/wire"
 )
 
@@ -34,6 +33,7 @@ type Fact = map[string]any
 type Service struct {
 	Base     base.Directory
 	Commands *command.Service
+	Nix      *nix.Service
 }
 
 // Facts is the verb `facts`. Programs are asked at the same time; the clock is looked at last.
@@ -72,15 +72,15 @@ func (s *Service) Facts(ctx context.Context, stream *wire.Stream, open wire.Mess
 	return stream.Send(told)
 }
 
-// said is what the program says on its streams, "" where it cannot be started or fails.
+// said is what the program says on its stdout, "" where it cannot be started or fails.
 func (s *Service) said(ctx context.Context, argv ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
-	status, said, err := s.Commands.Output(ctx, longestSaid, argv...)
-	if err != nil || status != 0 {
+	done, err := s.Commands.Output(ctx, longestSaid, argv...)
+	if err != nil || done.Status != 0 {
 		return ""
 	}
-	return strings.TrimSpace(said)
+	return strings.TrimSpace(done.Stdout)
 }
 
 func (s *Service) cores(context.Context) Fact { return Fact{"usable": runtime.NumCPU()} }
@@ -126,106 +126,34 @@ func (s *Service) python(ctx context.Context) Fact {
 	return Fact{"path": path, "version": version}
 }
 
-// nix says what this login may do with the Nix store here:
-//
-//	root       everything
-//	owner      everything: the store is this user's
-//	trusted    everything, by the daemon
-//	untrusted  by the daemon: build, and add what is signed or addressed by its content
-//	refused    nothing: the daemon does not serve them; `why` has its words
-//	foreign    nothing: the store is somebody else's, and no daemon listens
-//	none       there is no Nix
-//
-// Nix goes the same way: to the store itself where it may write, else to the daemon.
+// nix says what this login may do with the Nix store here; `why` has the daemon's words where it serves no one.
 func (s *Service) nix(ctx context.Context) Fact {
-	program := s.findNix()
+	program := s.Nix.NixStore()
 	if program == "" {
-		return Fact{"access": "none"}
+		return Fact{"access": nix.None}
 	}
-	fact := Fact{"path": program, "why": ""}
+	fact := Fact{"path": program}
 	if words := strings.Fields(s.said(ctx, program, "--version")); len(words) > 0 {
 		fact["version"] = words[len(words)-1]
 	}
-	state := s.variable("NIX_STATE_DIR")
-	if state == "" {
-		state = "/nix/var/nix"
-	}
-	socket := s.variable("NIX_DAEMON_SOCKET_PATH")
-	if socket == "" {
-		socket = filepath.Join(state, "daemon-socket", "socket")
-	}
-	info, err := os.Stat(socket)
-	switch {
-	case os.Getuid() == 0:
-		fact["access"] = "root"
-	case s.variable("NIX_REMOTE") != "daemon" && mayWrite(state) && mayWrite("/nix/store"):
-		fact["access"] = "owner"
-	case err == nil && info.Mode().Type() == os.ModeSocket:
-		fact["access"], fact["why"] = s.askDaemon(ctx, filepath.Join(filepath.Dir(program), "nix"))
-	default:
-		fact["access"] = "foreign"
-	}
+	ctx, cancel := context.WithTimeout(ctx, nixTime)
+	defer cancel()
+	fact["access"], fact["why"] = s.Nix.Access(ctx, program)
 	return fact
 }
 
-// findNix also looks where the PATH of a login without a terminal may not.
-func (s *Service) findNix() string {
-	if path := s.Commands.Find("nix-store"); path != "" {
-		return path
-	}
-	name := ""
-	if who, err := user.Current(); err == nil {
-		name = who.Username
-	}
-	for _, place := range []string{
-		"/nix/var/nix/profiles/default/bin", s.Commands.Home + "/.nix-profile/bin", "/run/current-system/sw/bin",
-		"/etc/profiles/per-user/" + name + "/bin", "/usr/local/bin", "/usr/bin",
-	} {
-		if mayExecute(place + "/nix-store") {
-			return place + "/nix-store"
-		}
-	}
-	return ""
-}
-
-func mayWrite(path string) bool { return syscall.Access(path, 2) == nil }
-
-func mayExecute(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && syscall.Access(path, 1) == nil
-}
-
-// askDaemon: since 2.15 it says "Trusted: 0". A daemon of before tells whom it does not trust that it ignores the setting.
-func (s *Service) askDaemon(ctx context.Context, nix string) (access, why string) {
-	ctx, cancel := context.WithTimeout(ctx, nixTime)
-	defer cancel()
-	status, said, err := s.Commands.Output(ctx, longestSaid, nix, "--extra-experimental-features", "nix-command", "store", "ping",
-		"--store", "daemon", "--debug", "--option", "sandbox", "true")
-	switch {
-	case strings.Contains(said, "not a trusted user") || strings.Contains(said, "Trusted: 0"):
-		return "untrusted", ""
-	case err == nil && status == 0:
-		return "trusted", ""
-	case err != nil:
-		return "refused", "no answer of the daemon: " + err.Error()
-	}
-	for _, line := range strings.Split(said, "\n") {
-		if strings.HasPrefix(line, "error") {
-			why = line
-		}
-	}
-	return "refused", why
-}
-
-// limits are those of a process that is started here.
+// limits are those of a program that is started here; null is none. The agent's own may have been raised since its start.
 func (s *Service) limits(ctx context.Context) Fact {
+	// dash has its own letter for the processes.
+	words := strings.Fields(s.said(ctx, "/bin/sh", "-c", "ulimit -n; ulimit -u 2>/dev/null || ulimit -p"))
 	fact := Fact{}
-	for name, option := range map[string]string{"nofile": "-n", "nproc": "-u"} {
-		// The agent's own limit of files may have been raised since; a shell is as any program.
-		said := s.said(ctx, "/bin/sh", "-c", "ulimit "+option)
-		if number, err := strconv.ParseInt(said, 10, 64); err == nil {
+	for i, name := range []string{"nofile", "nproc"} {
+		if i >= len(words) {
+			break
+		}
+		if number, err := strconv.ParseInt(words[i], 10, 64); err == nil {
 			fact[name] = number
-		} else if said == "unlimited" {
+		} else if words[i] == "unlimited" {
 			fact[name] = nil
 		}
 	}

@@ -2,19 +2,16 @@ package facts
 
 import (
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"remote-runner/agent/internal/process"
 )
 
-// The argument with which this program is started to try what a program in namespaces may do.
-const (
-	TryNamespaces    = "try-namespaces"
-	insideNamespaces = "inside"
-)
+// TryNamespaces is the argument with which this program is started to try what a program in namespaces may do.
+const TryNamespaces = "try-namespaces"
 
 func (s *Service) load(context.Context) Fact {
 	text, _ := os.ReadFile("/proc/loadavg")
@@ -59,37 +56,27 @@ func (s *Service) disk(context.Context) Fact {
 	return Fact{"path": string(s.Base), "free": int64(found.Bavail) * size, "total": int64(found.Blocks) * size}
 }
 
-// namespaces says whether this login may have a user namespace with a mount namespace, by trying.
+// namespaces says whether this login may have a user namespace with a mount namespace, and mount in it, by trying.
 func (s *Service) namespaces(ctx context.Context) Fact {
-	self, err := os.Executable()
-	if err != nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
-	status, said, err := s.Commands.Output(ctx, 4096, self, TryNamespaces)
-	if err != nil {
+	done, err := s.Commands.OutputOf(ctx, 4096, process.Spec{
+		Path: "/proc/self/exe", Argv: []string{"agent", TryNamespaces}, Dir: "/", Adapt: func(attributes *syscall.SysProcAttr) {
+			attributes.Cloneflags |= syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
+			attributes.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+			attributes.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+		},
+	})
+	if ctx.Err() != nil {
 		return nil
 	}
-	return Fact{"user": status == 0, "problem": strings.TrimSpace(said)}
+	if err != nil {
+		done.Stderr = err.Error()
+	}
+	return Fact{"user": err == nil && done.Status == 0, "problem": strings.TrimSpace(done.Stderr)}
 }
 
-// Try is what this program does as TryNamespaces: it starts itself in new namespaces, where it changes a mount. It is
-// a process of its own, since only a child can get namespaces from a program with threads, and the agent has but one
-// place that forks.
-func Try(arguments []string) error {
-	if len(arguments) > 0 && arguments[0] == insideNamespaces {
-		return syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
-	}
-	child := exec.Command("/proc/self/exe", TryNamespaces, insideNamespaces)
-	child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	said, err := child.CombinedOutput()
-	if words := strings.TrimSpace(string(said)); err != nil && words != "" {
-		return errors.New(words)
-	}
-	return err
+// Try is what this program does as TryNamespaces, when it was started in new ones.
+func Try([]string) error {
+	return syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
 }
