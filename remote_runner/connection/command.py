@@ -12,7 +12,7 @@ from remote_runner.connection import faults
 from remote_runner.connection.job import raw, variables
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.said import nonsense, part, whole
-from remote_runner.errors import FarShellError, HostError
+from remote_runner.errors import FarShellError, HostError, HostLostError
 
 STDIN_LANE, STDOUT_LANE, STDERR_LANE = 0, 1, 2
 
@@ -96,7 +96,7 @@ class Command:
                     raise FarShellError(self._host, f"{self._program} says more than {limit_bytes} bytes there")
 
         async def feed() -> None:
-            with suppress(BrokenPipeError, StreamClosed):  # not every program reads its input
+            with suppress(BrokenPipeError, StreamClosed, HostLostError):  # who reads its output tells
                 if stdin:
                     await self.write(stdin)
                 await self.end_input()

@@ -10,13 +10,15 @@ from typing import Any
 from remote_runner.connection import faults
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.said import nonsense, part, whole
-from remote_runner.errors import FarShellError, HostLostError, PortTakenError
+from remote_runner.errors import DeadlineError, FarShellError, HostLostError, PortTakenError
 from remote_runner.inventory.endpoint import Endpoint
 
 _LANE = 0
 _CHUNK_BYTES = 64 << 10
 # How long dialling may take, here or there.
 _DIAL_S = 30.0
+# With a cut of the connection in it.
+_LISTEN_S = 300.0
 # At once through one port: a bound on what a host can make this process hold.
 _MOST_CONNECTIONS = 2048
 
@@ -74,11 +76,14 @@ class Listener(_Forward):
         """Wait for the port; 0 is any. Raises `PortTakenError` and what every request raises."""
         self._by_stream[self._stream.id] = self
         try:
-            self.port = self._port_of((await self._stream.receive()).head, port)
+            async with asyncio.timeout(_LISTEN_S):
+                self.port = self._port_of((await self._stream.receive()).head, port)
         except BaseException as error:
             await self.close()
             if isinstance(error, StreamClosed):
                 raise faults.listen_fault(self._host, port, error) from error
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(f"{self._host}: listening for {self._near}", _LISTEN_S) from error
             raise
         self._listening = asyncio.create_task(self._listen())
 
@@ -176,6 +181,7 @@ class LocalForward(_Forward):
                 next_step="name another port" if port else "",
             ) from error
         self.port = self._server.sockets[0].getsockname()[1]
+        self._link.lost.add_done_callback(self._give_up)
 
     @property
     def is_open(self) -> bool:
@@ -183,8 +189,12 @@ class LocalForward(_Forward):
 
     def _end_connections(self) -> None:
         # Here a port that nobody uses is closed: whoever runs next on this machine may want that number.
+        self._link.lost.remove_done_callback(self._give_up)
         self._server.close()
         super()._end_connections()
+
+    def _give_up(self, _: object) -> None:
+        self._end_connections()
 
     async def close(self) -> None:
         """End the port here and its connections."""

@@ -21,6 +21,7 @@ from remote_runner.outputs import OutputsReport
 
 Sink = Callable[[bytes], Awaitable[None]]
 
+_REASONS = ("ended", "stop", "timeout", "lost", "processes")
 # How long the host may take to end processes and say so, beyond TERM, grace and KILL.
 _ENDING_S = 30.0
 
@@ -56,12 +57,15 @@ class Exited:
 
 def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None = None) -> Exited:
     """The end in a message. Raises `FarShellError` for what is none."""
+    reason = said.get("reason")
+    if reason not in _REASONS:
+        raise nonsense(host, said)
     used_s = [real(said.get(key)) for key in ("utime_s", "stime_s")]
     cut = said.get("cut")
     counts = [whole(count) or 0 for count in cut.values()] if isinstance(cut, dict) else []
     return Exited(
         status_of(host, said),
-        words(said.get("reason"), 40) or "ended",
+        reason,
         whole(said.get("left")) or 0,
         whole(said.get("untold")) or 0,
         None if None in used_s else sum(used for used in used_s if used is not None),
@@ -69,6 +73,12 @@ def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None =
         sum(counts),
         sink_error,
     )
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Its error is told by who reads the other stream."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Run:
@@ -116,6 +126,7 @@ class Run:
         """
         other = asyncio.create_task(self._pass_on(STDERR_LANE, stderr))
         with ExitStack() as stack:
+            other.add_done_callback(_look_at)
             stack.callback(other.cancel)
             if stop is not None:
                 stack.enter_context(self._stopped_by(stop))

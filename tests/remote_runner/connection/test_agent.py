@@ -502,6 +502,18 @@ def test_a_forward_to_here() -> None:
     play(dials, test)
 
 
+def test_a_forward_to_here_ends_with_the_link() -> None:
+    async def test(agent: Agent, link: FakeLink) -> None:
+        forward = await agent.forward_local(Endpoint("db", 5432))
+        with forward.use():
+            link.lost.set_result(HostLostError("dex", "lost"))
+            await asyncio.sleep(0)
+            assert not forward.is_open
+            assert agent.is_lost
+
+    play(nothing, test)
+
+
 def test_what_the_host_cannot_dial_ends_here() -> None:
     async def refuses(stream: FakeStream) -> None:
         stream.fails("refused")

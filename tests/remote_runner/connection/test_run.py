@@ -244,6 +244,8 @@ def test_a_link_that_is_given_up_says_where_the_outputs_are() -> None:
         {"exited": {"status": 10**400}},
         {"exited": {"status": 0, "signal": -1}},
         {"exited": []},
+        {"exited": exited(reason="rm -rf /")},
+        {"exited": exited(reason=[])},
         {"fetched": WHOLE},
     ],
 )
@@ -267,7 +269,7 @@ def test_numbers_that_are_none_are_not_known() -> None:
         stream.says(started={})
         stream.data(1)
         stream.data(2)
-        stream.says(exited=exited(utime_s=math.inf, stime_s=1, max_rss=-5, left=True, untold="x", cut=[1], reason=7))
+        stream.says(exited=exited(utime_s=math.inf, stime_s=1, max_rss=-5, left=True, untold="x", cut=[1]))
 
     async def test(agent: Agent, link: FakeLink) -> None:
         ended, _, _ = await followed(await agent.start_run(JOB))
