@@ -591,3 +591,42 @@ def test_facts(contract: Contract, far: Path) -> None:
         assert (await agent.facts(*WHAT)).keys() >= {"load", "memory", "cores", "kernel", "disk", "limits"}
 
     contract(test)
+
+
+# --- cuts ---
+
+
+def test_a_cut_is_noticed_by_nobody(contract: Contract, tmp_path: Path) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(20_000))
+
+    async def test(agent: Agent) -> None:
+        async with Echo() as near:
+            listener = await agent.listen(near)
+            with listener.use():
+                run = await agent.start_run(
+                    sh("run-1", "seq 0 9999; sleep 1; seq 10000 19999; head -c 9000000 /dev/zero >$TEST_OUTPUTS_PATH/f")
+                )
+                reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+                writer.write(b"before ")
+                assert await reader.readexactly(7) == b"before "
+                said = bytearray()
+
+                async def out(data: bytes) -> None:
+                    if not said:
+                        assert agent._link._pipes is not None
+                        os.kill(agent._link._pipes._process.pid, signal.SIGKILL)
+                        writer.write(b"meanwhile ")
+                    said.extend(data)
+
+                ended = await run.follow(out, out)
+                assert ended.exit_status == 0
+                assert bytes(said) == lines
+                assert (await run.fetch(tmp_path)).size_bytes == 9_000_000
+                await run.clean()
+                writer.write_eof()
+                assert await reader.read() == b"meanwhile |17"
+                writer.close()
+            await listener.close()
+        assert agent.greeting.epoch == 2
+
+    contract(test)
