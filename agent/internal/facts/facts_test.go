@@ -74,7 +74,7 @@ func TestFacts(t *testing.T) {
 		}
 		done, err := (&command.Service{Processes: keeper, Home: "/"}).Output(context.Background(), 100, trial, "-r", "-m", "/bin/true")
 		if err != nil || told["namespaces"]["user"] != (done.Status == 0) {
-			t.Errorf("%v, but unshare ends with %d, %v", told["namespaces"], done, err)
+			t.Errorf("%v, but unshare ends with %v, %v", told["namespaces"], done, err)
 		}
 	}
 }
