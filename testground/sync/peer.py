@@ -16,6 +16,8 @@ LIMIT_BYTES = 2**20
 """The longest frame that is read: 32 times what the official service reads, and a bound on what a client can fill."""
 CLOSE_TIMEOUT_S = 2.0
 """So long a client may take to answer that it is closed."""
+WRITE_TIMEOUT_S = 10.0
+"""So long a client may take nothing of what it is sent; the official service gives it as much for a message."""
 _OPEN_TIMEOUT_S = 60.0
 _TURN_BYTES = 64 * 1024  # about so much is handed to a socket before other clients have their turn
 
@@ -27,7 +29,7 @@ class Peer:
     true, it is to be dropped.
     """
 
-    def __init__(self, connected: socket.socket, core: SyncCore) -> None:
+    def __init__(self, connected: socket.socket, core: SyncCore, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
         connected.setblocking(False)
         with contextlib.suppress(OSError):  # macOS, where it is gone already
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -36,6 +38,7 @@ class Peer:
         self.until_s: float | None = time.monotonic() + _OPEN_TIMEOUT_S
         self.has_ended = False
         self._core = core
+        self._write_timeout_s = write_timeout_s
         self._head: bytearray | None = bytearray()  # until hands are shaken
         self._reader = websocket.FrameReader(masked=True, limit_bytes=LIMIT_BYTES)
         self._out = bytearray()
@@ -48,7 +51,9 @@ class Peer:
     @property
     def interest(self) -> int:
         """The events of `selectors` to wait for."""
-        reading = 0 if self._is_leaving else selectors.EVENT_READ
+        # Who lets its answers lie is heard again once it has taken some: its own system holds what it says meanwhile.
+        is_heard = not self._is_leaving and (self._is_deaf or not self._core.is_behind(self.connection))
+        reading = selectors.EVENT_READ if is_heard else 0
         return reading | (selectors.EVENT_WRITE if self._is_full or self._has_more else 0)
 
     def read(self, buffer: memoryview) -> Iterable[Connection]:
@@ -92,9 +97,11 @@ class Peer:
         if self._is_full or self.has_ended:
             return
         self._take()
+        sent = 0
         try:
             if self._out:
-                del self._out[: self.socket.send(self._out)]
+                sent = self.socket.send(self._out)
+                del self._out[:sent]
             if not self._out and self._is_closing and self._is_deaf and not self._is_leaving:
                 # Its answer cannot be told from what it still sends of a frame: the end of the stream has to do.
                 self.socket.shutdown(socket.SHUT_WR)
@@ -103,6 +110,11 @@ class Peer:
         except OSError:
             self.has_ended = True
         self._is_full = bool(self._out)
+        if self._head is None and not self._is_closing:
+            if not self._out:
+                self.until_s = None
+            elif sent or self.until_s is None:
+                self.until_s = time.monotonic() + self._write_timeout_s
         self.has_ended = self.has_ended or (self._is_leaving and not self._out)
 
     def end(self, close: Close) -> None:

@@ -9,6 +9,7 @@ What is meant to differ from the official service; tests/testground/test_sync_re
 - A frame may have 1 MiB, not 32 KiB; a longer one ends the connection with the same code, and a reason of that size.
   (Subscribers on the Go SDK read 32 KiB, whichever service sends.)
 - A cancelled barrier stays silent; there it is answered when it is met.
+- What clients can fill has bounds (`core.Limits`); what goes beyond is answered with an error.
 - A payload's text keeps the order of its keys and the digits of its integers; there keys are sorted, `<`, `>` and `&`
   escaped, and every number is a 64-bit float.
 """
@@ -27,7 +28,7 @@ from typing import Self
 from testground.errors import SyncListenError
 from testground.sync import websocket
 from testground.sync.core import DEFAULT_IDLE_S, Connection, SyncCore
-from testground.sync.peer import CLOSE_TIMEOUT_S, Peer
+from testground.sync.peer import CLOSE_TIMEOUT_S, WRITE_TIMEOUT_S, Peer
 from testground.sync.protocol import DEFAULT_PORT, Close
 
 _PORTS_TO_TRY = 20
@@ -41,14 +42,21 @@ class SyncService:
 
     Listens on `port` (0: a free one, then in `.port`) of 127.0.0.1 and, where there is IPv6, of ::1, since `localhost`
     may mean either. What it remembers of a run is freed by `forget_run`, or when for `idle_s` nobody was connected who
-    had used it. Raises SyncListenError, at the end too, if it has ended by itself before.
+    had used it. A client that takes nothing for `write_timeout_s` is cut off. Raises SyncListenError, at the end too,
+    if it has ended by itself before.
     """
 
     def __init__(
-        self, port: int = 0, *, idle_s: float = DEFAULT_IDLE_S, clock: Callable[[], float] = time.monotonic
+        self,
+        port: int = 0,
+        *,
+        idle_s: float = DEFAULT_IDLE_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.port = port
         self._core = SyncCore(idle_s=idle_s, clock=clock)
+        self._write_timeout_s = write_timeout_s
         self._core_lock = threading.Lock()
         self._peers: dict[Connection, Peer] = {}
         self._selector = selectors.DefaultSelector()
@@ -168,7 +176,7 @@ class SyncService:
             except OSError:
                 self._selector.unregister(listening)  # until the next tick: there are no more files now
                 return
-            peer = Peer(connected, self._core)
+            peer = Peer(connected, self._core, write_timeout_s=self._write_timeout_s)
             self._peers[peer.connection] = peer
             self._selector.register(connected, peer.interest, peer)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from typing import Any
 
-from testground.sync.core import Connection, SyncCore
+import pytest
+
+from testground.sync.core import Connection, Limits, SyncCore
 from testground.sync.protocol import BAD_FRAME, Close
 
 STATE = "run:r:plan:p:case:c:states:s"
@@ -182,3 +186,100 @@ def test_a_run_is_forgotten_after_hours_without_anybody_and_no_sooner() -> None:
     clock.now_s += 1
     assert core.forget_idle() == ("r",)
     assert core.runs == ()
+
+
+def errors(core: SyncCore, connection: Connection) -> list[str]:
+    """The errors that are answered now."""
+    found = []
+    while (frame := core.take(connection)) is not None:
+        assert not isinstance(frame, Close)
+        found.append(json.loads(frame)["error"])
+    return found
+
+
+def test_what_is_kept_has_a_bound_and_each_client_a_share_of_it() -> None:
+    core = SyncCore(limits=Limits(kept_bytes=20_000, kept_for_one_bytes=8_000))
+    greedy, late = core.connect(), core.connect()
+    for _ in range(4):
+        ask(core, greedy, "p", publish={"topic": TOPIC, "payload": "x" * 2000})
+    assert errors(core, greedy) == ["", "", *["the sync service keeps no more than 8000 bytes of one client"] * 2]
+    assert ask(core, late, "s", signal_entry={"state": STATE}) == [late]
+    assert ask(core, late, "p", publish={"topic": TOPIC, "payload": "x"}) == [late]
+    assert taken(core, late) == [("s", 1), ("p", 3)]
+    others = [core.connect() for _ in range(5)]
+    for number, other in enumerate(others):
+        for kind in ("signal_entry", "barrier", "subscribe"):
+            name = "topic" if kind == "subscribe" else "state"
+            ask(core, other, "x", **{kind: {name: f"run:r{number}:plan:{'x' * 1000}:{kind}"}})
+    assert errors(core, others[0]) == ["", ""]
+    assert errors(core, others[4])[-1] == "the sync service keeps no more than 20000 bytes of all runs"
+    assert core.forget_run("r")
+    ask(core, greedy, "p", publish={"topic": TOPIC, "payload": "x" * 2000})
+    assert errors(core, greedy) == [""]
+    for name in core.runs:
+        core.forget_run(name)
+    assert core._kept_bytes == 0
+    assert not any(connection._kept_in_all_bytes for connection in (greedy, late, *others))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("barrier", "state"), ("subscribe", "topic")])
+def test_open_requests_have_a_bound_and_ending_them_makes_room(kind: str, name: str) -> None:
+    core = SyncCore(limits=Limits(open_requests=3, open_bytes=10_000, cancelled=0))
+    connection, other = core.connect(), core.connect()
+    action: dict[str, Any] = {kind: {name: "run:r:plan:k", **({"target": 1} if kind == "barrier" else {})}}
+    for request_id in "abcd":
+        ask(core, connection, request_id, **action)
+    assert errors(core, connection) == ["3 requests of this client are open; no more are taken"]
+    ask(core, connection, "b", is_cancel=True)
+    ask(core, connection, "d", **action)
+    ask(core, other, "x" * 20_000, **action)
+    assert errors(core, connection) == []
+    assert errors(core, other) == ["0 requests of this client are open; no more are taken"]
+    assert connection._open_requests == 3
+    core.disconnect(connection)
+    assert (connection._open_requests, connection._open_bytes) == (0, 0)
+
+
+def test_a_client_that_lets_its_answers_lie_is_behind_until_it_takes_them() -> None:
+    core = SyncCore(limits=Limits(unsent_bytes=1000))
+    connection = core.connect()
+    for _ in range(20):
+        ask(core, connection, "b", barrier={"state": STATE, "target": 0})
+    assert core.is_behind(connection)
+    taken(core, connection)
+    assert not core.is_behind(connection)
+    assert connection._unsent_bytes == 0
+
+
+@pytest.mark.parametrize("has_messages", [False, True])
+def test_subscribing_and_cancelling_leaves_nothing_behind(has_messages: bool) -> None:
+    core = SyncCore()
+    connection = core.connect()
+    if has_messages:
+        ask(core, connection, "p", publish={"topic": TOPIC, "payload": 1})
+    tracemalloc.start()
+    try:
+        for number in range(5000):
+            ask(core, connection, f"{number}", subscribe={"topic": TOPIC})
+            ask(core, connection, f"{number}", is_cancel=True)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 400_000
+    assert connection._open_requests == Limits().cancelled
+
+
+@pytest.mark.parametrize("same_id", [False, True])
+@pytest.mark.parametrize(("kind", "name"), [("barrier", "state"), ("subscribe", "topic")])
+def test_cancelling_costs_the_same_however_much_is_open(kind: str, name: str, same_id: bool) -> None:
+    core = SyncCore()
+    connection = core.connect()
+    frames = [json.dumps({"id": "0" if same_id else str(number), "is_cancel": True}) for number in range(20_000)]
+    action = {kind: {name: "run:r:plan:k", **({"target": 1} if kind == "barrier" else {})}}
+    for number in range(20_000):
+        ask(core, connection, "0" if same_id else str(number), **action)
+    began_s = time.process_time()
+    for frame in frames:
+        core.receive(connection, frame)
+    assert time.process_time() - began_s < 2  # 0.2 s; by looking through what is open it took 20
+    assert connection._open_requests <= Limits().cancelled

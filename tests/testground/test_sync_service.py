@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -95,7 +95,7 @@ def test_hundreds_of_clients_lose_and_reorder_nothing() -> None:
 
 def test_a_subscriber_that_does_not_read_stalls_nobody_and_misses_nothing() -> None:
     messages = 400  # 12 MB: beyond what the sockets of a loopback connection hold
-    with SyncService() as service:
+    with SyncService(write_timeout_s=60) as service:
         slow = connect_sync(f"ws://127.0.0.1:{service.port}", compression=None, proxy=None, max_queue=1).__enter__()
         slow.send(json.dumps({"id": "t", "subscribe": {"topic": TOPIC}}))
         with client_of(service) as publisher, client_of(service) as quick:
@@ -327,3 +327,28 @@ def test_served_alone_it_ends_at_ctrl_c() -> None:
             assert served.stderr.read() == b""
         finally:
             served.kill()
+
+
+@pytest.mark.parametrize("action", ['"barrier":{"state":"x","target":0}', '"publish":{"topic":"x","payload":1}'])
+def test_a_client_that_reads_no_answers_is_held_up_and_then_cut_off(action: str) -> None:
+    asked = b'{"id":"' + b"i" * 10_000 + b'",' + action.encode() + b"}"
+    frames = websocket.frame(websocket.TEXT, asked, b"mask") * 20
+    with SyncService(write_timeout_s=1) as service, client_of(service) as other:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as peer:
+            peer.sendall(websocket.request_head("localhost", "MDEyMzQ1Njc4OWFiY2RlZg=="))
+            sent = held = 0
+            with suppress(ConnectionResetError, BrokenPipeError):
+                while sent < 64 * 2**20:
+                    sent += peer.send(frames)
+                    held = max(held, *(one._unsent_bytes for one in list(service._peers)))
+        assert held < 3 * 2**20
+        assert sent < 64 * 2**20  # what the sockets of both sides hold, and our queue
+        assert other.signal_entry("s") == 1
+
+
+def test_a_client_that_reads_late_gets_all_answers() -> None:
+    with SyncService() as service, connect_sync(f"ws://127.0.0.1:{service.port}", proxy=None, max_queue=None) as peer:
+        for number in range(5000):
+            peer.send(json.dumps({"id": f"{number}" + "x" * 1000, "signal_entry": {"state": "s"}}))
+        seqs = [json.loads(peer.recv(timeout=20))["signal_entry"]["seq"] for _ in range(5000)]
+        assert seqs == list(range(1, 5001))
