@@ -21,7 +21,7 @@ from remote_runner.connection.frames import PROTOCOL, BreachError, Message
 from remote_runner.connection.program import identity
 from remote_runner.connection.session import ACK_S, SessionCore, StreamState
 from remote_runner.connection.ssh import ping_interval_s
-from remote_runner.connection.transport import Pipes, Transport
+from remote_runner.connection.transport import MOST_SAID_BYTES, Pipes, Transport
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import (
     FarShellError,
@@ -40,9 +40,9 @@ __all__ = ["Greeting", "Link", "Stream", "StreamClosed"]
 
 _HANDSHAKES = 64  # at once in this process: each is 20 ms of CPU here
 _HANDSHAKE_S = 1.0  # who takes longer waits for an answer, and is in nobody's way
-_MOST_NOISE_BYTES = 4 << 20  # a server may send banners for as long as it likes
 _LONGEST_PAUSE_S = 5.0
 _LEAVE_S = 2.0
+_LOCAL_S = 2.0  # what a pipe to this machine is waited for when it broke: its other end is most likely gone
 _MESSAGES = -1  # keys of waiters beside the lanes that are read
 _WRITING = 1000
 
@@ -225,6 +225,8 @@ class Link:
         self._told = told or (lambda text: None)
         self._interval_s = ping_interval_s(tolerate_s)
         self._alive_s = max(3 * self._interval_s, tolerate_s / 2)
+        if transport.is_local:
+            self._alive_s, self._tolerate_s = max(self._alive_s, tolerate_s), min(tolerate_s, _LOCAL_S)
         self._session = os.urandom(16).hex()
         self._epoch = 0
         self._core = SessionCore()
@@ -366,15 +368,15 @@ class Link:
                     answer = answers.next()
                     if answer is None:
                         data = await pipes.read()
-                        if not data:
-                            break
                         answers.feed(data)
-                        if answers.size + pipes.said_bytes > _MOST_NOISE_BYTES:
+                        if max(answers.size, pipes.said_bytes) > MOST_SAID_BYTES:
                             raise HostUnreachableError(
                                 self.name,
                                 "it sends banners without end, and no login comes of it",
                                 next_step="find out what answers there",
                             )
+                        if not data:
+                            break
                         continue
                     logged_in()
                     kind, words = answer

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 256 << 10
 _WORDS_BYTES = 16 << 10
+MOST_SAID_BYTES = 4 << 20  # before the login: a server may send banners for as long as it likes
 _PIPE_BYTES = 1 << 20
 _PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux only
 _MOST_BUFFERS = 512  # of one writev; IOV_MAX is 1024 at least
@@ -68,6 +69,7 @@ class Pipes:
         self._loop = asyncio.get_running_loop()
         self._words = bytearray()
         self._out: list[bytes | memoryview] = []
+        self._ready: asyncio.Future[None] | None = None
         self._is_writing = False
         self._is_closed = False
         self._ended: Callable[[str], None] = lambda reason: None
@@ -95,8 +97,10 @@ class Pipes:
     # One after the other, as long as the host's shell is spoken to
 
     async def read(self) -> bytes:
-        """What has come, b"" at its end."""
+        """What has come, b"" at its end, and when it says more than `MOST_SAID_BYTES` on stderr."""
         while True:
+            if self.said_bytes > MOST_SAID_BYTES:
+                return b""
             try:
                 return os.read(self._stdout, _READ_BYTES)
             except BlockingIOError:
@@ -117,12 +121,16 @@ class Pipes:
     async def _wait(
         self, add: Callable[[int, Callable[[], None]], None], remove: Callable[[int], object], fd: int
     ) -> None:
-        ready = self._loop.create_future()
-        add(fd, lambda: None if ready.done() else ready.set_result(None))
+        self._ready = self._loop.create_future()
+        add(fd, self._go_on)
         try:
-            await ready
+            await self._ready
         finally:
             remove(fd)
+
+    def _go_on(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
 
     # Both ways at once, once the agent has answered
 
@@ -213,6 +221,8 @@ class Pipes:
             self._loop.remove_reader(self._stderr)
             return
         self.said_bytes += len(data)
+        if self.said_bytes > MOST_SAID_BYTES:
+            self._go_on()
         self._words += data
         if len(self._words) > 2 * _WORDS_BYTES:
             del self._words[_WORDS_BYTES : len(self._words) - _WORDS_BYTES]
@@ -268,9 +278,13 @@ async def _wait_for(process: Popen[bytes], seconds: float) -> None:
 
 
 class Transport(Protocol):
-    """A way to a host. One process at a time runs."""
+    """A way to a host. One process at a time runs.
+
+    is_local: nothing but our own end breaks it, so whoever is behind it need not wait long for us to come again.
+    """
 
     name: str
+    is_local: bool
 
     async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
         """Start the process; `first` for the attachment of a session, where the user's own master may be used.
@@ -298,6 +312,8 @@ class Transport(Protocol):
 
 class CommandTransport:
     """Any command whose standard streams reach a shell on the host (`{host}` is replaced)."""
+
+    is_local = False
 
     def __init__(self, name: str, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.name = name
@@ -330,6 +346,8 @@ class CommandTransport:
 class LocalTransport(CommandTransport):
     """This machine: a shell that sees what a login would give it, and `environ` on top."""
 
+    is_local = True
+
     def __init__(self, name: str = "localhost", environ: Mapping[str, str] | None = None) -> None:
         account = Account.here(environ or {})
         login = {"HOME": account.home, "USER": account.name, "LOGNAME": account.name, "SHELL": account.shell}
@@ -347,6 +365,8 @@ class SshTransport:
     environ: of the child; whoever holds the transport may exchange it (a younger agent's socket).
     nearest: names that may be meant where this one does not resolve.
     """
+
+    is_local = False
 
     def __init__(
         self,
