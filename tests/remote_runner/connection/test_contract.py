@@ -366,7 +366,7 @@ def artifact(tmp_path: Path) -> Path:
     root = tmp_path / "artifact"
     (root / "bin").mkdir(parents=True)
     program = root / "bin/app"
-    program.write_text('#!/bin/sh\ncat "${0%/*}/../data" | head -c 5\n')
+    program.write_text('#!/bin/sh\ncat >/dev/null\nhead -c 5 "${0%/*}/../data"\n')
     program.chmod(0o755)
     (root / "data").write_bytes(b"first" + bytes(3_000_000))
     return root
@@ -391,10 +391,11 @@ def test_an_artifact_is_pushed_once_and_run(contract: Contract, artifact: Path, 
         assert told
         assert told[-1] > 3_000_000
         job = Job("run-1", ("bin/app",), {}, FarArtifact(Store.CACHE, content.hash))
-        run = await agent.start_run(job)
+        run = await agent.start_run(job, stdin=True)
         (left,) = await agent.artifacts()
         assert (left.name, left.is_used, left.is_partial, left.store) == (content.hash, True, False, Store.CACHE)
         assert (await agent.remove_artifacts([content.hash])).alive
+        await run.end_stdin()
         _, stdout, stderr = await followed(run)
         assert (stdout, stderr) == (b"first", b"")
         await run.fetch(tmp_path / "out")
