@@ -152,18 +152,37 @@ func (l *listening) mayEnter(connection net.Conn) bool {
 	if err == nil && uid == os.Getuid() {
 		return true
 	}
+	if err == nil && uid == nobody && !hasSent(connection.(*net.TCPConn)) {
+		return false // it wanted to know whether somebody listens
+	}
 	l.mutex.Lock()
 	told := l.refused
 	l.refused = true
 	l.mutex.Unlock()
 	if !told {
 		said := map[string]any{"uid": uid}
+		if uid == nobody {
+			said["uid"] = nil
+		}
 		if err != nil {
 			said["problem"] = err.Error()
 		}
 		_ = l.stream.Send(map[string]any{"refused": said})
 	}
 	return false
+}
+
+// hasSent says whether something has come that is not read yet.
+func hasSent(connection *net.TCPConn) bool {
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		return false
+	}
+	size := 0
+	_ = raw.Control(func(fd uintptr) {
+		size, _, _ = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	return size > 0
 }
 
 func addressOf(address net.Addr) netip.AddrPort {

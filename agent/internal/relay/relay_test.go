@@ -216,11 +216,42 @@ func TestPeerUser(t *testing.T) {
 				}
 			}
 			ours.Close()
+			if hasSent(theirs.(*net.TCPConn)) {
+				t.Error("it has sent nothing")
+			}
 			// Nobody's now; a kernel that still knows it must not say that it is root's.
 			if uid, err := peerUser(near, far); uid != nobody || err != nil {
 				t.Errorf("user %d, %v, after it was closed", uid, err)
 			}
 		})
+	}
+}
+
+func TestOneThatOnlyLooked(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells")
+	}
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for _, said := range []string{"", "something"} {
+		look := dial(t, "tcp4", listener.Addr().String())
+		io.WriteString(look, said)
+		look.Close()
+		connection, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		if hasSent(connection.(*net.TCPConn)) != (said != "") {
+			t.Errorf("wrong about %q", said)
+		}
+		// No stream to tell of it, so telling would be a fault.
+		if said == "" && (&listening{}).mayEnter(connection) {
+			t.Error("it was let in")
+		}
 	}
 }
 
