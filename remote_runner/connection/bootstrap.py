@@ -132,6 +132,6 @@ def _word(said: Mapping[str, Any], key: str) -> str:
 
 def _number(said: Mapping[str, Any], key: str) -> int:
     value = said.get(key)
-    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+    if not isinstance(value, int) or value is True or not 0 <= value < 1 << 63:
         raise BreachError(f"a greeting without {key}")
     return value

@@ -31,6 +31,7 @@ from remote_runner.errors import (
     HostUnresolvedError,
     LocalProgramError,
     SessionRefusedError,
+    SshFailedError,
 )
 from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.process import run, start
@@ -390,6 +391,7 @@ class SshTransport:
         self._config: SshConfig | None = None
         self._master: Path | None = None  # that the last process was to use
         self._refused: set[tuple[int, int]] = set()  # masters that did not serve
+        self._silent_proxies = 0
         self._log = -1
         self._log_path = directory
 
@@ -479,6 +481,10 @@ class SshTransport:
         config = self._config or SshConfig({})
         has_agent = "SSH_AUTH_SOCK" in self.environ
         error = explain_failure(self._target, config, status, log, said, has_agent=has_agent)
+        if isinstance(error, SshFailedError) and config.has_proxy and not said.strip() and self._silent_proxies < 2:
+            # ssh ends its proxy with SIGHUP as soon as that closes its stdout, which may be before it says why.
+            self._silent_proxies += 1
+            return HandshakeDroppedError(self.name, "the way there through a proxy failed without a word", stderr=log)
         if isinstance(error, HostUnresolvedError) and self._nearest:
             error.next_step = f"did you mean {' or '.join(self._nearest)}? Else {error.next_step}"
         return error
