@@ -225,7 +225,7 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte("a\nb"), 3, 1)
 	f.Add([]byte(`{"event":{"message_event":{"message":"\u00e4€`), 4000, 1000)
 	f.Fuzz(func(t *testing.T, text []byte, times, chunk int) {
-		data := bytes.Repeat(text, times&0xfff%(1+(4<<20)/(len(text)+1)))
+		data := bytes.Repeat(text, times&0xffff%(1+(256<<10)/(len(text)+1)))
 		c := collect(t)
 		c.feedAll(data, 1+chunk&0xffff)
 		c.close()

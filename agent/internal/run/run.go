@@ -106,12 +106,8 @@ func (s *Service) run(ctx context.Context, stream Stream, open wire.Message) err
 		return err
 	}
 	directory := s.Base.Run(r.ID)
-	if err := makeRun(directory); err != nil {
-		return err
-	}
-	a, err := s.start(ctx, stream, directory, r)
+	a, err := s.begin(ctx, stream, directory, r)
 	if err != nil {
-		_ = base.Remove(string(directory))
 		return err
 	}
 	a.follow(r)
@@ -137,7 +133,10 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 		var word struct{ Clean, Keep bool }
 		_ = message.Decode(&word)
 		if word.Clean {
-			if err := base.Remove(string(directory)); err != nil {
+			disk <- struct{}{}
+			err := base.Remove(string(directory))
+			<-disk
+			if err != nil {
 				return stream.Send(map[string]any{"kept": string(directory), "problem": err.Error()})
 			}
 			return stream.Send(map[string]any{"cleaned": true})
@@ -146,6 +145,22 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 			return stream.Send(map[string]any{"kept": string(directory)})
 		}
 	}
+}
+
+// disk lets so many starts and removals be under way at once: each takes a thread, and threads stay.
+var disk = make(chan struct{}, 8)
+
+func (s *Service) begin(ctx context.Context, stream Stream, directory base.Run, r request) (*application, error) {
+	disk <- struct{}{}
+	defer func() { <-disk }()
+	if err := makeRun(directory); err != nil {
+		return nil, err
+	}
+	a, err := s.start(ctx, stream, directory, r)
+	if err != nil {
+		_ = base.Remove(string(directory))
+	}
+	return a, err
 }
 
 // makeRun makes the run's directories. That the base is 0700 protects them.

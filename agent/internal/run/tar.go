@@ -1,7 +1,6 @@
 package run
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,8 @@ const (
 	// A report goes into one message.
 	mostTold      = 1000
 	mostToldBytes = 256 << 10
-	sendBuffer    = 64 << 10
+	// So much goes on at once. Less is held while there is less: many runs end at the same time.
+	gatherBytes = 64 << 10
 )
 
 // Send writes a directory as one tar stream: GNU's format, so names and sizes of any length; hard links among its files as
@@ -39,13 +39,13 @@ func Send(to io.Writer, directory string) (Fetched, error) {
 		_, err = t.out.Write(make([]byte, 2*block))
 	}
 	if err == nil {
-		err = t.out.Flush()
+		err = t.out.flush()
 	}
 	return t.finish(), err
 }
 
 type archive struct {
-	out       *bufio.Writer
+	out       *gather
 	root      string
 	links     map[[2]uint64]string // device and number of a file with several names: the first of them
 	report    Fetched
@@ -56,7 +56,7 @@ type archive struct {
 
 func newArchive(to io.Writer, directory string) *archive {
 	return &archive{
-		out:   bufio.NewWriterSize(to, sendBuffer),
+		out:   &gather{to: to},
 		root:  directory,
 		links: map[[2]uint64]string{},
 		// Lists that are empty, not null.
@@ -205,7 +205,7 @@ func (t *archive) file(name, path string, info fs.FileInfo) error {
 		return err
 	}
 	content := &padded{file: file, left: size}
-	if _, err := t.out.ReadFrom(content); err != nil {
+	if err := t.out.take(content); err != nil {
 		return err
 	}
 	if err := t.pad(size); err != nil {
@@ -234,11 +234,7 @@ type padded struct {
 	failed error
 }
 
-func (p *padded) Read(into []byte) (int, error) {
-	if p.left == 0 {
-		return 0, io.EOF
-	}
-	into = into[:min(int64(len(into)), p.left)]
+func (p *padded) read(into []byte) int {
 	n := 0
 	if !p.short {
 		var err error
@@ -256,7 +252,45 @@ func (p *padded) Read(into []byte) (int, error) {
 		}
 	}
 	p.left -= int64(n)
-	return n, nil
+	return n
+}
+
+// gather puts small pieces together.
+type gather struct {
+	to   io.Writer
+	held []byte
+}
+
+func (g *gather) flush() error {
+	_, err := g.to.Write(g.held)
+	g.held = g.held[:0]
+	return err
+}
+
+func (g *gather) Write(piece []byte) (int, error) {
+	g.held = append(g.held, piece...)
+	if len(g.held) < gatherBytes {
+		return len(piece), nil
+	}
+	return len(piece), g.flush()
+}
+
+// take reads a file to its end.
+func (g *gather) take(file *padded) error {
+	for file.left > 0 {
+		room := min(int64(gatherBytes-len(g.held)), file.left)
+		start := len(g.held)
+		if missing := start + int(room) - cap(g.held); missing > 0 {
+			g.held = append(g.held, make([]byte, room)...)
+		}
+		n := file.read(g.held[start : start+int(room)])
+		if g.held = g.held[:start+n]; len(g.held) == gatherBytes {
+			if err := g.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 type header struct {
@@ -280,7 +314,7 @@ func (t *archive) header(h header) error {
 		if err := t.header(header{name: "././@LongLink", kind: long.kind, size: int64(len(text))}); err != nil {
 			return err
 		}
-		if _, err := t.out.WriteString(text); err != nil {
+		if _, err := io.WriteString(t.out, text); err != nil {
 			return err
 		}
 		if err := t.pad(int64(len(text))); err != nil {

@@ -137,7 +137,7 @@ func header9GiB(stream *bytes.Buffer) error {
 	if err := t.header(header{name: "large", kind: '0', size: 9 << 30}); err != nil {
 		return err
 	}
-	return t.out.Flush()
+	return t.out.flush()
 }
 
 func TestASparseFileIsAPlainOne(t *testing.T) {
@@ -292,7 +292,7 @@ func FuzzHeader(f *testing.F) {
 		if err := archive.header(wanted); err != nil {
 			t.Fatal(err)
 		}
-		archive.out.Flush()
+		_ = archive.out.flush()
 		found, err := tar.NewReader(&stream).Next()
 		if err != nil {
 			t.Fatalf("%q: %v", name, err)
