@@ -13,7 +13,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeOutputsError, UnwritableOutputsError
@@ -26,11 +26,14 @@ _AGENTS_FILES = ((b"remote-runner.stdout.lines",), (b"remote-runner.stderr.lines
 DEFAULT_LIMIT_BYTES = 20 << 30
 _BLOCK = 512
 _LONGEST_HEADER_BYTES = 1024 * 1024
+_LONGEST_LENGTH_DIGITS = 7
 # PATH_MAX of Linux; longer ones would fill the report, and make thousands of directories in one entry.
 _LONGEST_NAME_BYTES = 4096
 # Told one by one; a report goes into memory, messages and a record.
 _MOST_LEFT_OUT = 1000
 _OPEN_DIRECTORIES = 32
+# So many links that led to an absolute place are remembered with it; of further ones hard links are left out.
+_MOST_ABSOLUTE_LINKS = 10_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A name that this machine's file system cannot have.
 _UNUSABLE_NAME = frozenset((errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG))
@@ -76,18 +79,21 @@ def unpack(
     host: str,
     far_outputs: str,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    umask: int | None = None,
 ) -> OutputsReport:
     """Unpack a tar stream, given in pieces of any size, into `outputs_dir` (made if need be, merged into if not).
 
     `far_outputs` is the directory's path on the host: absolute links into it become relative ones. Links to
     elsewhere, pipes, sockets and devices are left out and reported, as are names that are remote-runner's own.
-    An empty stream is an empty directory. Raises `UnsafeOutputsError` for an entry with `..`, an absolute name or
-    a way through a link; `OutputsLimitError` for the entry with which they (files, and 512 bytes for each entry) come
-    to more than `limit_bytes`; `DamagedOutputsError`, `UnwritableOutputsError`. What came before is kept.
+    An empty stream is an empty directory. `umask` holds for what is made (`None`: that of the process).
+
+    Raises `UnsafeOutputsError` for an entry with `..`, an absolute name or a way through a link; `OutputsLimitError`
+    for the entry with which they (files, and 512 bytes for each entry and each directory on the way to it) come to
+    more than `limit_bytes`; `DamagedOutputsError`, `UnwritableOutputsError`. What came before is kept.
     """
     try:
         outputs_dir.mkdir(parents=True, exist_ok=True)
-        unpacker = _Unpacker(chunks, outputs_dir, host, os.fsencode(far_outputs), limit_bytes)
+        unpacker = _Unpacker(chunks, outputs_dir, host, os.fsencode(far_outputs), limit_bytes, umask)
     except OSError as error:
         raise UnwritableOutputsError(host, str(outputs_dir), error.strerror or str(error)) from error
     with unpacker:
@@ -96,7 +102,13 @@ def unpack(
 
 class _Unpacker:
     def __init__(
-        self, chunks: Iterator[bytes], outputs_dir: Path, host: str, far_outputs: bytes, limit_bytes: int
+        self,
+        chunks: Iterator[bytes],
+        outputs_dir: Path,
+        host: str,
+        far_outputs: bytes,
+        limit_bytes: int,
+        umask: int | None,
     ) -> None:
         self._chunks = chunks
         self._buffer = b""
@@ -106,10 +118,12 @@ class _Unpacker:
         self._last_name = ""
         self._far_outputs = far_outputs.rstrip(b"/")
         self._limit_bytes = limit_bytes
+        self._umask = umask
         self._taken_bytes = 0
         # The directory itself may be reached through links: it is ours. Below it nothing is followed.
         self._root = os.open(outputs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: dict[tuple[bytes, ...], int] = {}
+        self._absolute: dict[tuple[bytes, ...], bytes] = {}
         self._files = 0
         self._size_bytes = 0
         self._left_out: list[LeftOut] = []
@@ -138,7 +152,7 @@ class _Unpacker:
             if entry.kind in b"LKxg":
                 text = self._take_padded(entry)
                 self._taken_bytes += len(text)
-                self._check_limit(entry)
+                self._check_limit(entry.name)
                 if entry.kind == b"L":
                     long_name = text.rstrip(b"\0")
                 elif entry.kind == b"K":
@@ -152,7 +166,7 @@ class _Unpacker:
             entry.link = long_link or entry.link
             long_name = long_link = b""
             self._taken_bytes += entry.size_bytes
-            self._check_limit(entry)
+            self._check_limit(entry.name)
             self._unpack_entry(entry, sparse=any(key.startswith(b"GNU.sparse") for key in pax))
             pax = {}
         for _ in self._chunks:  # the padding behind the archive
@@ -202,11 +216,11 @@ class _Unpacker:
             raise self._damaged(f"a header of {entry.size_bytes} bytes")
         return self._take(-(-entry.size_bytes // _BLOCK) * _BLOCK)[: entry.size_bytes]
 
-    def _check_limit(self, entry: _Entry) -> None:
+    def _check_limit(self, name: bytes) -> None:
         # Before anything of it is taken, so that every file that is here is whole.
         if self._taken_bytes > self._limit_bytes:
-            name = os.fsdecode(entry.name[:_LONGEST_NAME_BYTES])
-            raise OutputsLimitError(self._host, name, self._limit_bytes, self._files)
+            entry = os.fsdecode(name[:_LONGEST_NAME_BYTES])
+            raise OutputsLimitError(self._host, entry, self._limit_bytes, self._files)
 
     def _damaged(self, why: str) -> DamagedOutputsError:
         return DamagedOutputsError(self._host, self._last_name, why)
@@ -241,13 +255,16 @@ class _Unpacker:
 
     def _parse_pax(self, text: bytes) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        while text:
-            length, space, _ = text.partition(b" ")
-            if not space or not length.isdigit() or not len(length) < int(length) <= len(text):
+        at = 0
+        while at < len(text):
+            space = text.find(b" ", at, at + _LONGEST_LENGTH_DIGITS + 1)
+            digits = text[at:space] if space > at else b""
+            if not digits.isdigit() or not len(digits) < int(digits) <= len(text) - at:
                 raise self._damaged("an extended header is none")
-            key, _, value = text[len(length) + 1 : int(length) - 1].partition(b"=")
+            end = at + int(digits)
+            key, _, value = text[space + 1 : end - 1].partition(b"=")
             found[key] = value
-            text = text[int(length) :]
+            at = end
         return found
 
     def _apply_pax(self, entry: _Entry, pax: dict[bytes, bytes]) -> None:
@@ -257,7 +274,7 @@ class _Unpacker:
             raise self._damaged("a name holds a zero byte")
         try:
             if b"size" in pax and entry.kind == b"0":
-                entry.size_bytes = int(pax[b"size"])
+                entry.size_bytes = int(pax[b"size"])  # ValueError as well for more digits than Python reads
                 if entry.size_bytes < 0:
                     raise self._damaged("a size is negative")
             if b"mtime" in pax:
@@ -270,7 +287,8 @@ class _Unpacker:
     def _unpack_entry(self, entry: _Entry, *, sparse: bool) -> None:
         where = self._components(entry.name[: _LONGEST_NAME_BYTES + 1])
         self._last_name = os.fsdecode(entry.name[:_LONGEST_NAME_BYTES])
-        reason = "has a name of more than 4096 bytes" if len(entry.name) > _LONGEST_NAME_BYTES else ""
+        longest = max(len(entry.name), len(entry.link) if entry.kind == b"1" else 0)
+        reason = "has a name of more than 4096 bytes" if longest > _LONGEST_NAME_BYTES else ""
         if reason:
             pass
         elif where and where[0].startswith(OWN_PREFIX) and where not in _AGENTS_FILES:
@@ -329,8 +347,12 @@ class _Unpacker:
                 try:
                     child = self._open_directory(where[:end], fd)
                 except FileNotFoundError:
+                    # A name of 4 KiB makes 2,000 of them.
+                    self._taken_bytes += _BLOCK
+                    self._check_limit(b"/".join(where))
                     os.mkdir(where[end - 1], 0o777, dir_fd=fd)
                     child = self._open_directory(where[:end], fd)
+                    self._set_mode(child, 0o777)
                 if opened >= 0:
                     os.close(opened)
                 fd = opened = child
@@ -361,10 +383,17 @@ class _Unpacker:
 
     def _make_directory(self, where: tuple[bytes, ...], entry: _Entry) -> str:
         parent = self._directory(where[:-1])
+        mode = entry.mode & 0o777 | 0o700
         with suppress(FileExistsError):
-            os.mkdir(where[-1], entry.mode & 0o777 | 0o700, dir_fd=parent)
+            os.mkdir(where[-1], mode, dir_fd=parent)
+            self._set_mode(self._directory(where), mode)
         self._directory(where)
         return ""
+
+    def _set_mode(self, fd: int, mode: int) -> None:
+        """What was just made gets the mode that it would have under `umask`."""
+        if self._umask is not None:
+            os.fchmod(fd, mode & ~self._umask)
 
     def _make_file(self, where: tuple[bytes, ...], entry: _Entry) -> str:
         parent = self._directory(where[:-1])
@@ -376,6 +405,7 @@ class _Unpacker:
                 return "is a directory here"
             fd = os.open(where[-1], _NEW_FILE, mode, dir_fd=parent)
         try:
+            self._set_mode(fd, mode)
             for piece in self._pieces(entry.size_bytes):
                 written = os.write(fd, piece)
                 while written < len(piece):
@@ -399,6 +429,9 @@ class _Unpacker:
             if not self._make_way(where, parent):
                 return "is a directory here"
             os.symlink(target, where[-1], dir_fd=parent)
+        self._absolute.pop(where, None)
+        if entry.link.startswith(b"/") and len(self._absolute) < _MOST_ABSOLUTE_LINKS:
+            self._absolute[where] = entry.link
         return ""
 
     def _inside(self, where: tuple[bytes, ...], target: bytes) -> bytes | None:
@@ -438,21 +471,37 @@ class _Unpacker:
 
     def _make_hard_link_from(self, source: int, name: bytes, where: tuple[bytes, ...], entry: _Entry) -> str:
         parent = self._directory(where[:-1])
+        self._absolute.pop(where, None)
         try:
             found = os.stat(name, dir_fd=source, follow_symlinks=False)
         except FileNotFoundError:
             return f"is a link to {os.fsdecode(entry.link)!r}, which is not there"
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             return f"is a link to {os.fsdecode(entry.link)!r}, which is no file"
-        if stat.S_ISLNK(found.st_mode) and len(where) != len(self._components(entry.link)):
-            return f"is a hard link to the symlink {os.fsdecode(entry.link)!r} at another depth"
+        if stat.S_ISLNK(found.st_mode):
+            return self._make_link_again(source, name, where, entry)
+        reason = self._link(source, name, where, parent)
+        self._files += not reason
+        return reason
+
+    def _make_link_again(self, source: int, name: bytes, where: tuple[bytes, ...], entry: _Entry) -> str:
+        """Another name of a symlink, which may lead elsewhere from there than from the first."""
+        first = self._components(entry.link)
+        absolute = self._absolute.get(first)
+        if absolute is not None:  # it is relative here, from its first place
+            return self._make_link(where, replace(entry, link=absolute))
+        is_lost = len(self._absolute) >= _MOST_ABSOLUTE_LINKS and len(where) != len(first)
+        if is_lost or self._inside(where, os.readlink(name, dir_fd=source)) is None:
+            return f"is a hard link to the symlink {os.fsdecode(entry.link)!r}, which may lead elsewhere from here"
+        return self._link(source, name, where, self._directory(where[:-1]))
+
+    def _link(self, source: int, name: bytes, where: tuple[bytes, ...], parent: int) -> str:
         try:
             os.link(name, where[-1], src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except FileExistsError:
             if not self._make_way(where, parent):
                 return "is a directory here"
             os.link(name, where[-1], src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-        self._files += 1
         return ""
 
     def _make_way(self, where: tuple[bytes, ...], parent: int) -> bool:
@@ -464,7 +513,8 @@ class _Unpacker:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base 256 for what does not fit."""
+    """Octal digits, or GNU's base 256 for what does not fit: two's complement below the bit that says so."""
     if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        sign = (field[0] & 0x40) << 1
+        return int.from_bytes(bytes([field[0] & 0x7F | sign]) + field[1:], "big", signed=True)
     return int(field.strip(b" \0") or b"0", 8)

@@ -7,13 +7,14 @@ import os
 import stat
 import subprocess
 import tarfile
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from remote_runner.errors import DamagedOutputsError, UnsafeOutputsError, UnwritableOutputsError
+from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeOutputsError, UnwritableOutputsError
 from remote_runner.outputs import OutputsReport, unpack
 from tests.needs import need
 
@@ -216,12 +217,37 @@ def test_hard_links_lead_nowhere_else(tmp_path: Path) -> None:
         take(linked("../outside"), tmp_path / "here")
     with pytest.raises(UnsafeOutputsError):
         take(linked("/etc/passwd"), tmp_path / "here")
-    for target, name in (("missing", "h"), ("s", "d/h")):
-        # A link's own .. leads elsewhere from another depth.
-        (left,) = take(linked(target, name), tmp_path / target).left_out
-        assert left.name == name
+    (left,) = take(linked("missing"), tmp_path / "missing").left_out
+    assert left.name == "h"
     assert take(linked("s"), tmp_path / "same depth").left_out == ()
     assert (tmp_path / "same depth/h").readlink() == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("first", "target", "second", "becomes"),
+    [
+        ("s", "f", "d/h", "f"),
+        ("d/s", "f", "h", "f"),
+        ("d/e/s", "../f", "d/h", "../f"),
+        ("d/s", "../f", "d/e/h", "../f"),
+        ("d/s", "../f", "h", None),  # its .. leads out from there
+        ("s", f"{FAR}/a/f", "d/h", "../a/f"),
+        ("d/e/s", f"{FAR}/a/f", "h", "a/f"),
+    ],
+)
+def test_hard_links_to_symlinks_lead_where_they_led(
+    tmp_path: Path, first: str, target: str, second: str, becomes: str | None
+) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind, link in ((first, tarfile.SYMTYPE, target), (second, tarfile.LNKTYPE, first)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+    report = take(file.getvalue(), tmp_path / "here")
+    link_here = tmp_path / "here" / second
+    assert (str(link_here.readlink()) if link_here.is_symlink() else None) == becomes
+    assert [left.name for left in report.left_out] == ([] if becomes else [second])
 
 
 def test_outputs_join_what_is_here(tmp_path: Path) -> None:
@@ -288,6 +314,87 @@ def test_headers_that_ask_for_much_are_refused(tmp_path: Path) -> None:
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
     with pytest.raises(DamagedOutputsError, match="header of"):
         take(info.tobuf(tarfile.GNU_FORMAT), tmp_path / "here")
+
+
+def header(name: str, *, size: int = 0, kind: bytes = b"0", **fields: bytes) -> bytes:
+    """A header, with fields as they are to stand in it."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    for at, field in ((124, fields.get("size_field")), (136, fields.get("mtime_field"))):
+        if field:
+            block[at : at + 12] = field
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def pax(text: bytes) -> bytes:
+    return header("p", size=len(text), kind=b"x") + text + bytes(-len(text) % 512) + header("f") + bytes(1024)
+
+
+def test_directories_on_the_way_count_like_entries(tmp_path: Path) -> None:
+    names = [f"{number:06}/" + "/".join("a" * 100) for number in range(400)]
+    data = b"".join(header(name) for name in names) + bytes(1024)
+    with pytest.raises(OutputsLimitError) as caught:
+        unpack(iter([data]), tmp_path / "here", host="h", far_outputs=FAR, limit_bytes=1 << 20)
+    made = sum(len(folders) for _, folders, _ in os.walk(tmp_path / "here"))
+    assert 1900 < made <= 2048
+    assert any(name.startswith(caught.value.entry) for name in names)
+
+
+def test_a_long_extended_header_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
+    began_s = time.process_time()
+    assert take(pax(b"6 a=b\n" * ((1 << 20) // 6)), tmp_path / "here").files == 1
+    assert time.process_time() - began_s < 2  # 0.1 s; 8 s when each record copied the rest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"9" * 5000 + b" a=b\n",
+        b"5016 size=" + b"9" * 5005 + b"\n",
+        b"19 size=-00000001\n",
+        b"13 mtime=nan\n",
+        b"15 mtime=1e999\n",
+        b"0 a=b\n",
+        b" 6 a=b\n",
+        b"7 a=b\n",
+        b"6",
+    ],
+)
+def test_extended_headers_that_are_none_are_told_of(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DamagedOutputsError, match=r"header is none|negative"):
+        take(pax(text), tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("size_field", "kind"),
+    [
+        (b"\xff" * 12, DamagedOutputsError),  # -1
+        (b"\x80" + b"\xff" * 11, OutputsLimitError),  # 2 to the 88th
+        (b"\xbf" + b"\xff" * 11, OutputsLimitError),
+        (b"-00000000001", DamagedOutputsError),
+        (b"99999999999\0", DamagedOutputsError),
+    ],
+)
+def test_sizes_of_any_length_end_in_words(size_field: bytes, kind: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(kind):
+        take(header("f", size_field=size_field) + bytes(1024), tmp_path / "here")
+
+
+@pytest.mark.parametrize("mtime_s", [-43200, -1, 0, 1, 4102444800, 2**33])
+def test_times_before_1970_and_after_2242_stay(mtime_s: int, tmp_path: Path) -> None:
+    field = bytes([0x80 | (mtime_s < 0) * 0x7F]) + mtime_s.to_bytes(11, "big", signed=True)
+    take(header("f", mtime_field=field) + bytes(1024), tmp_path / "here")
+    assert (tmp_path / "here/f").stat().st_mtime == mtime_s
+    if mtime_s < 0:
+        take(pax(b"16 mtime=-43200\n"), tmp_path / "pax")
+        assert (tmp_path / "pax/f").stat().st_mtime == -43200
+
+
+def test_a_time_that_no_file_can_have_is_not_set(tmp_path: Path) -> None:
+    assert take(header("f", mtime_field=b"\x80" + b"\xff" * 11) + bytes(1024), tmp_path / "here").files == 1
 
 
 def test_a_full_disk_here_is_told_of(tmp_path: Path) -> None:
