@@ -221,7 +221,15 @@ func (k *Keeper) reap() (childless bool) {
 //
 // Where the system shows no processes, that is the group, counted as one.
 func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
-	left = k.endUntil(nil, grace, func() ([]int, bool) { return k.leftOf(run) })
+	find := func() ([]int, bool) { return k.leftOf(run) }
+	// What is just ending, because the group was told to or its pipe broke, was not left behind.
+	for pause := 2 * firstPause; pause <= 16*firstPause; pause *= 2 {
+		if _, any := find(); !any {
+			break
+		}
+		time.Sleep(pause)
+	}
+	left = k.endUntil(nil, grace, find)
 	k.mu.Lock()
 	delete(k.runs, run.PID)
 	last := len(k.runs) == 0 && !k.reap() // exactly one of those that end at once
@@ -275,7 +283,7 @@ func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func(
 		select {
 		case <-time.After(pause):
 		case <-hurry:
-			grace, hurry = 0, nil
+			grace, hurry = time.Since(began), nil
 		}
 		k.mu.Lock()
 		k.reap()

@@ -133,10 +133,13 @@ func explain(err error, program Program) error {
 	default:
 		problem = problemOf(err, program)
 	}
+	if problem == "" {
+		return wire.Fail("failed", "%s cannot be started: %v", program.Path, err)
+	}
 	return unusable(program.Path, problem)
 }
 
-// problemOf is what is wrong with a program that exec did not start.
+// problemOf is what is wrong with a program that exec did not start; "" where it is not the program (too many arguments).
 func problemOf(err error, program Program) string {
 	file := program.place.See(program.Path)
 	switch {
@@ -157,7 +160,7 @@ func problemOf(err error, program Program) string {
 			return "not-executable" // a file system mounted noexec, or the system's policy
 		}
 	}
-	return err.Error()
+	return ""
 }
 
 // interpreterOf is the program that a script or an ELF file names to be started with; "" for none.

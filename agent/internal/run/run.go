@@ -176,14 +176,14 @@ func makeRun(run base.Run) error {
 			return wire.Fail("exists", "there is a run of that name: %s", run).With("directory", string(run))
 		}
 	}
-	for _, each := range []string{run.Outputs(), run.Temp()} {
-		if err == nil {
-			err = os.Mkdir(each, 0o700)
-		}
-	}
 	if err != nil {
-		_ = base.Remove(string(run))
 		return noRoom(err, string(run))
+	}
+	for _, each := range []string{run.Outputs(), run.Temp()} {
+		if err := os.Mkdir(each, 0o700); err != nil {
+			_ = base.Remove(string(run))
+			return noRoom(err, string(run))
+		}
 	}
 	return nil
 }

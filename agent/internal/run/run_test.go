@@ -558,6 +558,23 @@ func TestAProgramThatCannotStartIsToldOf(t *testing.T) {
 	}
 }
 
+func TestTooManyArgumentsAreNoFaultOfTheProgram(t *testing.T) {
+	r := newTrial(t)
+	r.start([]string{"/bin/true", strings.Repeat("x", 3<<20)})
+	if failure := r.failure(); failure.Kind != "failed" || !strings.Contains(failure.Text, "argument list too long") {
+		t.Errorf("%v %v", failure.Kind, failure)
+	}
+}
+
+func TestWithoutRoomNothingIsStarted(t *testing.T) {
+	r := newTrial(t)
+	write(t, r.service.Base.Runs(), "a file")
+	r.start([]string{"true"})
+	if failure := r.failure(); failure.Kind != "room" {
+		t.Errorf("%v %v", failure.Kind, failure)
+	}
+}
+
 func TestADirectoryIsNoProgram(t *testing.T) {
 	r := newTrial(t)
 	r.start([]string{t.TempDir()})
