@@ -45,6 +45,8 @@ _LEAVE_S = 2.0
 _LOCAL_S = 2.0  # what a pipe to this machine is waited for when it broke: its other end is most likely gone
 _MESSAGES = -1  # keys of waiters beside the lanes that are read
 _WRITING = 1000
+# On Linux the one that counts a laptop's sleep as well.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _handshakes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
@@ -57,6 +59,10 @@ class StreamClosed(Exception):  # noqa: N818 (the end of a stream is no error by
         self.kind = kind
         self.text = text
         self.more = dict(more or {})
+
+
+def _wall_s() -> float:
+    return time.clock_gettime(_CLOCK)
 
 
 class _AgentGoneError(Exception):
@@ -233,6 +239,7 @@ class Link:
         self._pipes: Pipes | None = None
         self._cut: asyncio.Future[str] = self._loop.create_future()
         self._heard_s = 0.0
+        self._due_s = 0.0  # when the next look at the time is due, by a clock that goes on while the machine sleeps
         self._stood_still_s = 0.0
         self._breach_at = -1
         self._is_flushing = False
@@ -396,7 +403,7 @@ class Link:
                     elif kind == "start":
                         is_starting = True
                         limit.reschedule(self._loop.time() + self._connect_s)
-                    elif kind == "gone":
+                    elif kind == "gone" and self._epoch > 1:
                         raise _AgentGoneError
                     elif kind == "fault":
                         raise self._far_fault(words)
@@ -473,12 +480,14 @@ class Link:
         self._heard_s = time.monotonic()
         self._stood_still_s = 0.0
         pipes.carry(self._take, lambda: self._core.pull(time.monotonic()), self._end)
-        self._tick_timer = self._loop.call_later(self._interval_s, self._tick, time.monotonic() + self._interval_s)
+        self._tick_soon()
         if rest:
             self._take(rest)
         self._flush()
 
     def _take(self, data: bytes) -> None:
+        if self._cut.done():
+            return
         self._heard_s = time.monotonic()
         core = self._core
         try:
@@ -519,21 +528,32 @@ class Link:
             self._core.acknowledge()
             self._flush()
 
-    def _tick(self, due_s: float) -> None:
-        now = time.monotonic()
-        if now - due_s > self._alive_s:
-            # This process was stopped, not the host silent: what came meanwhile is read first.
-            self._stood_still_s = now - due_s
-            self._heard_s = now
-        elif now - self._heard_s > self._alive_s:
-            self._end(f"nothing was heard for {now - self._heard_s:.0f} s")
+    def _tick_soon(self) -> None:
+        self._due_s = _wall_s() + self._interval_s
+        self._tick_timer = self._loop.call_later(self._interval_s, self._tick)
+
+    def _tick(self) -> None:
+        self._note_standstill()
+        silent_s = time.monotonic() - self._heard_s
+        if silent_s > self._alive_s:
+            self._end(f"nothing was heard for {silent_s:.0f} s")
             return
         self._core.ping()
         self._flush()
-        self._tick_timer = self._loop.call_later(self._interval_s, self._tick, now + self._interval_s)
+        self._tick_soon()
+
+    def _note_standstill(self) -> None:
+        """See whether it was this process that stood still (SIGSTOP, a laptop's sleep), and not the host."""
+        late_s = _wall_s() - self._due_s
+        if late_s > self._alive_s:
+            self._stood_still_s = late_s
+            self._heard_s = time.monotonic()  # what came meanwhile is read first
+            self._due_s = _wall_s()
 
     def _end(self, reason: str, *, is_breach: bool = False) -> None:
         """The attachment is over."""
+        if not self._cut.done():
+            self._note_standstill()
         self._core.detach()
         if self._tick_timer is not None:
             self._tick_timer.cancel()

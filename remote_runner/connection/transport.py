@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 256 << 10
 _WORDS_BYTES = 16 << 10
 MOST_SAID_BYTES = 4 << 20  # before the login: a server may send banners for as long as it likes
-_PIPE_BYTES = 1 << 20
+_PIPE_BYTES = 256 << 10
 _PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux only
 _MOST_BUFFERS = 512  # of one writev; IOV_MAX is 1024 at least
 _TURN_BYTES = 1 << 20  # written in one turn of the loop
@@ -237,6 +237,7 @@ class Pipes:
     async def close(self, *, wait_s: float = 0.0) -> int | None:
         """End it with all that it started, after `wait_s` for its own end; its status, `None` where it was killed."""
         if self._is_closed:
+            await _wait_for(self._process, _ENDING_S)
             return self._process.poll()
         if wait_s:
             await _wait_for(self._process, wait_s)

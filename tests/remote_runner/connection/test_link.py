@@ -240,6 +240,22 @@ def test_a_process_that_stood_still_says_so(tmp_path: Path) -> None:
     run(check())
 
 
+def test_a_process_that_stood_still_for_too_long_says_so(tmp_path: Path) -> None:
+    """The end of the connection is what it sees first."""
+
+    async def check() -> None:
+        async with linked(local(tmp_path), small_agent(tmp_path), tolerate_s=2) as link:
+            pid = (await (await link.request({"verb": "pid"})).receive()).head["pid"]
+            stream = await link.request({"verb": "wait"})
+            await asyncio.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(5)
+            with pytest.raises(HostLostError, match="this process stood still for"):
+                await stream.receive()
+
+    run(check())
+
+
 def test_a_process_that_stood_still_goes_on_where_the_host_waited(tmp_path: Path) -> None:
     async def check() -> None:
         async with linked(local(tmp_path), small_agent(tmp_path), tolerate_s=2) as link:

@@ -18,11 +18,13 @@ from remote_runner.connection.ssh import (
     config_argv,
     explain_failure,
     login_argv,
+    login_socket,
     peer_address,
     ping_interval_s,
     ssh_environment,
 )
 from remote_runner.errors import (
+    ControllerError,
     FarShellError,
     HandshakeDroppedError,
     HostError,
@@ -100,6 +102,20 @@ def test_every_option_is_one_that_this_ssh_takes() -> None:
     assert values["requesttty"] == "false"
     login = login_argv(ssh, PLAIN, Path("/run/r/s"), persist_s=300)
     assert subprocess.run([*login[:1], "-G", *login[1:]], capture_output=True, check=True).stdout
+
+
+def test_a_login_by_hand_has_a_socket_of_its_own_for_each_target() -> None:
+    directory = Path("/run/r")
+    sockets = {
+        login_socket(directory, PLAIN, "/root"),
+        login_socket(directory, PLAIN, "/home/me"),
+        login_socket(directory, FULL, "/root"),
+        login_socket(directory, replace(FULL, port=22), "/root"),
+    }
+    assert len(sockets) == 4
+    assert login_socket(directory, replace(PLAIN, name="alias"), "/root") in sockets
+    with pytest.raises(ControllerError, match="REMOTE_RUNNER_RUNTIME_DIR"):
+        login_socket(Path("/" + "x" * 80), PLAIN, "/root")
 
 
 def test_the_configuration_tells_how_a_host_is_known() -> None:
@@ -281,5 +297,5 @@ def test_a_changed_key_is_removed_by_the_name_and_from_the_file_that_have_it() -
     assert step(FULL, file="/h/k", name="[192.0.2.7]:2222") == "ssh-keygen -R '[192.0.2.7]:2222' -f /h/k"
     # What the configuration does not know is nobody's word.
     assert step(FULL, file="/h/k;id", name="x;id") == "ssh-keygen -R '[192.0.2.7]:2222'"
-    assert step(replace(PLAIN, host="a b") if False else PLAIN, file="/x", name="y") == "ssh-keygen -R dex"
+    assert step(PLAIN, file="/x", name="y") == "ssh-keygen -R dex"
     assert shlex.split(step(FULL, file="/h/k", name="node"))[0] == "ssh-keygen"
