@@ -5,18 +5,42 @@ docs/protocol.md, section 1.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from remote_runner.connection.frames import PROTOCOL, BreachError, decode_object
+from remote_runner.connection.transport import MOST_SAID_BYTES, Pipes, Transport
+from remote_runner.deadline import Deadline
+from remote_runner.errors import (
+    FarShellError,
+    HostError,
+    HostUnreachableError,
+    NoFarDirectoryError,
+    NoRoomError,
+    UnknownSystemError,
+)
 from remote_runner.inventory.systems import System
 
-COMMAND = "exec /bin/sh -s"
 _NOISE_BYTES = 4 << 10
+_ENDING_S = 2.0
+
+
+class AgentGoneError(Exception):
+    """The host has no agent of this session any more."""
+
+
+class SilentProgramError(Exception):
+    """The program that is there ended before it greeted: cut off when it was written, or for another machine."""
+
+    def __init__(self, error: HostError) -> None:
+        super().__init__(str(error))
+        self.error = error  # to be raised where another program ends alike
 
 
 @functools.cache
@@ -135,3 +159,116 @@ def _number(said: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or value is True or not 0 <= value < 1 << 63:
         raise BreachError(f"a greeting without {key}")
     return value
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The conversation with a host's shell, from the script to the agent's greeting.
+
+    connect_s: for how long the host may be silent once it has answered. program: where the program for a system is.
+    """
+
+    transport: Transport
+    connect_s: float
+    program: Callable[[System], Awaitable[Path]]
+
+    async def run(
+        self, pipes: Pipes, values: Mapping[str, str], deadline: Deadline, logged_in: Callable[[], None]
+    ) -> tuple[Greeting, bytes]:
+        """Speak until the agent greets: its greeting, and what came behind it. `logged_in` is called by then.
+
+        Raises what keeps it from that: `HostError`, `BuildFailedError`, `AgentGoneError`, `SilentProgramError`.
+        """
+        name = self.transport.name
+        answers = Answers(nonce := os.urandom(16).hex())
+        is_starting = False
+        try:
+            async with asyncio.timeout(min(deadline.remaining_s, pipes.answer_s or deadline.remaining_s)) as limit:
+                with suppress(OSError):  # who does not read says why below
+                    await pipes.write(script({"nonce": nonce, **values}))
+                while (answer := await self._next(pipes, answers)) is not None:
+                    logged_in()
+                    # The host is known to answer: from here on it has the time that it takes.
+                    limit.reschedule(asyncio.get_running_loop().time() + self.connect_s)
+                    kind, words = answer
+                    if kind == "agent":
+                        return self._read_greeting(words, values["epoch"]), answers.rest()
+                    if kind == "need":
+                        limit.reschedule(None)
+                        await self._send_program(pipes, words, limit)
+                    elif kind == "start":
+                        is_starting = True
+                    elif kind == "gone" and values["epoch"] != "1":
+                        raise AgentGoneError
+                    elif kind == "fault":
+                        raise self._fault(words)
+        except TimeoutError:
+            said = f"{answers.noise()}\n{pipes.words()}"
+            await pipes.close()
+            if is_starting:
+                raise FarShellError(name, "its agent was started, and does not answer", stderr=said) from None
+            raise self.transport.explain(None, said) from None
+        status = await pipes.close(wait_s=_ENDING_S)
+        said = f"{answers.noise()}\n{pipes.words()}"
+        if is_starting and self.transport.is_from_host(status):
+            raise SilentProgramError(
+                FarShellError(name, f"its agent ended with status {status} as it began", stderr=said)
+            )
+        raise self.transport.explain(status, said)
+
+    async def _next(self, pipes: Pipes, answers: Answers) -> tuple[str, str] | None:
+        """The next answer; `None` where the host says nothing more."""
+        while (answer := answers.next()) is None:
+            data = await pipes.read()
+            answers.feed(data)
+            if max(answers.size, pipes.said_bytes) > MOST_SAID_BYTES:
+                raise HostUnreachableError(
+                    self.transport.name,
+                    "it sends banners without end, and no login comes of it",
+                    next_step="find out what answers there",
+                )
+            if not data:
+                return None
+        return answer
+
+    def _read_greeting(self, words: str, epoch: str) -> Greeting:
+        try:
+            greeting = Greeting.parse(words)
+        except (BreachError, UnknownSystemError) as error:
+            raise FarShellError(self.transport.name, f"its agent does not answer as ours does: {error}") from error
+        if str(greeting.epoch) != epoch:
+            raise FarShellError(self.transport.name, f"its agent answers for attachment {greeting.epoch}, not {epoch}")
+        return greeting
+
+    async def _send_program(self, pipes: Pipes, words: str, limit: asyncio.Timeout) -> None:
+        """Send the program for what the host says it is. Raises `FarShellError`, `BuildFailedError`."""
+        sysname, machine, bits = (*words.split(), "", "", "")[:3]
+        try:
+            system = System.from_uname(sysname, machine, int(bits) if bits in ("32", "64") else 0)
+        except UnknownSystemError as error:
+            raise FarShellError(self.transport.name, f"there is no agent for it: {error}") from error
+        path = await self.program(system)
+        program = await asyncio.to_thread(path.read_bytes)
+
+        def progressed() -> None:
+            limit.reschedule(asyncio.get_running_loop().time() + self.connect_s)
+
+        progressed()
+        with suppress(OSError):  # the host says why
+            await pipes.write(b"%d\n" % len(program) + program, progressed)
+
+    def _fault(self, words: str) -> HostError:
+        kind, _, said = words.partition(" ")
+        said = "".join(c if c.isprintable() else "?" for c in said)[:2000].rstrip("; ")
+        if kind == "room":
+            return NoRoomError(
+                self.transport.name,
+                f"our program cannot be written there: {said}",
+                next_step="make room there, or name another place with `directory` in inventory.yaml",
+            )
+        return NoFarDirectoryError(
+            self.transport.name,
+            f"no directory there will do: {said}",
+            next_step="name one with `directory` in inventory.yaml that is this user's own, and that nobody else can "
+            "exchange",
+        )

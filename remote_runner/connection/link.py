@@ -16,23 +16,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from remote_runner.connection.bootstrap import Answers, Greeting, script
+from remote_runner.connection.bootstrap import AgentGoneError, Bootstrap, Greeting, SilentProgramError
 from remote_runner.connection.frames import PROTOCOL, BreachError, Message
 from remote_runner.connection.program import identity
 from remote_runner.connection.session import ACK_S, SessionCore, StreamState
 from remote_runner.connection.ssh import ping_interval_s
-from remote_runner.connection.transport import MOST_SAID_BYTES, Pipes, Transport
+from remote_runner.connection.transport import Pipes, Transport
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import (
     FarShellError,
     HandshakeDroppedError,
-    HostError,
     HostLostError,
-    HostUnreachableError,
-    NoFarDirectoryError,
-    NoRoomError,
     RemoteRunnerError,
-    UnknownSystemError,
 )
 from remote_runner.inventory.systems import System
 
@@ -63,18 +58,6 @@ class StreamClosed(Exception):  # noqa: N818 (the end of a stream is no error by
 
 def _wall_s() -> float:
     return time.clock_gettime(_CLOCK)
-
-
-class _AgentGoneError(Exception):
-    """The host has no agent of this session any more."""
-
-
-class _SilentProgramError(Exception):
-    """The program that is there ended, or failed to start, before it greeted; holds the error to tell then."""
-
-    def __init__(self, error: HostError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class Stream:
@@ -206,7 +189,6 @@ class Link:
     def __init__(
         self,
         transport: Transport,
-        *,
         name: str,
         directory: str,
         tolerate_s: float,
@@ -226,7 +208,7 @@ class Link:
         self._directory = directory
         self._tolerate_s = tolerate_s
         self._connect_s = connect_s
-        self._program = program
+        self._bootstrap = Bootstrap(transport, connect_s, program)
         self._on_open = on_open
         self._told = told or (lambda text: None)
         self._interval_s = ping_interval_s(tolerate_s)
@@ -267,16 +249,7 @@ class Link:
 
         Raises the `HostError` that says why there is no connection, `BuildFailedError`, `DeadlineError`.
         """
-        link = cls(
-            transport,
-            name=name,
-            directory=directory,
-            tolerate_s=tolerate_s,
-            connect_s=connect_s,
-            program=program,
-            on_open=on_open,
-            told=told,
-        )
+        link = cls(transport, name, directory, tolerate_s, connect_s, program, on_open, told)
         soon = Deadline.after(min(connect_s, deadline.remaining_s))
         attempt = 0
         while True:
@@ -324,13 +297,13 @@ class Link:
     # One attachment
 
     async def _attach(self, deadline: Deadline, *, first: bool) -> None:
-        """Log in and go on with the session. Raises `_AgentGoneError`, `RemoteRunnerError`."""
+        """Log in and go on with the session. Raises `AgentGoneError`, `RemoteRunnerError`."""
         try:
             await self._attach_once(deadline, first=first, replace=False)
-        except _SilentProgramError:
+        except SilentProgramError:
             try:  # it was cut off when it was written, or is for another machine
                 await self._attach_once(deadline, first=first, replace=True)
-            except _SilentProgramError as error:
+            except SilentProgramError as error:
                 raise error.error from None
 
     async def _attach_once(self, deadline: Deadline, *, first: bool, replace: bool) -> None:
@@ -345,9 +318,7 @@ class Link:
             turn.callback(turns.release)
             turn.callback(self._loop.call_later(_HANDSHAKE_S, turn.close).cancel)
             pipes = await self._transport.start(first=first, deadline=deadline)
-            answers = Answers(nonce := os.urandom(16).hex())
             values = {
-                "nonce": nonce,
                 "agent": identity(),
                 "session": self._session,
                 "epoch": str(self._epoch),
@@ -355,110 +326,11 @@ class Link:
                 "replace": "1" if replace else "",
             }
             try:
-                greeting = await self._greet(pipes, answers, script(values), deadline, turn.close)
-                self._carry(pipes, greeting, answers.rest())
+                greeting, rest = await self._bootstrap.run(pipes, values, deadline, turn.close)
+                self._carry(pipes, greeting, rest)
             except BaseException:
                 await pipes.close()
                 raise
-
-    async def _greet(
-        self, pipes: Pipes, answers: Answers, said: bytes, deadline: Deadline, logged_in: Callable[[], None]
-    ) -> Greeting:
-        """Speak with the shell there until the agent greets. Raises what keeps it from that."""
-        limit_s = min(deadline.remaining_s, pipes.answer_s or deadline.remaining_s)
-        is_starting = False
-        try:
-            async with asyncio.timeout(limit_s) as limit:
-                with suppress(OSError):  # who does not read says why below
-                    await pipes.write(said)
-                while True:
-                    answer = answers.next()
-                    if answer is None:
-                        data = await pipes.read()
-                        answers.feed(data)
-                        if max(answers.size, pipes.said_bytes) > MOST_SAID_BYTES:
-                            raise HostUnreachableError(
-                                self.name,
-                                "it sends banners without end, and no login comes of it",
-                                next_step="find out what answers there",
-                            )
-                        if not data:
-                            break
-                        continue
-                    logged_in()
-                    kind, words = answer
-                    if kind == "agent":
-                        return self._read_greeting(words)
-                    if kind == "need":
-                        # From here on the host is known to answer: the program has the time that it takes.
-                        limit.reschedule(None)
-                        program = await self._read_program(words)
-
-                        def progressed() -> None:
-                            limit.reschedule(self._loop.time() + self._connect_s)
-
-                        progressed()
-                        with suppress(OSError):
-                            await pipes.write(b"%d\n" % len(program) + program, progressed)
-                    elif kind == "start":
-                        is_starting = True
-                        limit.reschedule(self._loop.time() + self._connect_s)
-                    elif kind == "gone" and self._epoch > 1:
-                        raise _AgentGoneError
-                    elif kind == "fault":
-                        raise self._far_fault(words)
-        except TimeoutError:
-            heard = answers.noise() + pipes.words()
-            await pipes.close()
-            if is_starting:
-                raise FarShellError(self.name, "its agent was started, and does not answer", stderr=heard) from None
-            raise self._transport.explain(None, heard) from None
-        status = await pipes.close(wait_s=_LEAVE_S)
-        heard = answers.noise() + "\n" + pipes.words()
-        if is_starting and self._transport.is_from_host(status):
-            raise _SilentProgramError(
-                FarShellError(self.name, f"its agent ended with status {status} as it began", stderr=heard)
-            )
-        raise self._transport.explain(status, heard)
-
-    def _read_greeting(self, words: str) -> Greeting:
-        try:
-            greeting = Greeting.parse(words)
-        except (BreachError, UnknownSystemError) as error:
-            raise FarShellError(self.name, f"its agent does not answer as ours does: {error}") from error
-        if greeting.epoch != self._epoch:
-            raise FarShellError(self.name, f"its agent answers for attachment {greeting.epoch}, not {self._epoch}")
-        return greeting
-
-    async def _read_program(self, words: str) -> bytes:
-        """The program for what the host says it is. Raises `FarShellError`, `BuildFailedError`."""
-        sysname, machine, bits = (*words.split(), "", "", "")[:3]
-        try:
-            system = System.from_uname(sysname, machine, int(bits) if bits.isdecimal() and len(bits) < 4 else 0)
-        except UnknownSystemError as error:
-            raise FarShellError(
-                self.name,
-                f"no agent can be built for it: {error}",
-                next_step="`fab hosts` lists the systems that are known",
-            ) from error
-        path = await self._program(system)
-        return await asyncio.to_thread(path.read_bytes)
-
-    def _far_fault(self, words: str) -> HostError:
-        kind, _, said = words.partition(" ")
-        said = "".join(c if c.isprintable() else "?" for c in said)[:2000].rstrip("; ")
-        if kind == "room":
-            return NoRoomError(
-                self.name,
-                f"our program cannot be written there: {said}",
-                next_step="make room there, or name another place with `directory` in inventory.yaml",
-            )
-        return NoFarDirectoryError(
-            self.name,
-            f"no directory there will do: {said}",
-            next_step="name one with `directory` in inventory.yaml that is this user's own, and that nobody else can "
-            "exchange",
-        )
 
     def _carry(self, pipes: Pipes, greeting: Greeting, rest: bytes) -> None:
         hello = {
@@ -594,7 +466,7 @@ class Link:
         self._told(
             f"{self.name}: the connection was lost ({reason}); it is tried again for {deadline.remaining_s:.0f} s"
         )
-        pause_s, attempts, told = 0.1, 0, ""
+        pause_s, attempts, told = 0.1, 0, False
         error: Exception | None = None
         while True:
             attempts += 1
@@ -602,13 +474,13 @@ class Link:
             try:
                 await self._attach(soon, first=False)
                 break
-            except _AgentGoneError:
+            except AgentGoneError:
                 self._give_up(self._why_gone(reason), "")
                 return
             except RemoteRunnerError as found:
                 error = found
-                if isinstance(found, HostError) and found.next_step and "hosts.login" in found.next_step != told:
-                    told = found.next_step
+                if "hosts.login" in found.next_step and not told:
+                    told = True  # the user can do something about it meanwhile
                     self._told(str(found))
             if deadline.remaining_s < pause_s:
                 self._give_up(

@@ -10,7 +10,6 @@ suggest.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import pwd
@@ -20,9 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remote_runner.connection.bootstrap import COMMAND
 from remote_runner.errors import (
-    ControllerError,
     FarShellError,
     HandshakeDroppedError,
     HostError,
@@ -38,9 +35,9 @@ from remote_runner.errors import (
 )
 from remote_runner.inventory.ssh_target import SshTarget
 
+COMMAND = "exec /bin/sh -s"  # sh, bash, zsh, fish and tcsh read it alike
 _LEAST_TOLERATED_S = 5.0
 _SSH_FAILED = 255
-_SOCKET_PATH_LIMIT = 104 - 1 - 17  # sun_path of macOS, its NUL, and the ".XXXXXXXXXXXXXXXX" that ssh binds first
 
 # What a program started by ssh (ProxyCommand, Match exec, an agent's helper) may need of this process's environment.
 _PASSED_ON = (
@@ -157,21 +154,6 @@ def attach_argv(
     )
     words = [ssh, "-T", "-o", "BatchMode=yes", "-E", str(log), *_options(needed), *_target_words(target)]
     return [*words, *_options(ours), "--", target.host, COMMAND]
-
-
-def login_socket(directory: Path, target: SshTarget, home: str) -> Path:
-    """Where `fab hosts.login` opens a master for this target, as it is started for that user's configuration.
-
-    Raises `ControllerError` where the path is too long for a socket.
-    """
-    text = "\0".join([*_target_words(target), target.host, home])
-    path = directory / f"login-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    if len(str(path).encode()) > _SOCKET_PATH_LIMIT:
-        raise ControllerError(
-            f"{path}: too long for a socket ({_SOCKET_PATH_LIMIT} bytes at most)",
-            next_step="name a shorter directory with REMOTE_RUNNER_RUNTIME_DIR",
-        )
-    return path
 
 
 def login_argv(ssh: str, target: SshTarget, socket: Path, *, persist_s: int) -> list[str]:

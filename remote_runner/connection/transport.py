@@ -47,6 +47,7 @@ _PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux only
 _MOST_BUFFERS = 512  # of one writev; IOV_MAX is 1024 at least
 _TURN_BYTES = 1 << 20  # written in one turn of the loop
 _ENDING_S = 2.0
+_WORDS_S = 0.5  # a proxy may say why when ssh has ended already
 _MASTER_S = 10.0  # a master answers from memory; one that does not is stopped or stuck
 _CONFIG_S = 5.0
 
@@ -71,6 +72,7 @@ class Pipes:
         self._words = bytearray()
         self._out: list[bytes | memoryview] = []
         self._ready: asyncio.Future[None] | None = None
+        self._has_said_all = asyncio.Event()
         self._is_writing = False
         self._is_closed = False
         self._ended: Callable[[str], None] = lambda reason: None
@@ -220,6 +222,7 @@ class Pipes:
             data = b""
         if not data:
             self._loop.remove_reader(self._stderr)
+            self._has_said_all.set()
             return
         self.said_bytes += len(data)
         if self.said_bytes > MOST_SAID_BYTES:
@@ -241,6 +244,9 @@ class Pipes:
             return self._process.poll()
         if wait_s:
             await _wait_for(self._process, wait_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, _WORDS_S)):
+                    await self._has_said_all.wait()
         status = self._process.poll()
         with suppress(ProcessLookupError, PermissionError):  # its proxies are of its group
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -414,6 +420,8 @@ class SshTransport:
             connect_s=self._connect_s if first else min(self._connect_s, 20.0),
             control_path="none" if self._master is None else str(self._master),
         )
+        if self._silent_proxies:
+            argv = ["/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", *argv]
         return Pipes(argv, environ, answer_s=None if self._master is None else _MASTER_S)
 
     async def _ask_config(self, ssh: str, environ: Mapping[str, str], deadline: Deadline) -> SshConfig:
@@ -483,7 +491,8 @@ class SshTransport:
         has_agent = "SSH_AUTH_SOCK" in self.environ
         error = explain_failure(self._target, config, status, log, said, has_agent=has_agent)
         if isinstance(error, SshFailedError) and config.has_proxy and not said.strip() and self._silent_proxies < 2:
-            # ssh ends its proxy with SIGHUP as soon as that closes its stdout, which may be before it says why.
+            # ssh ends its proxy with SIGHUP as soon as that closes its stdout, which may be before it says why. The
+            # next attempt has it ignore that.
             self._silent_proxies += 1
             return HandshakeDroppedError(self.name, "the way there through a proxy failed without a word", stderr=log)
         if isinstance(error, HostUnresolvedError) and self._nearest:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_runner.connection.bootstrap import COMMAND, Answers, Greeting, script
+from remote_runner.connection.bootstrap import Answers, Greeting, script
 from remote_runner.connection.frames import BreachError
+from remote_runner.connection.ssh import COMMAND
 from tests.needs import need
 
 SHELLS = ("dash", "bash", "bash as sh", "busybox", "zsh as sh")

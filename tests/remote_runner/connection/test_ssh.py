@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,11 @@ from remote_runner.connection.ssh import (
     config_argv,
     explain_failure,
     login_argv,
-    login_socket,
     peer_address,
     ping_interval_s,
     ssh_environment,
 )
 from remote_runner.errors import (
-    ControllerError,
     FarShellError,
     HandshakeDroppedError,
     HostError,
@@ -102,20 +99,6 @@ def test_every_option_is_one_that_this_ssh_takes() -> None:
     assert values["requesttty"] == "false"
     login = login_argv(ssh, PLAIN, Path("/run/r/s"), persist_s=300)
     assert subprocess.run([*login[:1], "-G", *login[1:]], capture_output=True, check=True).stdout
-
-
-def test_a_login_by_hand_has_a_socket_of_its_own_for_each_target() -> None:
-    directory = Path("/run/r")
-    sockets = {
-        login_socket(directory, PLAIN, "/root"),
-        login_socket(directory, PLAIN, "/home/me"),
-        login_socket(directory, FULL, "/root"),
-        login_socket(directory, replace(FULL, port=22), "/root"),
-    }
-    assert len(sockets) == 4
-    assert login_socket(directory, replace(PLAIN, name="alias"), "/root") in sockets
-    with pytest.raises(ControllerError, match="REMOTE_RUNNER_RUNTIME_DIR"):
-        login_socket(Path("/" + "x" * 80), PLAIN, "/root")
 
 
 def test_the_configuration_tells_how_a_host_is_known() -> None:

@@ -307,6 +307,8 @@ def test_a_master_of_the_users_serves_the_first_attachment_and_none_after_it(
                 assert link.address == "192.0.2.1"  # the agent's word: ssh does not tell
                 assert link._pipes is not None
                 os.kill(link._pipes._process.pid, signal.SIGKILL)
+                while link.attempts < 2:  # the master notices in its own time
+                    await asyncio.sleep(0.02)
                 await (await link.request({"verb": "say"})).receive()
                 assert user_sshd.connections() == before + 1
 
