@@ -411,6 +411,7 @@ class Link:
             self._end(f"nothing was heard for {silent_s:.0f} s")
             return
         self._core.ping()
+        self._transport.tidy()
         self._flush()
         self._tick_soon()
 

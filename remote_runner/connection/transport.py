@@ -50,6 +50,7 @@ _ENDING_S = 2.0
 _WORDS_S = 0.5  # a proxy may say why when ssh has ended already
 _MASTER_S = 10.0  # a master answers from memory; one that does not is stopped or stuck
 _CONFIG_S = 5.0
+_MOST_LOG_BYTES = 1 << 20
 
 # What a login without a PATH of its own has to find: macOS and Linux keep their own programs there.
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -313,6 +314,9 @@ class Transport(Protocol):
         """Where this machine reached the host, "" where the way there does not tell."""
         ...
 
+    def tidy(self) -> None:
+        """Called now and then while the process runs."""
+
     def last_words(self) -> str:
         """What the process itself had to say of its end."""
         ...
@@ -346,6 +350,9 @@ class CommandTransport:
 
     def address(self) -> str:
         return ""
+
+    def tidy(self) -> None:
+        pass
 
     def last_words(self) -> str:
         return ""
@@ -503,7 +510,13 @@ class SshTransport:
         """ssh says 255 for all faults of its own."""
         return status is not None and 0 <= status < 255
 
+    def tidy(self) -> None:
+        """A host that makes ssh complain without end fills no disk here."""
+        if self._log >= 0 and os.fstat(self._log).st_size > _MOST_LOG_BYTES:
+            os.ftruncate(self._log, 0)  # ssh appends
+
     def address(self) -> str:
+        self._log_path.unlink(missing_ok=True)  # ssh has it open by now, and so have we: nothing of it stays behind
         found = peer_address(self._read_log())
         return found if is_address(found) else ""
 

@@ -157,7 +157,6 @@ def test_killed_connections_are_not_noticed(tmp_path: Path, user_sshd: UserSshd,
                 killer.cancel()
             assert link.attempts >= 4
             assert any("is back" in text for text in told)
-            assert list((tmp_path / "logs").iterdir()) != []
         assert list((tmp_path / "logs").iterdir()) == []
 
     run(check())
