@@ -12,6 +12,7 @@ import math
 import struct
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from remote_runner.connection.frames import (
@@ -53,61 +54,42 @@ _INT = struct.Struct(">I")
 _NUMBERED = frozenset((OPEN, MESSAGE, DATA, CREDIT, END, CLOSE, BYE))
 
 
+@dataclass(slots=True, eq=False)
 class Inward:
     """One lane of a stream as it is received."""
 
-    __slots__ = ("chunks", "consumed", "credit", "is_ended", "window")
-
-    def __init__(self) -> None:
-        self.chunks: deque[bytes] = deque()
-        self.window = WINDOW_BYTES
-        self.credit = WINDOW_BYTES  # what the peer may still send
-        self.consumed = 0  # and has not been granted again
-        self.is_ended = False
+    chunks: deque[bytes] = field(default_factory=deque)
+    window: int = WINDOW_BYTES
+    credit: int = WINDOW_BYTES  # what the peer may still send
+    consumed: int = 0  # and has not been granted again
+    is_ended: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Outward:
     """One lane of a stream as it is sent."""
 
-    __slots__ = ("credit", "is_ended", "waiting")
-
-    def __init__(self) -> None:
-        self.credit = WINDOW_BYTES
-        self.waiting = 0  # bytes among the urgent frames
-        self.is_ended = False
+    credit: int = WINDOW_BYTES
+    waiting: int = 0  # bytes among the urgent frames
+    is_ended: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class StreamState:
-    """A stream; `closing` is what came with the peer's CLOSE."""
+    """A stream; `closing` is what came with the peer's CLOSE, `owner` belongs to whoever waits for the stream."""
 
-    __slots__ = (
-        "bulk",
-        "closing",
-        "head",
-        "id",
-        "inward",
-        "is_closed_here",
-        "is_closed_there",
-        "is_touched",
-        "messages",
-        "outward",
-        "owner",
-        "queued",
-    )
-
-    def __init__(self, number: int, head: Message) -> None:
-        self.id = number
-        self.head = head
-        self.messages: deque[Message] = deque()
-        self.inward: dict[int, Inward] = {}
-        self.outward: dict[int, Outward] = {}
-        self.bulk: deque[_Queued] = deque()
-        self.queued = 0
-        self.closing: Message | None = None
-        self.is_closed_here = False
-        self.is_closed_there = False
-        self.is_touched = False
-        self.owner: Any = None  # whoever waits for this stream
+    id: int
+    head: Message
+    messages: deque[Message] = field(default_factory=deque)
+    inward: dict[int, Inward] = field(default_factory=dict)
+    outward: dict[int, Outward] = field(default_factory=dict)
+    bulk: deque[_Queued] = field(default_factory=deque)
+    queued: int = 0  # bytes not yet sent
+    closing: Message | None = None
+    is_closed_here: bool = False
+    is_closed_there: bool = False
+    is_touched: bool = False
+    owner: Any = None
 
     def has_data(self, lane: int) -> bool:
         """Whether a `read` of that lane would return something, its end included."""
@@ -192,19 +174,17 @@ class SessionCore:
 
     def receive(self, data: bytes, now: float) -> None:
         """Take what came. Raises `BreachError`; what came before the breach counts."""
-        touched = self._touched
-        streams = self._streams
+        streams, touched = self._streams, self._touched
+        received, size = self.received, 0
         try:
             for kind, lane, number_of_stream, number, payload in self._decoder.feed(data):
                 if kind not in _NUMBERED:
                     self._take_control(kind, payload, now)
                     continue
-                if number <= self.received:
-                    if number == 0:
-                        raise BreachError("a frame without its number")
-                    continue  # it came by an attachment before
-                if number != self.received + 1:
-                    raise BreachError(f"frame {number} behind {self.received}")
+                if number != received + 1:
+                    if 0 < number <= received:
+                        continue  # it came by an attachment before
+                    raise BreachError(f"frame {number} behind {received}")
                 if kind == DATA and (stream := streams.get(number_of_stream)) is not None:
                     if not stream.is_closed_here:
                         self._take_data(stream, lane, payload)
@@ -213,12 +193,15 @@ class SessionCore:
                             touched.append(stream)
                 else:
                     self._take(kind, lane, number_of_stream, payload)
-                self.received = number
-                self._unacknowledged += len(payload)
-                self._owes_ack = True
+                received = number
+                size += len(payload)
         finally:
-            if self._unacknowledged >= ACK_BYTES:
-                self.acknowledge()
+            if received > self.received:
+                self.received = received
+                self._owes_ack = True
+                self._unacknowledged += size
+                if self._unacknowledged >= ACK_BYTES:
+                    self.acknowledge()
 
     def pull(self, now: float, most: int = 256 << 10) -> list[bytes]:
         """What is to be written now, in order: about `most` bytes, [] where nothing may be sent."""
