@@ -11,7 +11,7 @@ newline='
 '
 blanks=' 	'
 IFS=$blanks$newline
-kind=directory why=
+kind=directory why=''
 
 say() { printf '\n%s %s\n' "$nonce" "$*"; }
 
@@ -53,7 +53,7 @@ usable() {
     done
     cd /
     said=$(ls -ldn "$@" 2>&1) || { no "$place" "$said"; return 1; }
-    mode= user= users= open=
+    mode='' user='' users='' open=''
     IFS=$newline
     for line in $said; do
         IFS=$blanks
@@ -140,8 +140,9 @@ if [ -n "$directory" ]; then
 else
     [ -z "${HOME-}" ] || [ "$HOME" = / ] || settle "$HOME/.cache/remote-runner"
     id=$(id -u)
-    settle "/var/tmp/remote-runner-$id"
-    settle "/tmp/remote-runner-$id"
+    for parent in /var/tmp /tmp /dev/shm; do
+        settle "$parent/remote-runner-$id"
+    done
 fi
 say fault "$kind" "$why"
 exit 1
