@@ -5,13 +5,14 @@ Testground starts an instance without `HOME` and `XDG_*`, so nothing here depend
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
 import random
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from remote_runner.errors import ControllerError, DeadlineError
 
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 0.06
+_MOST_LINKS = 40  # as Linux
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,26 @@ class Controller:
         """
         uid = os.getuid()
         runtime = environ.get("REMOTE_RUNNER_RUNTIME_DIR") or _default_runtime(uid)
-        cache = environ.get("REMOTE_RUNNER_CACHE_DIR") or f"{pwd.getpwuid(uid).pw_dir}/.cache/remote-runner"
-        return cls(_own_directory(Path(runtime)), _own_directory(Path(cache)))
+        cache = environ.get("REMOTE_RUNNER_CACHE_DIR") or _default_cache(environ, uid)
+        return cls(own_directory(Path(runtime)), own_directory(Path(cache)))
 
     def lock(self, name: str, *, shared: bool = False) -> FileLock:
         """A lock called `name` (a file name), shared by all processes of this user; released when its holder dies."""
-        directory = self.runtime / "locks"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        return FileLock(directory / name, shared=shared)
+        return FileLock(self.runtime / "locks" / name, shared=shared)
+
+
+def home_directory(environ: Mapping[str, str]) -> str | None:
+    """This user's home by passwd; `HOME` for a user id that passwd does not know (a container's), else `None`."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = environ.get("HOME", "")
+        return home if home.startswith("/") else None
+
+
+def _default_cache(environ: Mapping[str, str], uid: int) -> str:
+    home = home_directory(environ)
+    return f"/tmp/remote-runner-cache-{uid}" if home is None else f"{home}/.cache/remote-runner"
 
 
 def _default_runtime(uid: int) -> str:
@@ -54,37 +68,96 @@ def _default_runtime(uid: int) -> str:
     run_user = Path(f"/run/user/{uid}")
     if run_user.is_dir() and run_user.stat().st_uid == uid:
         return f"{run_user}/remote-runner"
-    return f"/tmp/remote-runner-{uid}"  # 0700 and ours, checked by _own_directory
+    return f"/tmp/remote-runner-{uid}"  # 0700 and ours, checked by own_directory
 
 
-def _own_directory(path: Path) -> Path:
+def own_directory(path: Path) -> Path:
+    """Make a directory, 0700, or take one that is ours alone and below nothing that others may change.
+
+    Raises `ControllerError`, before anything is made or changed where others could have a hand in it.
+    """
     next_step = "remove it, or name another with REMOTE_RUNNER_RUNTIME_DIR or REMOTE_RUNNER_CACHE_DIR"
 
-    def refused(place: Path, problem: str) -> ControllerError:
-        return ControllerError(f"{place}: {problem}", next_step=next_step)
+    def refused(problem: str) -> ControllerError:
+        return ControllerError(f"{path}: {problem}", next_step=next_step)
 
+    path = path.absolute()
+    owners = _trusted_owners()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place, found in _way_to(path.parent):
+            if found.st_uid not in owners:
+                # As sshd's safe_path: whoever owns a directory or a link on the way can lead it elsewhere.
+                raise refused(f"user {found.st_uid} may put another in its place, who owns {place}")
+            # In a sticky one (/tmp) nobody else can rename what is ours.
+            if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+                raise refused(f"any user may put another in its place, for {place} is writable by all")
+        _make(path)
         found = path.lstat()
-        parents = [(parent, parent.stat().st_mode) for parent in path.parent.resolve().joinpath(path.name).parents]
     except OSError as error:
-        raise refused(path, f"cannot be made: {error.strerror}") from error
+        raise refused(f"cannot be made: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise refused(path, f"is not a directory of user {os.getuid()}")
-    for parent, mode in parents:
-        # In a sticky one (/tmp) nobody else can rename what is ours.
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise refused(path, f"any user may put another in its place, for {parent} is writable by all")
+        raise refused(f"is not a directory of user {os.getuid()}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         # A socket or lock in it may be anybody's, so taking the permission away now would come too late.
-        raise refused(path, "other users may write to it")
+        raise refused("other users may write to it")
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
     return path
 
 
+def _make(path: Path) -> None:
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for place in reversed(missing):  # whatever the umask says
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
+def _way_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Each directory and each link that is passed on the way to `path` and is there, itself included."""
+    here = Path(path.anchor)
+    yield here, here.lstat()
+    todo = [*reversed(path.parts[1:])]
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        try:
+            found = (here / part).lstat()
+        except FileNotFoundError:
+            return
+        yield here / part, found
+        if not stat.S_ISLNK(found.st_mode):
+            here = here / part
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = (here / part).readlink()
+        if target.is_absolute():
+            here = Path(target.anchor)
+        todo += reversed(target.parts[target.is_absolute() :])
+
+
+def _trusted_owners() -> set[int]:
+    """Whose directories ours may lie below: root's and this user's."""
+    owners = {0, os.getuid()}
+    try:
+        mapped = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return owners
+    # In a user namespace all that is outside of it, root's too, shows as one owner: it cannot be told apart.
+    return owners if mapped == ["0", "0", "4294967295"] else owners | {overflow}
+
+
 class FileLock:
-    """An flock(2) on a file of its own; a context manager. The kernel releases it when the process dies."""
+    """An flock(2) on a file of its own; a context manager. The kernel releases it when the process dies.
+
+    Its directory is made where it is missing. Taking it raises `ControllerError` where the file cannot be made.
+    """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
@@ -93,13 +166,26 @@ class FileLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody is in the way; says whether it was taken."""
+        try:
+            return self._try()
+        except OSError as error:
+            next_step = "make room there, or name another directory with REMOTE_RUNNER_RUNTIME_DIR"
+            raise ControllerError(f"{self.path}: cannot be locked: {error.strerror}", next_step=next_step) from error
+
+    def _try(self) -> bool:
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:  # at first, and after a logout, with which /run/user/UID goes
+                _make(self.path.parent)
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, self._how | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
                 os.close(fd)
-                return False
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
             if self._is_still(fd):
                 self._fd = fd
                 return True

@@ -29,6 +29,12 @@ class TestgroundError(Exception):
     next_step: str = ""
 
 
+def shortened(text: str) -> str:
+    """The text in quotes, as much of it as a message takes."""
+    shown = repr(text)
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
+
+
 class RunEnvError(TestgroundError):
     """A variable of the run environment is missing (`found` None) or cannot be read."""
 
@@ -39,7 +45,7 @@ class RunEnvError(TestgroundError):
         self.variable, self.found, self.expected = variable, found, expected
 
     def __str__(self) -> str:
-        found = "is not set" if self.found is None else f"is {self.found!r}"
+        found = "is not set" if self.found is None else f"is {shortened(self.found)}"
         return f"{self.variable} {found}; expected {self.expected}\n  next: {self.next_step}"
 
 
@@ -52,7 +58,7 @@ class ParamError(TestgroundError):
         self.next_step = f"give it with --test-param {name}=…, in the composition, or as a default in manifest.toml"
 
     def __str__(self) -> str:
-        found = "is not set" if self.found is None else f"is {self.found!r}"
+        found = "is not set" if self.found is None else f"is {shortened(self.found)}"
         return f"test parameter {self.name} {found}; expected {self.expected}\n  next: {self.next_step}"
 
 

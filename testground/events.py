@@ -164,7 +164,7 @@ def _event_line(found: Mapping[str, object]) -> EventLine | None:
     if "event" not in found:
         return None
     ts_ns, event = found.get("ts"), found["event"]
-    if not isinstance(ts_ns, int) or isinstance(ts_ns, bool):
+    if not isinstance(ts_ns, int) or isinstance(ts_ns, bool) or not -(2**63) <= ts_ns < 2**63:
         ts_ns = 0
     group_id, run_id = (value if isinstance(value, str) else "" for value in map(found.get, ("group_id", "run_id")))
     return EventLine(ts_ns, group_id, run_id, _event(_mapping({} if event is None else event)))

@@ -170,7 +170,7 @@ class RunEnv:
     def int_param(self, name: str) -> int:
         """A whole number."""
         value = self._param(name, "a whole number")
-        if re.fullmatch(r"[+-]?[0-9]+", value) is None:
+        if re.fullmatch(r"[+-]?[0-9]{1,4000}", value) is None:  # of more digits Python makes no number
             raise ParamError(name, value, "a whole number")
         return int(value)
 
@@ -213,7 +213,10 @@ class RunEnv:
         if found is None or (found[3] and not found[2]):
             raise ParamError(name, value, expected)
         power = "kmgtpe".index(found[2].lower()) + 1 if found[2] else 0
-        return int(float(found[1].replace(",", "")) * (1024 if found[3] else 1000) ** power)
+        size = float(found[1].replace(",", "")) * (1024 if found[3] else 1000) ** power
+        if not size < 2**64:  # what the Go SDK has for it
+            raise ParamError(name, value, f"{expected}, less than 16 EiB")
+        return int(size)
 
     def duration_s_param(self, name: str) -> float:
         """A time span in seconds, written as in Go: `300ms`, `1h2m3.5s`."""
@@ -276,7 +279,7 @@ def _required(environ: Mapping[str, str], variable: str, expected: str) -> str:
 
 def _count(environ: Mapping[str, str], variable: str) -> int:
     value = _required(environ, variable, "a number of instances, 1 or more")
-    if re.fullmatch(r"[0-9]+", value) is None or int(value) < 1:
+    if re.fullmatch(r"[0-9]{1,18}", value) is None or int(value) < 1:
         raise RunEnvError(variable, value, "a number of instances, 1 or more")
     return int(value)
 

@@ -239,6 +239,6 @@ def _start_text(runenv: Mapping[str, object]) -> str:
         if value or key in _START_ALWAYS:
             try:
                 shown.append(f'"{key}":{marshal(value)}')
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RecursionError):
                 continue
     return "{" + ",".join(shown) + "}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,10 +97,15 @@ def nearest_names(name: str, known: Any) -> tuple[str, ...]:
 
 def _described(node: Node) -> str:
     if isinstance(node, Scalar):
-        return "nothing" if node.is_null else repr(node.text)
+        shown = repr(node.text)
+        return "nothing" if node.is_null else shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
     if isinstance(node, Sequence):
         return f"a list of {len(node.items)}"
     return f"a mapping of {', '.join(list(node.items)[:3]) or 'nothing'}"
+
+
+class _TooMuchError(ValueError):
+    """A number is larger than its text says."""
 
 
 def _text_kind(expected: str, parse: Callable[[str], Any]) -> Kind:
@@ -116,6 +120,8 @@ def _text_kind(expected: str, parse: Callable[[str], Any]) -> Kind:
             at.fail(node, expected, nearest=error.nearest)
         except HostNameError as error:
             at.fail(node, f"{expected} ({error.reason})")
+        except _TooMuchError as error:
+            at.fail(node, f"{expected} ({error})")
         except (ValueError, KeyError):
             at.fail(node, expected)
 
@@ -210,10 +216,17 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    if value > _MOST_S:
+        raise _TooMuchError(f"at most {_MOST_S:.0f}")
+    if not value > 0:
         raise ValueError
     return value
 
+
+# What both sides can count in, and what all ways of waiting take (poll(2): 24 days).
+_MOST_BYTES = 2**63
+_MOST_S = 2_000_000.0
+_MOST_SHOWN = 200
 
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -223,7 +236,10 @@ def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text)
     if match is None or match[2] not in _UNITS:
         raise ValueError
-    return int(float(match[1]) * _UNITS[match[2]])
+    value = float(match[1]) * _UNITS[match[2]]
+    if value >= _MOST_BYTES:
+        raise _TooMuchError("less than 8 EiB")
+    return int(value)
 
 
 def _absolute(text: str) -> str:
@@ -254,10 +270,7 @@ def _env_name(name: str) -> str | None:
 
 
 def _secret_name(text: str) -> str:
-    from remote_runner.job import SHELL_OWN
-
-    # A host's sh hands those over as arguments of env(1), which ps shows for a moment.
-    if _env_name(text) or SHELL_OWN.fullmatch(text):
+    if _env_name(text):
         raise ValueError
     return text
 
@@ -332,9 +345,7 @@ BOOLEAN = _text_kind("`true` or `false`", _boolean)
 FLAKE = _text_kind("a flake reference without #", _flake)
 WORDS = list_kind("a list of words", WORD)
 ENV = _mapping_kind("a mapping of variables", _env_name, is_env=True)
-SECRETS = list_kind(
-    "a list of variables' names", _text_kind("a variable's name, none that a shell keeps for itself", _secret_name)
-)
+SECRETS = list_kind("a list of variables' names", _text_kind("a variable's name", _secret_name))
 OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, is_env=False)
 COMMAND = Kind("a command, as a text or a list of words", _read_command)
 CONNECT = Kind("a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect)

@@ -72,6 +72,12 @@ def parse_entries(text: str) -> tuple[Entry, ...] | None:
         raise PlacementError(
             f"param {PARAM}: no JSON: {error.msg} at character {error.pos + 1}, near {near!r}", next_step=_EXAMPLE
         ) from error
+    if "\\u" in text or not text.isascii():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            problem = f"no text: half a character ({error.object[error.start]!r})"
+            raise PlacementError(f"param {PARAM}: {problem}", next_step=_EXAMPLE) from error
     if not isinstance(value, list) or not value:
         raise PlacementError(f"param {PARAM}: found {_found(value)}, expected a list of hosts", next_step=_EXAMPLE)
     return tuple(_entry(index, item) for index, item in enumerate(value))

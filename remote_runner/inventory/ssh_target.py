@@ -70,6 +70,8 @@ def _check_word(value: str, what: str, forbidden: str) -> None:
         raise HostNameError(value, f"{what} does not start with '-' (ssh would read it as an option)")
     if any(character.isspace() for character in value) or _has_control(value):
         raise HostNameError(value, f"{what} holds no spaces, newlines or control characters")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise HostNameError(value, f"{what} holds no bytes that are no UTF-8")
     for character in value:
         if character in forbidden:
             raise HostNameError(value, f"{what} does not hold {character!r} (ssh refuses it)")

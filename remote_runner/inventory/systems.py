@@ -103,7 +103,7 @@ class System:
         """What a host says of itself in one word, as in `unames`; raises `UnknownSystemError`."""
         sysname, _, rest = said.partition(":")
         machine, _, bits = rest.partition(":")
-        return cls.from_uname(sysname, machine, int(bits) if bits.isdecimal() else 0)
+        return cls.from_uname(sysname, machine, int(bits) if bits in ("32", "64") else 0)
 
     @classmethod
     def local(cls) -> Self:

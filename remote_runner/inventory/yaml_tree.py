@@ -7,7 +7,6 @@ knows what is expected reads it. (This is the composing half of a YAML loader, Y
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.errors import InventoryError
+from remote_runner.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,10 @@ def parse_yaml(text: str, file: str, *, cache: Path | None = None) -> Node | Non
         if stored["text"] == text:
             kept_tree: Node | None = _unpack(stored["tree"])
             return kept_tree
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass  # not there, or not ours to read: parsed anew and written over below
     tree = _parse(text, file)
-    aside = kept.with_name(f"{kept.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"text": text, "tree": _pack(tree)}), encoding="utf-8")
-    aside.replace(kept)
+    write_atomically(kept, json.dumps({"text": text, "tree": _pack(tree)}).encode(), optional=True)
     return tree
 
 
@@ -128,6 +126,7 @@ def _convert(node: Any, file: str, key: str, depth: int, numbers: Iterator[int])
         expected = f"at most {_MOST_VALUES}"
         raise InventoryError(file, line, key[:40], found="too many values, by anchors", expected=expected)
     if isinstance(node, yaml.ScalarNode):
+        _check_text(node.value, file, line, key)
         return Scalar(node.value, node.tag == _NULL, line)
     if isinstance(node, yaml.SequenceNode):
         items = enumerate(node.value)
@@ -140,6 +139,7 @@ def _convert(node: Any, file: str, key: str, depth: int, numbers: Iterator[int])
                 file, key_node.start_mark.line + 1, key, found="a key that is no text", expected="text"
             )
         name, key_line = key_node.value, key_node.start_mark.line + 1
+        _check_text(name, file, key_line, key)
         path = f"{key}.{name}" if key else name
         if key_node.tag == _MERGE:
             source = _convert(value_node, file, path, depth + 1, numbers)
@@ -158,3 +158,9 @@ def _convert(node: Any, file: str, key: str, depth: int, numbers: Iterator[int])
                 mapping.items[name] = value
                 mapping.lines[name] = source.lines[name]
     return mapping
+
+
+def _check_text(text: str, file: str, line: int, key: str) -> None:
+    # libyaml refuses such an escape itself; no file, variable or message can hold what it would make.
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InventoryError(file, line, key[:40], found="half a character (\\ud800 to \\udfff)", expected="text")

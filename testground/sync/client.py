@@ -343,6 +343,6 @@ def service_address(environ: Mapping[str, str]) -> tuple[str, int]:
     if any(character.isspace() or character in "/?#@" for character in host):
         raise SyncSettingError("SYNC_SERVICE_HOST", host, "a host name or address")
     digits = environ.get("SYNC_SERVICE_PORT") or str(DEFAULT_PORT)
-    if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:6]) < 65536):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and 0 < int(digits) < 65536):
         raise SyncSettingError("SYNC_SERVICE_PORT", digits, "a port number (1 to 65535)")
     return host, int(digits)

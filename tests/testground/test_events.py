@@ -113,3 +113,10 @@ def test_an_event_counts_whatever_its_time_as_in_testground(ts: bytes) -> None:
 def test_bytes_that_are_no_text_do_not_hide_an_event() -> None:
     found = parse_line(b'{"ts":3,"event":{"message_event":{"message":"\xff"}}}')
     assert found == EventLine(3, "", "", MessageEvent("\ufffd"))
+
+
+@pytest.mark.parametrize("ts", ["9" * 400, "-" + "9" * 400, "9223372036854775808", "1e999"])
+def test_a_time_that_no_clock_has_is_taken_for_none(ts: str) -> None:
+    found = parse_line(b'{"ts":%s,"event":{"message_event":{"message":"m"}}}' % ts.encode())
+    assert found is not None
+    assert found.ts_ns == 0

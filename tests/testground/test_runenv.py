@@ -213,3 +213,19 @@ def test_the_start_event_tells_what_the_sdks_tell() -> None:
         ("group_instances", 1),
         ("tag", "v1"),
     ]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 400])
+def test_numbers_of_any_length_end_in_words(number: str) -> None:
+    runenv = _with_params(whole=number, sizes=f"{number} EiB", span=f"{number}h", json=f"[{number}]", share=number)
+    assert runenv.float_param("share") == float("inf")
+    assert runenv.duration_s_param("span") == float("inf")
+    with pytest.raises(ParamError, match=r"test parameter sizes is '9+…; expected .*less than 16 EiB"):
+        runenv.size_param("sizes")
+    if len(number) > 4300:
+        for read, name in ((runenv.int_param, "whole"), (runenv.json_param, "json")):
+            with pytest.raises(ParamError, match=f"test parameter {name} is "):
+                read(name)
+    for variable in ("TEST_INSTANCE_COUNT", "TEST_GROUP_INSTANCE_COUNT", "SYNC_SERVICE_PORT"):
+        with pytest.raises(RunEnvError, match=rf"{variable} is '9+…; expected"):
+            RunEnv.from_environ(_MINIMUM | {variable: number})

@@ -137,3 +137,10 @@ def test_the_first_failure_is_the_reason_and_no_success_heals_it() -> None:
 def test_the_recordings_have_no_case_that_is_not_compared() -> None:
     found = {path.name for path in Path(recordings_dir() / "local-exec").iterdir() if path.is_dir()}
     assert found == set(_CASES)
+
+
+def test_a_start_event_that_is_nested_deeply_is_shown_without_it() -> None:
+    nested = b"[" * 400 + b"]" * 400
+    reader = StdoutReader()
+    (report,) = reader.feed(b'{"ts":1,"event":{"start_event":{"runenv":{"plan":"p","params":%s}}}}\n' % nested)
+    assert report.text.startswith('{"plan":"p"')

@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from remote_runner.errors import InventoryError, UnknownHostError
-from remote_runner.host import Endpoint
 from remote_runner.inventory.command_template import PLACEHOLDERS, fill
+from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Direction, Forward, Inventory
 from remote_runner.inventory.keys import KEYS, Place, keys_of, render_markdown
 from remote_runner.inventory.kinds import Builder, BuildOn, StoreChoice
@@ -175,6 +176,25 @@ def test_a_kept_tree_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
         assert kept.read_text() == whole
 
 
+def test_a_kept_tree_that_was_cut_off_anywhere_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text("hosts: {a: {slots: 3, env: {A: }, labels: [x]}}\n")
+    expected = Inventory.load(tmp_path, cache=tmp_path)
+    (kept,) = tmp_path.glob("*.json")
+    whole = kept.read_text()
+    for size in range(len(whole)):
+        kept.write_text(whole[:size])
+        assert Inventory.load(tmp_path, cache=tmp_path) == expected
+    for tree in ("1", "[1]", "[1, 2]", '[1, {"hosts": 1}]', '[1, {"hosts": [1]}]', '[1, "x"]', "[" * 5000 + "]" * 5000):
+        kept.write_text(whole[: whole.index('"tree"')] + f'"tree": {tree}}}')
+        assert Inventory.load(tmp_path, cache=tmp_path) == expected
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "inventory.yaml").write_text(FULL)
+    (tmp_path / "file").touch()
+    assert Inventory.load(tmp_path, cache=tmp_path / "file" / "below") == Inventory.load(tmp_path)
+
+
 def test_errors_have_their_line_from_the_kept_tree_too(tmp_path: Path) -> None:
     (tmp_path / "inventory.yaml").write_text("hosts:\n  dex:\n    slots: many\n")
     for _ in range(2):
@@ -228,6 +248,13 @@ def test_merge_keys_and_anchors_work() -> None:
         ("hosts: {a: {grace_s: soon}}\n", 1, "hosts.a.grace_s", "'soon'", "seconds", ()),
         ("hosts: {a: {grace_s: 0}}\n", 1, "hosts.a.grace_s", "'0'", "seconds", ()),
         ("hosts: {a: {grace_s: nan}}\n", 1, "hosts.a.grace_s", "'nan'", "seconds", ()),
+        ("hosts: {a: {grace_s: 1e300}}\n", 1, "hosts.a.grace_s", "'1e300'", "(at most 2000000)", ()),
+        (f"hosts: {{a: {{grace_s: {'9' * 5000}}}}}\n", 1, "hosts.a.grace_s", "9…", "(at most 2000000)", ()),
+        (f"hosts: {{a: {{cache_limit: {'9' * 320}}}}}\n", 1, "hosts.a.cache_limit", "9…", "(less than 8 EiB)", ()),
+        (f"hosts: {{a: {{outputs_limit: {'9' * 5000} TiB}}}}\n", 1, "hosts.a.outputs_limit", "9…", "8 EiB", ()),
+        ("hosts: {a: {outputs_limit: 8388608 TiB}}\n", 1, "hosts.a.outputs_limit", "TiB", "8 EiB", ()),
+        (f"hosts: {{a: {{slots: {'9' * 5000}}}}}\n", 1, "hosts.a.slots", "9…", "1 to 1000", ()),
+        (f"hosts: {{a: {{ssh: {{port: {'9' * 5000}}}}}}}\n", 1, "hosts.a.ssh.port", "9…", "a port", ()),
         ("hosts: {a: {timeouts: 3}}\n", 1, "hosts.a.timeouts", "'3'", "connect_s", ()),
         ("hosts: {a: {timeouts: {fetch_s: none}}}\n", 1, "hosts.a.timeouts.fetch_s", "'none'", "seconds", ()),
         ("hosts: {a: {forwards: [{port: 3}]}}\n", 1, "hosts.a.forwards[0]", "neither", "to_host and from_host", ()),
@@ -281,6 +308,15 @@ def test_a_mistake_is_told_with_its_place(
     assert str(error).startswith(f"inventory.yaml:{line}: {error.key}")
     if nearest:
         assert f"did you mean {' or '.join(nearest)}?" in str(error)
+
+
+@pytest.mark.parametrize("text", ['hosts: {a: {env: {A: "x\\ud800"}}}\n', 'hosts: {"\\udcff": {}}\n'])
+@pytest.mark.parametrize("loader", ["libyaml's", "Python's"])
+def test_half_a_character_is_no_text(text: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if loader == "Python's":
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    with pytest.raises(InventoryError, match=r"inventory.yaml:1: .*found .*(half a character|invalid Unicode)"):
+        parse(text)
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -342,6 +378,7 @@ def test_localhost_is_this_machine_wherever_hosts_are_listed() -> None:
         ("$(x)", ["'$'"]),
         ("root@", ["not empty"]),
         ("-x@dex", ["does not start with '-'"]),
+        ("b\udcfcro", ["no bytes that are no UTF-8"]),
     ],
 )
 def test_a_pattern_that_can_be_no_host_is_refused(pattern: str, words: list[str]) -> None:

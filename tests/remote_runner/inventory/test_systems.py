@@ -111,3 +111,8 @@ def test_this_machine_has_a_system() -> None:
     local = System.local()
     assert str(local) in known_systems()
     assert local.os == platform.system().lower()
+
+
+def test_a_host_may_say_any_number_of_bits() -> None:
+    for bits in ("", "9" * 5000, "²", "-1"):
+        assert System.from_said(f"Linux:x86_64:{bits}") == System("x86_64", "linux")
