@@ -90,31 +90,48 @@ class BuildCommand:
     out: Path
 
 
+@dataclass(frozen=True)
+class BuilderChoice:
+    """What builds an application, and why that: words for the build's message."""
+
+    builder: Builder
+    reason: str
+
+
+def decide_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> BuilderChoice:
+    """What builds this application: a matter of what the plan says, not of what this machine has.
+
+    Raises `NoBuilderError`.
+    """
+    if app.builder is not None:
+        return BuilderChoice(app.builder, f"app.builder is {app.builder.value}")
+    if app.flake is not None:
+        return BuilderChoice(Builder.NIX, "app.flake is set")
+    if _has_table(environ, app):
+        return BuilderChoice(Builder.NIX, "Testground's Nix builder made this launcher")
+    if app.command is not None:
+        return BuilderChoice(Builder.COMMAND, "app.command is set")
+    if (plan_dir / "flake.nix").exists():
+        return BuilderChoice(Builder.NIX, "the plan has a flake.nix, and app.command is not set")
+    raise NoBuilderError(
+        f"nothing says how {app.name} is built: inventory.yaml has no app.command, and the plan no flake.nix",
+        next_step="set app.command to a command that makes {out}, for example: go build -o {out} . "
+        "(or write a flake.nix, or set app.flake)",
+    )
+
+
 def choose_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> Nix | None:
     """Nix, where it is what builds this application; else `None`: then the inventory's command does.
 
-    Raises `NoBuilderError`, and `NoNixError` where the inventory says `builder: nix`.
+    Raises `NoBuilderError`, and `NoNixError` where this machine has no Nix.
     """
-    if app.builder is Builder.COMMAND:
-        return None
-    has_flake = app.flake is not None or (plan_dir / "flake.nix").exists() or _has_table(environ, app)
-    if app.builder is not Builder.NIX and not has_flake and app.command is not None:
+    choice = decide_builder(app, plan_dir, environ)
+    if choice.builder is Builder.COMMAND:
         return None
     nix = find_nix(environ)
-    if app.builder is Builder.NIX:
-        if nix is None:
-            raise NoNixError(f"app.builder is nix: the build of {app.name}")
-        return nix
-    if nix is not None and has_flake:
-        return nix
-    if app.command is None:
-        why = "there is no Nix on this machine" if nix is None else "neither app.flake nor a flake.nix says it to Nix"
-        raise NoBuilderError(
-            f"nothing says how {app.name} is built: {why}, and app.command is not set in inventory.yaml",
-            next_step="either install Nix and write a flake.nix (or set app.flake), "
-            "or set app.command to a command that makes {out}, for example: go build -o {out} .",
-        )
-    return None
+    if nix is None:
+        raise NoNixError(f"{choice.reason}: the build of {app.name}")
+    return nix
 
 
 def _has_table(environ: Mapping[str, str], app: AppSettings) -> bool:

@@ -227,7 +227,7 @@ KEYS: tuple[Key, ...] = (
         None,
         "How it is built; a host that says `command` or `flake` itself says this as well.",
         _APP,
-        "`nix` where Nix is and `flake` is set or the plan has a flake.nix; else `command`",
+        "`command` where that is set and `flake` is not; else `nix`",
     ),
     Key(
         "flake", FLAKE, None, "What Nix builds: any flake reference; a path starts at the plan.", _APP, "`.`, the plan"

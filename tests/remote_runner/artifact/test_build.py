@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from remote_runner.artifact import build as artifacts
-from remote_runner.artifact.build import Artifact, build_for, plan_build
+from remote_runner.artifact.build import Artifact, BuilderChoice, build_for, decide_builder, plan_build
 from remote_runner.artifact.content import hash_content, tar_content, tar_entries, walk_content
 from remote_runner.artifact.shared_failure import pack_failure, unpack_failure
 from remote_runner.controller import Controller
@@ -440,3 +440,40 @@ def test_an_error_survives_being_packed() -> None:
 
 def test_no_deadline_is_no_deadline(plan: Path, controller: Controller) -> None:
     assert build(shell(MAKE_PROGRAM), plan, controller, deadline=NEVER).files == 1
+
+
+@pytest.mark.parametrize(
+    ("builder", "flake", "command", "has_table", "has_flake_nix", "chosen", "reason"),
+    [
+        (Builder.NIX, None, ("make",), False, False, Builder.NIX, "app.builder is nix"),
+        (Builder.COMMAND, ".", ("make",), True, True, Builder.COMMAND, "app.builder is command"),
+        (None, ".", ("make",), False, True, Builder.NIX, "app.flake is set"),
+        (None, None, ("make",), True, True, Builder.NIX, "Testground's Nix builder made this launcher"),
+        (None, None, ("make",), False, True, Builder.COMMAND, "app.command is set"),
+        (None, None, ("make",), False, False, Builder.COMMAND, "app.command is set"),
+        (None, None, None, False, True, Builder.NIX, "the plan has a flake.nix, and app.command is not set"),
+    ],
+)
+def test_the_plan_says_what_builds_and_not_what_this_machine_has(
+    tmp_path: Path,
+    builder: Builder | None,
+    flake: str | None,
+    command: tuple[str, ...] | None,
+    has_table: bool,
+    has_flake_nix: bool,
+    chosen: Builder,
+    reason: str,
+) -> None:
+    if has_flake_nix:
+        (tmp_path / "flake.nix").touch()
+    table = tmp_path / "table.json"
+    row = {"drv": "/nix/store/" + "0" * 32 + "-d.drv", "out": "/nix/store/" + "0" * 32 + "-o", "program": "bin/node"}
+    table.write_text(json.dumps({"app": "node", "systems": {str(X86): row}}))
+    environ = {"REMOTE_RUNNER_ARTIFACTS": str(table)} if has_table else {}
+    settings = AppSettings("node", builder, command, None, flake)
+    assert decide_builder(settings, tmp_path, environ) == BuilderChoice(chosen, reason)
+
+
+def test_a_plan_that_says_nothing_of_building_is_told_what_to_say(tmp_path: Path) -> None:
+    with pytest.raises(NoBuilderError, match=r"no app\.command, and the plan no flake\.nix\n  next: set app\.command"):
+        decide_builder(AppSettings("node", None, None, None), tmp_path, {})

@@ -31,7 +31,6 @@ from remote_runner.errors import (
     ArtifactError,
     BuildFailedError,
     EvaluationFailedError,
-    NoBuilderError,
     NoBuildMachineError,
     NoNixError,
     NoPackageError,
@@ -342,31 +341,20 @@ def choice(settings: AppSettings, plan: Path) -> str:
     return "command" if choose_builder(settings, plan, os.environ) is None else "nix"
 
 
-def test_without_a_builder_what_is_there_decides(
-    nix_here: NixHere, plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    either = app(builder=None, command=("make",))
-    assert choice(either, plan) == "nix"
-    assert choice(replace(either, builder=Builder.COMMAND), plan) == "command"
-    (plan / "flake.nix").unlink()
-    assert choice(either, plan) == "command"
-    assert choice(replace(either, flake="github:a/b"), plan) == "nix"
-    assert choice(replace(either, builder=Builder.NIX), plan) == "nix"
-    with pytest.raises(NoBuilderError, match=r"neither app\.flake nor a flake\.nix") as caught:
-        choice(app(builder=None), plan)
-    assert "app.command is not set" in str(caught.value)
+def test_where_the_plan_says_nix_it_is_needed(nix_here: NixHere, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choice(app(builder=None), plan) == "nix"
+    assert choice(app(builder=None, command=("make",)), plan) == "command"
     monkeypatch.setattr(here, "_program", lambda name, path: None)
-    assert choice(replace(either, flake="github:a/b"), plan) == "command"
-    with pytest.raises(NoNixError, match=r"install Nix .* or set app\.builder: command"):
-        choice(app(), plan)
-    with pytest.raises(NoBuilderError, match="there is no Nix on this machine"):
-        choice(app(builder=None), plan)
+    assert choice(app(builder=None, command=("make",)), plan) == "command"
+    for settings in (app(), app(builder=None), app(builder=None, command=("make",), flake="github:a/b")):
+        with pytest.raises(NoNixError, match=r"install Nix .* or set app\.builder: command"):
+            choice(settings, plan)
 
 
 def test_a_command_builds_beside_it(plan: Path, controller: Controller) -> None:
     command = ("cp", "/bin/sh", "{out}")
-    assert isinstance(build(app(builder=Builder.COMMAND, command=command), plan, controller), Artifact)
-    assert isinstance(build(app(builder=None, command=command), plan, controller), StoreArtifact)
+    assert isinstance(build(app(builder=None, command=command), plan, controller), Artifact)
+    assert isinstance(build(app(builder=Builder.NIX, command=command), plan, controller), StoreArtifact)
 
 
 # One build for each run, application and system.
