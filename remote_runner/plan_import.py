@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from remote_runner import process
+from remote_runner.controller import home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, PlanImportError
 from testground.manifest import Manifest
@@ -39,11 +40,15 @@ class Imported:
 
 
 def home_of_testground(environ: Mapping[str, str]) -> Path:
-    """The home that `testground` uses (v0.6.0, pkg/config/loader.go)."""
+    """The home that `testground` uses (v0.6.0, pkg/config/loader.go). Raises `PlanImportError` where there is none."""
     given = environ.get("TESTGROUND_HOME")
     if given:
         return Path(given)
-    home = Path(environ.get("HOME") or "~").expanduser()
+    found = environ.get("HOME") or home_directory(environ)
+    if found is None:
+        problem = f"user {os.getuid()} has no home: HOME is not set, and passwd does not know the user"
+        raise PlanImportError(problem, next_step="name Testground's home with --home")
+    home = Path(found)
     if (home / "testground").is_dir():
         return home / "testground"
     config = home / "Library" / "Application Support" if sys.platform == "darwin" else home / ".config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,16 @@ def test_a_home_that_cannot_be_made(importing: PlanDirectory, tmp_path: Path) ->
     assert refused.status == 1
     assert "Not a directory" in refused.words
     assert "Traceback" not in refused.words
+
+
+def test_a_user_without_a_home_names_testgrounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert home_of_testground({"HOME": "/home/x"}) == Path("/home/x/.config/testground")
+    with pytest.raises(PlanImportError, match=r"has no home: .*\n  next: name Testground's home with --home"):
+        home_of_testground({})
 
 
 def test_the_home_is_testgrounds(tmp_path: Path) -> None:
