@@ -78,7 +78,7 @@ HARMFUL: dict[str, tuple[Callable[[str], object], str, type[Exception]]] = {
 @pytest.mark.parametrize("name", HARMFUL)
 def test_what_would_grow_or_never_end_is_refused_in_words(name: str) -> None:
     read, text, kind = HARMFUL[name]
-    began_s = time.monotonic()
+    began_s = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(kind) as caught:
@@ -86,7 +86,7 @@ def test_what_would_grow_or_never_end_is_refused_in_words(name: str) -> None:
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began_s < 30
+    assert time.process_time() - began_s < 30
     assert peak_bytes < 400 << 20
     assert len(str(caught.value)) < 2000
 
