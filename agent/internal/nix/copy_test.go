@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	app = "0123456789abcdfghijklmnpqrsvwxyz-app"
 	out = "/nix/store/" + app
 	drv = out + ".drv"
 )
@@ -192,7 +193,9 @@ func TestAccessWithoutADaemonIsTheOwners(t *testing.T) {
 		t.Skip("root has all access")
 	}
 	place := t.TempDir()
-	service := &Service{Environ: []string{"NIX_STATE_DIR=" + place, "NIX_REMOTE=daemon"}}
+	keeper := process.NewKeeper(nil)
+	t.Cleanup(keeper.Close)
+	service := &Service{Processes: keeper, Environ: []string{"NIX_STATE_DIR=" + place, "NIX_REMOTE=daemon"}}
 	if access, _ := service.Access(context.Background(), "/usr/bin/nix-store"); access != Foreign {
 		t.Errorf("%s", access)
 	}

@@ -16,8 +16,6 @@ import (
 	"remote-runner/agent/internal/store"
 )
 
-const app = "0123456789abcdfghijklmnpqrsvwxyz-app"
-
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "enter" {
 		if err := Enter(os.Args[2:]); err != nil {
