@@ -80,7 +80,7 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
     if closed.kind == "exists":
         return InstanceExistsError(host, job.instance_id, words(closed.more.get("directory")))
     if closed.kind == "program":
-        return program_error(host, words(closed.more.get("problem")), job.program)
+        return program_error(host, words(closed.more.get("problem")), words(closed.more.get("program")) or job.program)
     if closed.kind in ("room", "readonly"):
         return NoRoomError(
             host,
@@ -108,6 +108,8 @@ def file_fault(host: str, path: str, closed: StreamClosed) -> HostError:
 def push_fault(host: str, closed: StreamClosed) -> HostError:
     """The error for an artifact that did not arrive."""
     said = words(closed.text)
+    if closed.kind == "namespace":
+        return NamespaceRefusedError(host, said)
     if closed.kind == "room":
         return FarDiskFullError(
             host,
