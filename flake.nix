@@ -75,9 +75,17 @@
           chmod -R u+w "$plan"
           mkdir "$info"
           printf 'Metadata-Version: 2.1\nName: remote-runner\nVersion: ${version}\n' >"$info/METADATA"
+          # What runs on hosts, for every system of this flake.
+          export HOME="$TMPDIR" PATH="${pkgs.go}/bin:$PATH"
+          export REMOTE_RUNNER_CACHE_DIR="$TMPDIR/cache" REMOTE_RUNNER_RUNTIME_DIR="$TMPDIR/run"
+          cp -r ${only "agent" [ "agent" ]}/agent "$plan/agent"
+          (cd "$plan" && ${python}/bin/python3 -B -m remote_runner.connection.program \
+            --release remote_runner/agents ${builtins.concatStringsSep " " systems})
+          chmod -R u+w "$plan/agent"
+          rm -r "$plan/agent"
           ${python}/bin/python3 -m compileall -q --invalidation-mode unchecked-hash -s "$plan" "$plan"
           cd ${only "launcher" [ "exec-go" "go.mod" ]}
-          export HOME="$TMPDIR" GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0
+          export GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0
           ${pkgs.go}/bin/go build -trimpath -o "$out/bin/remote-runner" -ldflags "-X main.linkedPlan=$plan \
             -X main.linkedPython=${python}/bin/python3 -X main.linkedArtifacts=${artifacts pkgs}" ./exec-go
         '';

@@ -19,8 +19,8 @@ from benchmarks.work import OURS, Contestant, Trial
 from remote_runner.inventory.systems import System
 from remote_runner.plan_import import import_plan
 from testground.runenv import RunEnv
+from tests.brokers_end import end_brokers
 from tests.launcher import build
-from tests.masters_end import end_masters
 
 COMMAND: Mapping[str, str] = {"command": "cp application {out}"}
 PYTHON, FAB = "`python -m remote_runner`", "`fab instance`"
@@ -44,6 +44,7 @@ class Plan:
     stage: Stage
     remote: bool
     environ: dict[str, str]
+    new: bool = False
     warm: bool = False
     _run: str = ""
     _instances: int = 0
@@ -57,6 +58,7 @@ class Plan:
         app: Mapping[str, str] = COMMAND,
         slots: int = 1,
         here: bool = False,
+        new: bool = False,
         lay_down: Callable[[Path], object] = write_application,
     ) -> Plan:
         """Import one whose inventory has the stage's hosts (`here`: this machine). `how` an instance is started.
@@ -72,10 +74,10 @@ class Plan:
         inventory = json.dumps(_inventory(stage, app, slots, here))
         (source / "inventory.yaml").write_text(inventory, encoding="utf-8")
         plan = import_plan(source, "benchmark", stage.directory / "home", environ=stage.ground.environ).path
-        return cls(plan, _started_by(how, plan), stage, not here, dict(stage.ground.environ))
+        return cls(plan, _started_by(how, plan), stage, not here, dict(stage.ground.environ), new)
 
     def cold(self) -> None:
-        """From here on nothing is built, nothing pushed, and no process of ours runs, masters and warm ones too."""
+        """From here on nothing is built, nothing pushed, and no process of ours runs, the broker too."""
         cache = self.stage.fresh("cache")
         self.environ["REMOTE_RUNNER_CACHE_DIR"] = str(cache)
         self._run = f"{self.stage.directory.name}-{cache.name}"
@@ -85,18 +87,22 @@ class Plan:
         """The same, but that what is built stays."""
         runtime = self.environ.get("REMOTE_RUNNER_RUNTIME_DIR")
         if runtime:
-            end_masters(Path(runtime))
+            end_brokers(Path(runtime))
         self.stage.stand.clear()
         runtime = tempfile.mkdtemp(prefix="rr-", dir="/tmp")  # socket paths are short
         self.stage.stack.callback(shutil.rmtree, runtime, ignore_errors=True)
-        self.stage.stack.callback(end_masters, Path(runtime))
+        self.stage.stack.callback(end_brokers, Path(runtime))
         self.environ["REMOTE_RUNNER_RUNTIME_DIR"] = runtime
         self.forget_there()
 
     def forget_there(self) -> None:
-        """Remove what the hosts have got from this plan."""
+        """Remove what the hosts have got from this plan, but for the agent's program, unless they are to be `new`."""
         for way in self.stage.ways:
-            shutil.rmtree(way.near / _base(self.stage), ignore_errors=True)
+            base = way.near / _base(self.stage)
+            if self.new:
+                shutil.rmtree(base, ignore_errors=True)
+            for artifact in base.glob("artifacts/*"):
+                _remove(artifact)
 
     def instances(self, case: str = "nothing", count: int = 1, *, drained: bool = False) -> list[Job]:
         """What Testground's `local:exec` would start for so many instances of the run that goes on since `cold`."""
@@ -159,6 +165,13 @@ def _inventory(stage: Stage, app: Mapping[str, str], slots: int, here: bool) -> 
     if here:
         hosts = {"localhost": {"directory": str(stage.directory / "base")}}
     return {"app": {"name": "application", **app}, "defaults": {"system": str(System.local())}, "hosts": hosts}
+
+
+def _remove(artifact: Path) -> None:
+    """An artifact is read-only on its host."""
+    for folder in (artifact, *(path for path in artifact.rglob("*") if path.is_dir() and not path.is_symlink())):
+        folder.chmod(0o700)
+    shutil.rmtree(artifact)
 
 
 def _base(stage: Stage) -> str:

@@ -1,5 +1,5 @@
 // Command exec-go is what Testground starts for each instance: its builder exec:go makes it of a plan, and Nix the
-// flake's bin/remote-runner. It hands the instance to the warm process (warm.go), or becomes the instance's own process.
+// flake's bin/remote-runner. It hands the instance to the broker (broker.go), or becomes the instance's own process.
 package main
 
 import (
@@ -40,11 +40,15 @@ func main() {
 	if linkedArtifacts != "" {
 		os.Setenv("REMOTE_RUNNER_ARTIFACTS", linkedArtifacts)
 	}
+	if os.Getenv(startVariable) == "off" {
+		become(instance.words)
+	}
 	status, err := handOver(instance)
 	if err == nil {
 		os.Exit(status)
 	}
-	message("start: no warm process takes this instance, so it starts by itself: " + err.Error())
+	message("start: no broker takes this instance, so it runs by itself: " + err.Error())
+	os.Setenv(startVariable, "off")
 	become(instance.words)
 }
 
@@ -82,7 +86,7 @@ func instanceCommand() (command, error) {
 	}
 	words, err := os.ReadFile(commandFile)
 	if err == nil && len(words) > 0 {
-		// These find their code wherever they are started, so the runs of all plans share a warm process.
+		// These find their code wherever they are started, so the runs of all plans share a broker.
 		return command{strings.Split(strings.TrimSuffix(string(words), "\n"), "\n"), ""}, nil
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -51,6 +51,9 @@ func ownDirectory(path string) error {
 		if parent.Mode().Perm()&0o002 != 0 && parent.Mode()&os.ModeSticky == 0 {
 			return fmt.Errorf("%s: any user may put another in its place, for %s is writable by all", path, above)
 		}
+		if user := owner(parent); user != 0 && user != os.Getuid() {
+			return fmt.Errorf("%s: user %d may put another in its place, for %s is theirs", path, user, above)
+		}
 		if above == "/" {
 			break
 		}

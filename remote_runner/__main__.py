@@ -1,44 +1,90 @@
-"""`python -m remote_runner`: one instance, as `fab instance`, without Fabric (0.1 s less for each)."""
+"""`python -m remote_runner`: one instance, as `fab instance`, without Fabric; or the broker, which runs all of them."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from remote_runner.stop import Stop
-
-# Set by a launcher (exec-go/warm.go) that starts its warm process by the words that start an instance.
-WARM_VARIABLE = "REMOTE_RUNNER_WARM"
+# exec-go/broker.go says the same.
+LOST = (
+    "remote-runner: the broker that ran this instance ended: it was killed, or has crashed\n"
+    "  next: run it again; the application ends on its host by itself, `fab fetch --run {run}` brings what it had "
+    "written, `fab clean --run {run}` removes it"
+)
+# By which a launcher of before the broker started what took its instance.
+OLD_VARIABLE = "REMOTE_RUNNER_WARM"
 
 
 def main() -> int:
     """Run the instance that the environment describes, of the plan one stands in; the exit status.
 
-    Started as a warm process, it runs the instances of all launchers that come.
+    The broker runs it, unless `REMOTE_RUNNER_BROKER` is `off`. Started as the broker, this runs those of all launchers.
     """
     import os
 
-    place = os.environ.pop(WARM_VARIABLE, "")  # noqa: TID251 (the edge of the process)
-    if place:
-        from remote_runner import warm
+    from remote_runner.broker.place import VARIABLE
 
-        return warm.main(place, run)
-    from remote_runner.stop import Stop
+    environ = dict(os.environ)  # noqa: TID251 (the edge of the process)
+    if OLD_VARIABLE in environ:
+        print("this launcher is of an older remote-runner: run `fab plan.import` again")
+        return 1
+    place = environ.pop(VARIABLE, "")
+    if place and place != "off":
+        from remote_runner.broker import service
 
-    stop = Stop()
-    stop.on_signals()
-    return run(stop)
+        return service.main(place, environ)
+    return run(environ, os.getcwd(), _umask(), in_process=place == "off")  # noqa: PTH109, TID251 (as above)
 
 
-def run(stop: Stop) -> int:
-    """Run the instance of this process: its environment, its directory."""
+def run(environ: dict[str, str], directory: str, umask: int, *, in_process: bool) -> int:
+    """Run one instance: by the broker, or where there is none in this process, by the same code."""
+    from remote_runner.errors import ControllerError, RemoteRunnerError
+
+    if not in_process:
+        from remote_runner.broker.handover import NoBrokerError, hand_over
+        from remote_runner.broker.protocol import Request
+
+        try:
+            status = hand_over(Request(umask, directory, environ))
+        except (NoBrokerError, RemoteRunnerError) as error:
+            words = f"start: no broker takes this instance, so it runs by itself: {error}"
+            _tell("message_event", {"message": words}, environ)
+        else:
+            if status >= 0:
+                return status
+            return _fail(LOST.format(run=environ.get("TEST_RUN", "")), environ)
+    from remote_runner.broker.alone import run_alone
+
+    try:
+        return run_alone(environ, directory)
+    except ControllerError as error:
+        return _fail(f"remote-runner: {error}", environ)
+
+
+def _fail(words: str, environ: dict[str, str]) -> int:
+    _tell("failure_event", {"group": environ.get("TEST_GROUP_ID", ""), "error": words}, environ)
+    return 1
+
+
+def _umask() -> int:
     import os
-    from pathlib import Path
 
-    from remote_runner.instance.instance import run_instance
+    found = os.umask(0o077)  # noqa: TID251 (there is no other way to ask)
+    os.umask(found)  # noqa: TID251
+    return found
 
-    return run_instance(dict(os.environ), Path.cwd(), stop=stop)  # noqa: TID251 (the edge of the process)
+
+def _tell(name: str, body: dict[str, str], environ: dict[str, str]) -> None:
+    import json
+    import time
+
+    event = {
+        "ts": time.time_ns(),
+        "msg": "",
+        "group_id": environ.get("TEST_GROUP_ID", ""),
+        "run_id": environ.get("TEST_RUN", ""),
+        "event": {name: body},
+    }
+    print(json.dumps(event), flush=True)
 
 
 if __name__ == "__main__":

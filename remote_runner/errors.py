@@ -21,10 +21,6 @@
     ├── BuildFailedError        a build did not make what it should
     ├── ArtifactError           what should be an artifact is none
     ├── ServeProtocolError      a `nix-store --serve` says what it should not
-    ├── MasterError             a control master's answer (below the door; hosts raise HostErrors)
-    │   ├── MasterGoneError         none listens, or it ended
-    │   ├── MasterRefusedError      it said no
-    │   └── MasterProtocolError     it speaks something else
     └── HostError               something about one host
         ├── InstanceExistsError     a run of that name is on it already
         ├── ArtifactMissingError    it does not have the artifact
@@ -44,13 +40,11 @@
         │   └── FarReadOnlyError        the file system takes nothing
         ├── NamespaceRefusedError   its kernel shows nobody a store of their own
         ├── NoFarStoreError         it has no Nix store to which the user may add
-        ├── FarToolMissingError     it lacks a program that every Unix has
         ├── NoFarDirectoryError     no directory on it will do
         ├── FarShellError           it ran something else than our script
         ├── SessionRefusedError     the host's sshd (or the kernel, here) did not start the command
         ├── HostLostError           the connection ended while it was needed
         │   └── SupervisorLostError     … in the middle of a run
-        ├── NoExitStatusError       the command ended without an exit status (a signal)
         ├── HostUnresolvedError     its name does not resolve
         ├── HostUnreachableError    nothing answers at its address
         ├── HostRefusedError        it answers, but no ssh server listens
@@ -59,10 +53,7 @@
         ├── LoginDeniedError        it refused every key that was offered
         ├── HandshakeDroppedError   its sshd went on dropping new connections
         ├── SshFailedError          ssh ended for another reason
-        ├── ForwardRefusedError     it does not forward ports
-        ├── ForwardExposedError     it opens forwards to the network
-        ├── PortTakenError          a port that must be this one is somebody else's
-        └── PortHeldError           another run holds that port on it, for another service
+        └── PortTakenError          a port that must be this one is somebody else's
 
 The wording stands in `__str__`; what a program needs stands in attributes.
 """
@@ -97,7 +88,7 @@ class DeadlineError(RemoteRunnerError):
 
     def __init__(self, what: str, seconds: float, *, said: str = "", next_step: str | None = None) -> None:
         lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-10:])
-        super().__init__(f"{what} did not end within {seconds:g} s{lines}", next_step=next_step)
+        super().__init__(f"{what} did not end within {round(seconds, 2):g} s{lines}", next_step=next_step)
         self.what = what
         self.seconds = seconds
 
@@ -221,35 +212,6 @@ class ServeProtocolError(RemoteRunnerError):
         self.found = found
 
 
-class MasterError(RemoteRunnerError):
-    """Something about a control master's socket; the host is not known at that level."""
-
-
-class MasterGoneError(MasterError):
-    """No control master listens, or it ended."""
-
-
-class MasterRefusedError(MasterError):
-    """The control master refused a request; `reason` is in its words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the control master refused: {reason}")
-        self.reason = reason
-
-
-class MasterProtocolError(MasterError):
-    """What answers is no control master of a version that we know."""
-
-
-class NoExitStatusError(HostError):
-    """The command ended without an exit status."""
-
-    next_step = "look there for what ended it: the kernel's out-of-memory killer (dmesg), somebody's kill"
-
-    def __init__(self, host: str) -> None:
-        super().__init__(host, "the command ended without an exit status: most likely a signal killed it there")
-
-
 class HostUnresolvedError(HostError):
     """The host's name does not resolve."""
 
@@ -287,20 +249,8 @@ class SshFailedError(HostError):
     """ssh ended for a reason of its own; its words stand in the message."""
 
 
-class ForwardRefusedError(HostError):
-    """The host does not forward the port."""
-
-
-class ForwardExposedError(HostError):
-    """The host's sshd listens for our forwards on all its addresses."""
-
-
 class PortTakenError(HostError):
     """A port that must be this one, there or here, is in somebody else's use."""
-
-
-class PortHeldError(HostError):
-    """Another run holds a fixed port on the host, for another near end."""
 
 
 class NoBuilderError(RemoteRunnerError):
@@ -413,14 +363,6 @@ class NamespaceRefusedError(HostError):
 
 class NoFarStoreError(HostError):
     """The host has no Nix store to which the user may add."""
-
-
-class FarToolMissingError(HostError):
-    """The host lacks a program that every Unix has (`tool`)."""
-
-    def __init__(self, host: str, tool: str) -> None:
-        super().__init__(host, f"there is no {tool} on the PATH there", next_step=f"install {tool} on {host}")
-        self.tool = tool
 
 
 class NoFarDirectoryError(HostError):

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import enum
-import socket
+import os
+import re
+import shutil
 import stat
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.broker.place import DIRECTORY, BrokerPlace
+from remote_runner.connection.login import is_listening
+from remote_runner.connection.program import identity
 from remote_runner.controller import Controller
-from remote_runner.deadline import Deadline
-from remote_runner.errors import DeadlineError, MasterError
-from remote_runner.mux import MuxConnection
-from remote_runner.warm_protocol import WarmPlace
 
 # A run that goes on reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
 # Shorter than that nobody can mean: what builds or pushes at this moment would lose it.
 _LEAST_BUILD_AGE_S = 600.0
 _NOTE_AGE_S = 30 * 86400.0
-_ANSWER_S = 5.0
+_DAY_S = 86400.0
+_LEAST_TEMP_AGE_S = 60.0  # between its making and its process
+# Files of the versions that kept control masters: KEY-NUMBER, the socket, and what else begins so.
+_MASTERS_FILE = re.compile(r"([0-9a-f]{12}-\d+)(?:\D.*)?")
+_LOG = re.compile(r"ssh-(\d+)-[0-9a-f]+\.log")
+_TEMP = re.compile(r"testground(?:-(\d+)-)?[A-Za-z0-9_]*")
 
 
 class StaleKind(enum.Enum):
     """What kind of thing was left."""
 
     BUILD = "build"
+    PROGRAM = "program of another version"
     INVENTORY = "parsed inventory"
     NOTE = "note of a run"
-    CONNECTION = "dead connection"
-    WARM = "dead warm process"
-    MARKER = "marker"
+    CONTACT = "note of a host"
+    LOG = "log of an ended connection"
+    LOGIN = "ended login"
+    BROKER = "dead broker"
+    OLDER = "file of an older version"
+    TEMP = "temporary directory"
     LOCK = "lock"
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A file or directory here that nobody needs any more; for what listened its socket, or its log."""
+    """A file or directory here that nobody needs any more."""
 
     kind: StaleKind
     path: Path
@@ -47,70 +58,60 @@ class Stale:
     size_bytes: int
 
 
-def list_stale(controller: Controller, *, older_than_s: float = USUAL_AGE_S) -> tuple[Stale, ...]:
-    """What may go: builds, parsed inventories and markers of that age, old notes, free locks, what listens no more."""
+def list_stale(
+    controller: Controller, environ: Mapping[str, str], *, older_than_s: float = USUAL_AGE_S
+) -> tuple[Stale, ...]:
+    """What may go: builds, parsed inventories and programs of that age, old notes, what listens no more, free locks.
+
+    `environ` says where temporary directories are made.
+    """
     cache, runtime = controller.cache, controller.runtime
-    found = [
+    programs = (path for path in cache.glob("agents/*") if path.name != identity())
+    return (
         *_aged(StaleKind.BUILD, cache.glob("builds/*"), max(older_than_s, _LEAST_BUILD_AGE_S)),
+        *_aged(StaleKind.PROGRAM, programs, max(older_than_s, _LEAST_BUILD_AGE_S)),
         *_aged(StaleKind.INVENTORY, cache.glob("*.yaml.*.json"), older_than_s),
         *_aged(StaleKind.NOTE, cache.glob("runs/*.json"), max(older_than_s, _NOTE_AGE_S)),
-        *_aged(StaleKind.MARKER, runtime.glob("systems/*"), max(older_than_s, 86400.0)),
-        *_aged(StaleKind.MARKER, runtime.glob("pushed/*"), max(older_than_s, 86400.0)),
-    ]
-    dead = {stem for stem in _master_stems(runtime) if not _answers(runtime / stem)}
-    for path in sorted(runtime.iterdir()):
-        if path.is_dir() or _stem(path) not in dead:
-            continue
-        found += _aged(StaleKind.CONNECTION, [path], 0.0)
-    found += _aged(StaleKind.WARM, [path for path in runtime.glob("warm/*") if not _takes_instances(path)], 0.0)
-    found += [
-        stale
-        for stale in _aged(StaleKind.LOCK, (runtime / "locks").glob("*"), older_than_s)
-        if _is_free(controller, stale.path.name)
-    ]
-    return tuple(found)
+        *_aged(StaleKind.CONTACT, runtime.glob("systems/*"), max(older_than_s, _DAY_S)),
+        *_aged(StaleKind.LOG, filter(_has_no_writer, runtime.glob("ssh-*.log"))),
+        *_aged(StaleKind.LOGIN, (path for path in runtime.glob("login-*") if not is_listening(path))),
+        *_aged(
+            StaleKind.BROKER, (path for path in runtime.glob(f"{DIRECTORY}/*") if not is_listening(_place(path).socket))
+        ),
+        *_aged(StaleKind.OLDER, _of_older_versions(runtime)),
+        *_left_temporary(Path(environ.get("TMPDIR") or tempfile.gettempdir()), older_than_s),
+        *(
+            lock
+            for lock in _aged(StaleKind.LOCK, runtime.glob("locks/*"), older_than_s)
+            if _is_free(controller, lock.path.name)
+        ),
+    )
 
 
 def remove_stale(controller: Controller, stale: Stale) -> bool:
     """Remove it, unless somebody has begun to use it; says whether it is gone."""
-    if stale.kind is StaleKind.BUILD:
-        import shutil
-
-        shutil.rmtree(stale.path, ignore_errors=True)
-    elif stale.kind is StaleKind.LOCK:
-        lock = controller.lock(stale.path.name)
+    path = stale.path
+    if stale.kind in (StaleKind.LOCK, StaleKind.BROKER):
+        lock = controller.lock(path.name if stale.kind is StaleKind.LOCK else _place(path).lock_name)
         if not lock.try_acquire():
             return False
         with lock:  # who waits for it finds that it is another file now
-            stale.path.unlink(missing_ok=True)
-    elif stale.kind is StaleKind.WARM:
-        start = controller.lock(_warm_place(stale.path).lock_name)
-        if not start.try_acquire():
-            return False
-        with start:
-            if _takes_instances(stale.path):
+            if stale.kind is StaleKind.BROKER and is_listening(_place(path).socket):
                 return False
-            stale.path.unlink(missing_ok=True)
-    elif stale.kind is StaleKind.CONNECTION:
-        stem = _stem(stale.path)
-        start = controller.lock(f"{stem}-start")
-        if not start.try_acquire():
-            return False
-        with start:
-            if _answers(controller.runtime / stem):
-                return False
-            stale.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        stale.path.unlink(missing_ok=True)
-    return not stale.path.exists()
+        path.unlink(missing_ok=True)
+    return not os.path.lexists(path)
 
 
-def _aged(kind: StaleKind, paths: Iterator[Path] | list[Path], older_than_s: float) -> Iterator[Stale]:
+def _aged(kind: StaleKind, paths: Iterable[Path], older_than_s: float = 0.0) -> Iterator[Stale]:
     for path in sorted(paths):
         with suppress(FileNotFoundError):  # somebody else removes as well
-            age_s = time.time() - path.lstat().st_mtime
+            age_s = max(0.0, time.time() - path.lstat().st_mtime)
             if age_s >= older_than_s:
-                yield Stale(kind, path, max(0.0, age_s), _size_bytes(path))
+                yield Stale(kind, path, age_s, _size_bytes(path))
 
 
 def _size_bytes(path: Path) -> int:
@@ -119,45 +120,73 @@ def _size_bytes(path: Path) -> int:
         return found.st_size
     total = 0
     for entry in path.rglob("*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             total += entry.lstat().st_size
     return total
 
 
-def _stem(path: Path) -> str:
-    """KEY-NUMBER, the master that a file of the runtime directory belongs to ("" for other files)."""
-    key, dash, rest = path.name.partition("-")
-    number = rest.partition(".")[0].partition("-")[0]
-    return f"{key}-{number}" if dash and number.isdigit() else ""
+def _place(path: Path) -> BrokerPlace:
+    """The broker that a file in its directory belongs to."""
+    return BrokerPlace(path.with_name(path.name.partition(".")[0]))
 
 
-def _master_stems(runtime: Path) -> set[str]:
-    return {_stem(path) for path in runtime.iterdir() if not path.is_dir()} - {""}
+def _has_no_writer(log: Path) -> bool:
+    found = _LOG.fullmatch(log.name)
+    return found is not None and not _is_alive(int(found[1]))
 
 
-def _answers(socket_path: Path) -> bool:
-    """Whether a master listens there; one that is silent counts as alive."""
+def _of_older_versions(runtime: Path) -> Iterator[Path]:
+    """Sockets of control masters and of warm processes on which nobody listens, what belongs to them, and markers."""
+    yield from runtime.glob("pushed/*")
+    for path in runtime.glob("warm/*"):
+        if not is_listening(_place(path).socket):
+            yield path
+    for path in runtime.iterdir():
+        found = _MASTERS_FILE.fullmatch(path.name)
+        if found and not path.is_dir() and not is_listening(path.with_name(found[1])):
+            yield path
+
+
+def _left_temporary(parent: Path, older_than_s: float) -> Iterator[Stale]:
+    """Instances' temporary directories whose run was killed: ours name its process, Testground's do not."""
+    ours: list[Path] = []
+    others: list[Path] = []
+    for path in parent.glob("testground*"):
+        with suppress(FileNotFoundError):
+            found, status = _TEMP.fullmatch(path.name), path.lstat()
+            if found and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                if not found[1]:
+                    others.append(path)
+                elif not _is_alive(int(found[1])):
+                    ours.append(path)
+    yield from _aged(StaleKind.TEMP, ours)
+    if others:
+        used = _used_temporary()
+        # Where nothing tells who uses one, only its age does.
+        least_s = max(older_than_s, _DAY_S) if used is None else _LEAST_TEMP_AGE_S
+        yield from _aged(StaleKind.TEMP, (path for path in others if str(path) not in (used or ())), least_s)
+
+
+def _used_temporary() -> set[str] | None:
+    """The directories that are some process's TEST_TEMP_PATH; `None` where the system does not tell (no /proc)."""
+    if not Path("/proc/self/environ").exists():
+        return None
+    used = set()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            for variable in environ.read_bytes().split(b"\0"):
+                if variable.startswith(b"TEST_TEMP_PATH="):
+                    used.add(os.fsdecode(variable.partition(b"=")[2]))
+    return used
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        MuxConnection(socket_path, Deadline.after(_ANSWER_S)).close()
-    except DeadlineError:
-        return True
-    except MasterError:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
-    return True
-
-
-def _warm_place(path: Path) -> WarmPlace:
-    """The warm process that a file in its directory belongs to."""
-    return WarmPlace(path.with_name(path.name.partition(".")[0]))
-
-
-def _takes_instances(path: Path) -> bool:
-    """Whether the warm process of this file listens; one that is silent counts as alive."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        try:
-            asking.connect(str(_warm_place(path).socket))
-        except OSError:
-            return False
+    except (PermissionError, OverflowError):
+        return True
     return True
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import subprocess  # noqa: TID251 (this is the door)
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.cancellation import Cancellation
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
-from remote_runner.stop import Stop
 
 _GRACE_S = 2.0
+_LOOK_S = 0.2  # for a cancellation, where nothing tells both
 # Outlives us: reads the number of a process group, and ends that group when we die before it has ended.
 _GUARD = f"""
 IFS= read -r group || exit 0
@@ -34,20 +37,21 @@ def run_logged(
     environ: Mapping[str, str],
     log: Path,
     deadline: Deadline,
-    stop: Stop | None = None,
+    cancellation: Cancellation | None = None,
     stdout: Path | None = None,
+    umask: int = -1,
 ) -> int:
     """Run a program to its end, everything it says appended to `log`; its exit status, negative for a signal.
 
     With `stdout` its results go to that file, and only its words to `log`.
-    It gets no input, and a process group of its own, which is ended (TERM, then KILL) with the deadline or with an
-    exception here, that of `stop` among them, and with this process, however that dies. Raises `LocalProgramError` when
-    it cannot be started, `DeadlineError`.
+    It gets no input, and a process group of its own, which is ended (TERM, then KILL) with the deadline, with
+    `cancellation` or another exception here, and with this process, however that dies. Raises `LocalProgramError` when
+    it cannot be started, `DeadlineError`, `WorkCancelledError`.
     """
     process: subprocess.Popen[bytes] | None = None
     guard: subprocess.Popen[bytes] | None = None
     try:
-        with ExitStack() as opened, stop.held_off() if stop is not None else _interrupts_held_off():
+        with ExitStack() as opened, _interrupts_held_off():
             words = opened.enter_context(log.open("ab"))  # files: no pipe that a forgotten child could keep open
             guard = _start_guard()
             process = subprocess.Popen(
@@ -58,9 +62,12 @@ def run_logged(
                 stdout=words if stdout is None else opened.enter_context(stdout.open("wb")),
                 stderr=words,
                 start_new_session=True,
+                umask=umask,
             )
             _tell(guard, str(process.pid))
-        if not _ends_within(process, deadline.timeout_s):
+        if not _ends_within(process, deadline.timeout_s, cancellation):
+            if cancellation is not None:
+                cancellation.check()
             deadline.check(" ".join(argv[:3]))
     except OSError as error:
         if process is not None:
@@ -191,6 +198,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
         _end_group(process)
 
 
+def run_at_terminal(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a program in this process's terminal, where it may ask; its exit status, negative for a signal."""
+    with subprocess.Popen(list(argv), env=dict(environ)) as process:
+        while True:
+            with suppress(KeyboardInterrupt):  # the terminal sent it to the program as well, which ends by it
+                return process.wait()
+
+
 def last_lines(log: Path, count: int = 20) -> str:
     """The last lines of a log, of at most 8 KiB; "" where there is none."""
     try:
@@ -202,22 +217,33 @@ def last_lines(log: Path, count: int = 20) -> str:
     return "\n".join(text.strip().splitlines()[-count:])
 
 
-def _ends_within(process: subprocess.Popen[bytes], timeout_s: float | None) -> bool:
+def _ends_within(
+    process: subprocess.Popen[bytes], timeout_s: float | None, cancellation: Cancellation | None = None
+) -> bool:
+    """Whether it ended before the time was over, and before anybody cancelled."""
     # Popen.wait with a timeout polls every 50 ms, which a build of 0.1 s would feel; Linux can tell.
-    if timeout_s is not None and hasattr(os, "pidfd_open"):
+    if (timeout_s is not None or cancellation is not None) and hasattr(os, "pidfd_open"):
         pidfd = os.pidfd_open(process.pid)
         try:
-            ended = bool(select.select([pidfd], [], [], timeout_s)[0])
+            poller = select.poll()  # select(2) takes no descriptor above 1023
+            poller.register(pidfd, select.POLLIN)
+            if cancellation is not None:
+                poller.register(cancellation.fileno(), select.POLLIN)
+            ready = poller.poll(None if timeout_s is None else math.ceil(timeout_s * 1000))
+            ended = pidfd in dict(ready)
         finally:
             os.close(pidfd)
         if ended:
             process.wait()
         return ended
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    end_s = None if timeout_s is None else time.monotonic() + timeout_s
+    while end_s is None or time.monotonic() < end_s:
+        if cancellation is not None and cancellation.is_set:
+            return False
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LOOK_S if end_s is None else min(_LOOK_S, max(0.0, end_s - time.monotonic())))
+            return True
+    return False
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from remote_runner.controller import Controller
+from remote_runner.files import write_atomically
 
 _MOST_NOTES = 200
 
@@ -19,21 +20,20 @@ class KeptRun:
 
 
 def note_run(controller: Controller, kept: KeptRun) -> None:
-    """Remember it; the oldest notes go."""
+    """Remember it, if that can be written; the oldest notes go."""
     directory = controller.cache / "runs"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    (directory / f"{kept.run}.json").write_text(json.dumps({"hosts": list(kept.hosts)}), encoding="utf-8")
+    write_atomically(directory / f"{kept.run}.json", json.dumps({"hosts": list(kept.hosts)}).encode(), optional=True)
     for old in sorted(directory.glob("*.json"))[:-_MOST_NOTES]:
         old.unlink(missing_ok=True)
 
 
 def noted_run(controller: Controller, run: str) -> KeptRun | None:
-    """What is remembered of a run, `None` where nothing is."""
+    """What is remembered of a run, `None` where nothing is, or nothing that can be read."""
     try:
-        values = json.loads((controller.cache / "runs" / f"{run}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        hosts = json.loads((controller.cache / "runs" / f"{run}.json").read_text(encoding="utf-8"))["hosts"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return KeptRun(run, tuple(values["hosts"]))
+    return KeptRun(run, tuple(map(str, hosts))) if isinstance(hosts, list) else None
 
 
 def forget_run(controller: Controller, run: str) -> None:

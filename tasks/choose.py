@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import invoke
 
+from remote_runner.inventory.known import known_of
 from remote_runner.inventory.placement import parse_entries, place_all
-from remote_runner.probe import known_system
 from tasks.plan import Plan
 from tasks.say import say, show, show_json, table
 from tasks.task import Failed, task
@@ -41,7 +41,7 @@ def choose(
     groups = _groups(group or [], instances)
     placements = place_all(entries, groups, inventory.spread)
     systems = {
-        place.host: place.system or known_system(plan.controller, inventory.host(place.host)) for place in placements
+        place.host: place.system or known_of(plan.controller, inventory.host(place.host)).system for place in placements
     }
     if json:
         show_json(

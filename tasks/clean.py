@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import invoke
 
-from remote_runner.artifact.far_artifact import Store
-from remote_runner.artifact.push import forget_push
-from remote_runner.deadline import Deadline
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.far_artifact import Store
+from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.host import Host
+from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.leftovers import (
-    FarRun,
-    LeftArtifact,
-    Removal,
-    choose_artifacts,
-    list_artifacts,
-    list_runs,
-    remove_artifacts,
-    remove_runs,
-)
 from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
 from remote_runner.runs import forget_run
 from remote_runner.sizes import size
@@ -33,7 +23,6 @@ from tasks.plan import Plan
 from tasks.say import age, say, show, show_json, table
 from tasks.task import Failed, task
 
-_SESSION_S = 300.0
 # A push that goes on has such an entry, too.
 _PARTIAL_AGE_S = 3600.0
 _KINDS = {Store.CACHE: "artifact", Store.NIX: "Nix root", Store.USER: "closure"}
@@ -66,7 +55,7 @@ def clean(
     older_s = _seconds(older_than) if older_than else None
     entries = plan.select(host) if host else plan.inventory.hosts
     wanted = _Wanted(run, older_s, cache, force)
-    results = attempt_each(entries, lambda entry: _on_host(plan, entry, wanted, dry_run=dry_run))
+    results = plan.run(_on_hosts(plan, entries, wanted, dry_run=dry_run))
     found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
     if not host and not run:
         found += _here(plan, USUAL_AGE_S if older_s is None else older_s, dry_run=dry_run)
@@ -110,35 +99,27 @@ class _Found:
         return {**vars(self), "host": self.host or None, "age_s": None if self.age_s is None else round(self.age_s)}
 
 
-def _on_host(plan: Plan, entry: HostEntry, wanted: _Wanted, *, dry_run: bool) -> list[_Found]:
-    with plan.host(entry) as host:
-        deadline = Deadline.after(_SESSION_S)
-        runs = [
-            _planned_run(entry, found, force=wanted.force)
-            for found in list_runs(host, directory=entry.directory, deadline=deadline)
-            if _is_meant(found, wanted)
-        ]
-        artifacts = _planned_artifacts(host, entry, wanted, deadline) if wanted.cache else []
-        if dry_run:
-            return runs + artifacts
-        going = [one.name for one in runs if one.outcome == WOULD_GO]
-        if going:
-            removal = remove_runs(
-                host,
-                going,
-                end_alive=wanted.force,
-                grace_s=entry.grace_s,
-                directory=entry.directory,
-                deadline=deadline,
-            )
-            runs = _with_outcomes(runs, removal)
-        going = [one.name for one in artifacts if one.outcome == WOULD_GO]
-        if going:
-            removal = remove_artifacts(host, going, directory=entry.directory, deadline=deadline)
-            artifacts = _with_outcomes(artifacts, removal)
-            for name in going:
-                forget_push(plan.controller, entry, name)
+async def _on_hosts(
+    plan: Plan, entries: Sequence[HostEntry], wanted: _Wanted, *, dry_run: bool
+) -> list[list[_Found] | RemoteRunnerError]:
+    async with plan.shared() as shared:
+        return await attempt_each(entries, lambda entry: _on_host(plan, shared, entry, wanted, dry_run=dry_run))
+
+
+async def _on_host(plan: Plan, shared: Shared, entry: HostEntry, wanted: _Wanted, *, dry_run: bool) -> list[_Found]:
+    agent = await shared.agent(entry, plan.environ)
+    runs = [_planned_run(entry, found, force=wanted.force) for found in await agent.runs() if _is_meant(found, wanted)]
+    artifacts = await _planned_artifacts(agent, entry, wanted) if wanted.cache else []
+    if dry_run:
         return runs + artifacts
+    going = [one.name for one in runs if one.outcome == WOULD_GO]
+    if going:
+        removal = await agent.remove_runs(going, end_alive=wanted.force, grace_s=entry.grace_s)
+        runs = _with_outcomes(runs, removal)
+    going = [one.name for one in artifacts if one.outcome == WOULD_GO]
+    if going:
+        artifacts = _with_outcomes(artifacts, await agent.remove_artifacts(going))
+    return runs + artifacts
 
 
 def _is_meant(found: FarRun, wanted: _Wanted) -> bool:
@@ -155,8 +136,8 @@ def _planned_run(entry: HostEntry, found: FarRun, *, force: bool) -> _Found:
     return _Found(entry.name, "run", found.run_id, place, found.age_s, found.size_bytes, outcome, words)
 
 
-def _planned_artifacts(host: Host, entry: HostEntry, wanted: _Wanted, deadline: Deadline) -> list[_Found]:
-    listed = list_artifacts(host, directory=entry.directory, deadline=deadline)
+async def _planned_artifacts(agent: Agent, entry: HostEntry, wanted: _Wanted) -> list[_Found]:
+    listed = await agent.artifacts()
     going = choose_artifacts(
         (one for one in listed if not (one.is_partial and one.age_s < _PARTIAL_AGE_S)),
         older_than_s=wanted.older_s or 0.0,
@@ -189,7 +170,7 @@ def _with_outcomes(planned: Iterable[_Found], removal: Removal) -> list[_Found]:
 
 def _here(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Found]:
     found = []
-    for stale in list_stale(plan.controller, older_than_s=older_than_s):
+    for stale in list_stale(plan.controller, plan.environ, older_than_s=older_than_s):
         outcome = WOULD_GO if dry_run else REMOVED if remove_stale(plan.controller, stale) else FAILED
         found.append(
             _Found("", stale.kind.value, stale.path.name, str(stale.path), stale.age_s, stale.size_bytes, outcome)

@@ -12,7 +12,7 @@ from pathlib import Path
 import invoke
 
 from tasks.choose import positive
-from tasks.local import run_all, summary
+from tasks.local import Services, run_all, summary
 from tasks.plan import Plan
 from tasks.say import say, show
 from tasks.task import Failed, task
@@ -44,7 +44,7 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
             plan,
             plan_runs(planned, plan.manifest),
             outputs=Path(outputs) if outputs else here.directory,
-            address=None,
+            services=Services(),
             timeout_s=300.0,
         )
         say("")

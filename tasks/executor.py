@@ -5,6 +5,7 @@ Named in `fabric.yaml` (`tasks: {executor_class: …}`); `install` does the same
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,9 +23,19 @@ def install(program: invoke.Program) -> None:
 
     A fabfile of one line (`from tasks import ns`) is loaded by a Fabric that has already chosen its own executor.
     """
+    _hold_standard_streams()
     program.executor_class = Executor
     if hasattr(program, "config"):
         program.config["load_ssh_configs"] = False
+
+
+def _hold_standard_streams() -> None:
+    """Give a standard stream that was closed (`>&-`) to /dev/null, before something else gets its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
 def typed_command(argv: Sequence[str]) -> tuple[str, ...]:
@@ -33,7 +44,7 @@ def typed_command(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 class Executor(fabric.Executor):
-    """Turns `-H` into the `host` option of this project's tasks, and into masters' connections for the user's own."""
+    """Turns `-H` into the `host` option of this project's tasks, and into agents' connections for the user's own."""
 
     def expand_calls(self, calls: list[invoke.Call], apply_hosts: bool = True) -> list[invoke.Call]:
         """One call per task of ours with all its hosts; one per host, in parallel, for other tasks."""
@@ -90,7 +101,7 @@ def _with_hosts(call: invoke.Call, hosts: list[str]) -> invoke.Call:
 
 
 class _OnEachHost(invoke.Call):
-    """A user's own task, run once per host, all hosts at once, each with a connection through our masters."""
+    """A user's own task, run once per host, all hosts at once, each with a connection to its host's agent."""
 
     def __init__(self, call: invoke.Call, patterns: list[str]) -> None:
         super().__init__(
@@ -103,12 +114,10 @@ class _OnEachHost(invoke.Call):
     @staticmethod
     def _fan_out(body: Callable[..., Any], patterns: list[str]) -> Callable[..., Any]:
         def run(context: invoke.Context, *args: Any, **kwargs: Any) -> None:
-            from tasks.connection import connect_all
-            from tasks.parallel import on_each
+            from tasks.connection import on_each_connection
 
             try:
-                with connect_all(context.config, patterns) as connections:
-                    on_each(connections, lambda connection: body(connection, *args, **kwargs))
+                on_each_connection(context.config, patterns, lambda connection: body(connection, *args, **kwargs))
             except invoke.UnexpectedExit:
                 raise  # Invoke tells it, and its status becomes fab's
             except (RemoteRunnerError, invoke.Failure) as error:

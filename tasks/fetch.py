@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import invoke
 
-from remote_runner.deadline import Deadline
+from remote_runner.connection.job import is_run_id
+from remote_runner.errors import OutputsError, RemoteRunnerError
+from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.job import is_run_id
-from remote_runner.leftovers import fetch_run, list_runs
+from remote_runner.outputs import OutputsReport
 from remote_runner.runs import noted_run
 from remote_runner.sizes import size
-from tasks.parallel import on_each
+from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import say, show, show_json
 from tasks.task import Failed, task
+
+_MOST_TOLD = 20
 
 
 @task(
@@ -33,15 +38,41 @@ def fetch(
     if not run:
         raise Failed("fetch: say which run: --run ID")
     plan = Plan.here()
+    entries = _where(plan, run, host)
     base = Path(outputs) if outputs else plan.directory / "outputs" / "run"
-    found = [item for items in on_each(_where(plan, run, host), lambda e: _fetch(plan, e, run, base)) for item in items]
+    results = plan.run(_fetch_all(plan, entries, run, base))
+    found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
+    if json:
+        show_json([one.to_json() for one in found])
+    else:
+        for one in found:
+            show(str(one.outputs))
+    raise_failed(entries, results)
     if not found:
         raise Failed(f"fetch: no host has outputs of run {run}; fab clean --dry-run lists what is there")
-    if json:
-        show_json(found)
-        return
-    for item in found:
-        show(str(item["outputs"]))
+    if any(one.error for one in found):
+        raise Failed(None)
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """The outputs of one run on one host; `error` is why they are not whole."""
+
+    host: str
+    id: str
+    outputs: Path
+    report: OutputsReport
+    error: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "host": self.host,
+            "id": self.id,
+            "outputs": str(self.outputs),
+            "files": self.report.files,
+            "left_out": [str(left) for left in self.report.left_out],
+            "error": self.error or None,
+        }
 
 
 def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...]:
@@ -51,37 +82,41 @@ def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...
     return plan.inventory.select(noted.hosts) if noted else plan.inventory.hosts
 
 
-def _fetch(plan: Plan, entry: HostEntry, run: str, base: Path) -> list[dict[str, object]]:
-    fetched: list[dict[str, object]] = []
-    with plan.host(entry) as host:
-        runs = [
-            found
-            for found in list_runs(host, directory=entry.directory)
-            # Its name becomes that of a directory here.
-            if run in (found.run_id, found.record.get("run")) and is_run_id(found.run_id)
-        ]
-        for found in runs:
-            target = base / run / entry.name if found.run_id == run else base / run / entry.name / found.run_id
-            report = fetch_run(
-                host,
-                found.run_id,
-                target,
-                directory=entry.directory,
-                limit_bytes=entry.outputs_limit_bytes,
-                deadline=Deadline.after(entry.timeouts.fetch_s),
+async def _fetch_all(
+    plan: Plan, entries: Sequence[HostEntry], run: str, base: Path
+) -> list[list[_Fetched] | RemoteRunnerError]:
+    async with plan.shared() as shared:
+        return await attempt_each(entries, lambda entry: _fetch(plan, shared, entry, run, base))
+
+
+async def _fetch(plan: Plan, shared: Shared, entry: HostEntry, run: str, base: Path) -> list[_Fetched]:
+    agent = await shared.agent(entry, plan.environ)
+    fetched = []
+    for found in await agent.runs():
+        # Its name becomes that of a directory here.
+        if run not in (found.run_id, found.record.get("run")) or not is_run_id(found.run_id):
+            continue
+        target = base / run / entry.name if found.run_id == run else base / run / entry.name / found.run_id
+        report, error = OutputsReport(), ""
+        try:
+            report = await agent.fetch_run(
+                found.run_id, target, limit_bytes=entry.outputs_limit_bytes, within_s=entry.timeouts.fetch_s
             )
+        except OutputsError as failed:  # of this run; there may be others
+            error = str(failed)
+            say(error)
+        else:
             files = "1 file" if report.files == 1 else f"{report.files} files"
             say(f"{entry.name}: {files} of {found.run_id}, {size(report.size_bytes)}")
-            left_out = [str(left) for left in report.left_out]
-            for left in left_out:
-                say(f"{entry.name}: left out: {left}")
-            fetched.append(
-                {
-                    "host": entry.name,
-                    "id": found.run_id,
-                    "outputs": str(target),
-                    "files": report.files,
-                    "left_out": left_out,
-                }
-            )
+        say_left_out(entry.name, report)
+        fetched.append(_Fetched(entry.name, found.run_id, target, report, error))
     return fetched
+
+
+def say_left_out(host: str, report: OutputsReport) -> None:
+    """Say what of some outputs did not come, or not as it was at one moment."""
+    told = [f"left out: {left}" for left in report.left_out] + list(report.far_messages)
+    for words in told[:_MOST_TOLD]:
+        say(f"{host}: {words}")
+    if len(told) > _MOST_TOLD:
+        say(f"{host}: … and {len(told) - _MOST_TOLD} more")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import invoke
 
+from remote_runner.connection.program import find_go
+from remote_runner.instance.services import services_from
 from tasks.choose import positive
 from tasks.plan import Plan
 from tasks.say import say, show, show_json
 from tasks.steps import outcome_json, step_table
 from tasks.task import Failed, task
 from testground.composition import Composition, RunPlan, plan_runs
+from testground.composition import run_ids as ids_of
 from testground.composition import single as single_composition
-from testground.local_exec import InstanceCommand, RunOutcome, StopRequest
+from testground.local_exec import Command, RunOutcome, StopRequest
 from testground.local_exec import run as run_plan
 from testground.runenv import ServiceAddress
 from testground.sync.protocol import DEFAULT_PORT
+from testground.template import Templates
 
 # After Ctrl-C an instance stops its far side (grace_s of the host), fetches what there is and cleans.
 STOP_GRACE_S = 60.0
@@ -27,6 +32,8 @@ STOP_GRACE_S = 60.0
 _RUN_OPTIONS = {
     "outputs": "directory below which outputs/local_exec/<plan>/<run>/<group>/<i>/ is made (default: this plan)",
     "sync_service": "HOST:PORT of a sync service that runs already (default: one of the run's own)",
+    "influxdb": "the URL of an InfluxDB for the metrics; its instances reach it (default: none)",
+    "redis": "the host of a Redis for old SDKs; its port is 6379 (default: none)",
     "timeout": "end the run after this many seconds",
     "json": "print the outcome as JSON on stdout instead of the summary",
     "dry_run": "print what would run, and run nothing",
@@ -48,6 +55,8 @@ def single(
     test_param: list[str] | None = None,
     outputs: str = "",
     sync_service: str = "",
+    influxdb: str = "",
+    redis: str = "",
     timeout: str = "",
     json: bool = False,
     dry_run: bool = False,
@@ -62,13 +71,14 @@ def single(
         instances=positive(instances, "instances") if instances else None,
         test_params=_pairs(test_param or []),
     )
-    _run(plan, planned, (), outputs, sync_service, timeout, json, dry_run)
+    services = _services(sync_service, influxdb, redis)
+    _run(plan, planned, (), outputs, services, timeout, json, dry_run)
 
 
 @task(
     help={
         "file": "the composition (TOML)",
-        "run_ids": "only these [[runs]], by id, as often as needed",
+        "run_ids": "only these [[runs]], by id: --run-ids a,b, or as often as needed",
         **_RUN_OPTIONS,
     },
     short={"file": "f"},
@@ -79,13 +89,18 @@ def composition(
     run_ids: list[str] | None = None,
     outputs: str = "",
     sync_service: str = "",
+    influxdb: str = "",
+    redis: str = "",
     timeout: str = "",
     json: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Run a composition, as `testground run composition -f FILE` does."""
     plan = Plan.here()
-    _run(plan, Composition.load(Path(file)), run_ids or (), outputs, sync_service, timeout, json, dry_run)
+    templates = Templates(plan.environ, plan.controller.cache, find_go)
+    loaded = Composition.load(Path(file), templates)
+    services = _services(sync_service, influxdb, redis)
+    _run(plan, loaded, ids_of(run_ids or ()), outputs, services, timeout, json, dry_run)
 
 
 @task(name="sync-service", help={"port": f"the port on loopback (default {DEFAULT_PORT}; 0 takes a free one)"})
@@ -98,24 +113,44 @@ def sync_service(c: invoke.Context, port: str = str(DEFAULT_PORT)) -> None:
     serve_forever(int(port), lambda found: show(str(found)))
 
 
-def instance_command(plan: Plan) -> InstanceCommand:
-    """What `local:exec` starts: `fab instance` without Fabric, which costs each instance 0.1 s less."""
-    return InstanceCommand((sys.executable, "-m", "remote_runner"), plan.directory)
+@dataclass(frozen=True)
+class Services:
+    """What the instances of a run are given: nothing else of this machine is forwarded to its hosts."""
+
+    sync: ServiceAddress | None = None
+    influxdb_url: str = ""
+    redis_host: str = ""
+
+
+def _services(sync_service: str, influxdb: str, redis: str) -> Services:
+    services_from({"INFLUXDB_URL": influxdb})  # refuses what is not a URL
+    return Services(_address(sync_service) if sync_service else None, influxdb, redis)
+
+
+@contextmanager
+def instance_starter(plan: Plan) -> Iterator[Command]:
+    """What starts instances: they are coroutines of this process."""
+    from remote_runner.broker.in_process import InProcess
+
+    with InProcess(plan.directory, plan.controller) as starter:
+        yield starter
 
 
 def run_all(
-    plan: Plan, plans: Sequence[RunPlan], *, outputs: Path, address: ServiceAddress | None, timeout_s: float | None
+    plan: Plan, plans: Sequence[RunPlan], *, outputs: Path, services: Services, timeout_s: float | None
 ) -> list[RunOutcome]:
-    """Run the plans one after the other, with a sync service of their own where no `address` is given."""
+    """Run the plans one after the other, with a sync service of their own where none is given."""
     # Its asyncio costs 50 ms, which `fab instance` need not pay.
     from testground.sync.service import SyncService
 
     done = []
     with ExitStack() as stack:
         service: SyncService | None = None
+        address = services.sync
         if address is None:
             service = stack.enter_context(SyncService())
             address = ServiceAddress("localhost", service.port)
+        starter = stack.enter_context(instance_starter(plan))
         stop = StopRequest()
         stack.callback(stop.close)
         stack.enter_context(stop.on_signals())
@@ -124,10 +159,12 @@ def run_all(
                 break
             outcome = run_plan(
                 run,
-                command=instance_command(plan),
+                command=starter,
                 outputs=outputs,
                 environ=plan.environ,
                 sync_service=address,
+                influxdb_url=services.influxdb_url,
+                redis_host=services.redis_host,
                 out=sys.stderr,
                 stop=stop,
                 grace_s=STOP_GRACE_S,
@@ -159,12 +196,14 @@ def _run(
     composition: Composition,
     only: Sequence[str],
     outputs: str,
-    sync_service: str,
+    services: Services,
     timeout: str,
     as_json: bool,
     dry_run: bool,
 ) -> None:
     plans = plan_runs(composition, plan.manifest, only=only)
+    for warning in dict.fromkeys(warning for run in plans for warning in run.warnings):
+        say(warning)
     if dry_run:
         show_json([_planned(plan, run) for run in plans])
         return
@@ -172,7 +211,7 @@ def _run(
         plan,
         plans,
         outputs=Path(outputs) if outputs else plan.directory,
-        address=_address(sync_service) if sync_service else None,
+        services=services,
         timeout_s=float(positive(timeout, "timeout")) if timeout else None,
     )
     for outcome in done:
@@ -187,9 +226,9 @@ def _run(
 
 def _planned(plan: Plan, run: RunPlan) -> dict[str, object]:
     return {
+        "run": run.name,
         "plan": run.plan,
         "case": run.case,
-        "command": list(instance_command(plan).argv),
         "directory": str(plan.directory),
         "groups": [
             {"id": group.id, "instances": group.instances, "params": dict(group.params)} for group in run.groups

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import invoke
@@ -24,27 +24,26 @@ class Named(Protocol):
 
 _T = TypeVar("_T", bound=Named)
 
-MOST_AT_ONCE = 64  # threads; each waits for one host
 
-
-def on_each(items: Sequence[_T], work: Callable[[_T], _R]) -> list[_R]:
+async def on_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R]:
     """Do `work` for every item, all at once; the results in the items' order.
 
+    Connections begin as many at a time as the machine can do (`connection/link.py`).
     Raises `Failed` when any of them failed, after all have ended and each failed host's reason was said.
     """
     if len(items) == 1:
-        return [work(items[0])]
-    results = attempt_each(items, work)
+        return [await work(items[0])]
+    results = await attempt_each(items, work)
     raise_failed(items, results)
     return [result for result in results if not isinstance(result, RemoteRunnerError)]
 
 
-def attempt_each(items: Sequence[_T], work: Callable[[_T], _R]) -> list[_R | RemoteRunnerError]:
+async def attempt_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | RemoteRunnerError]:
     """The same, with the error in the place of a failed item's result; it is said as soon as it is known."""
 
-    def attempt(item: _T) -> _R | RemoteRunnerError:
+    async def attempt(item: _T) -> _R | RemoteRunnerError:
         try:
-            return work(item)
+            return await work(item)
         except RemoteRunnerError as error:
             say(str(error))
             return error
@@ -52,8 +51,7 @@ def attempt_each(items: Sequence[_T], work: Callable[[_T], _R]) -> list[_R | Rem
             say(f"{item.name}: {error}".rstrip())
             return RemoteRunnerError(str(error))
 
-    with ThreadPoolExecutor(min(MOST_AT_ONCE, max(1, len(items)))) as pool:
-        return list(pool.map(attempt, items))
+    return list(await asyncio.gather(*map(attempt, items)))
 
 
 def raise_failed(items: Sequence[_T], results: Sequence[object]) -> None:

@@ -1,23 +1,28 @@
-"""The plan one stands in: its inventory and manifest, and this machine's own directories."""
+"""The plan one stands in: its inventory and manifest, this machine's directories, and the loop that tasks run in."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+import resource
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from remote_runner.controller import Controller
-from remote_runner.host import Host
-from remote_runner.hosts import open_host
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from tasks.say import keep_secret
 from tasks.task import Failed
 
 if TYPE_CHECKING:
+    from remote_runner.instance.shared import Shared
     from testground.manifest import Manifest
+
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,27 @@ class Plan:
             raise Failed(f"name a host: --host NAME, a glob or @label (the inventory has {names})")
         return self.inventory.select(patterns)
 
-    def host(self, entry: HostEntry) -> Host:
-        """The door to a host; a context manager."""
-        return open_host(entry, self.controller, self.environ)
+    def run(self, work: Coroutine[Any, Any, _R]) -> _R:
+        """Do a task's work in an event loop; what it returns. Ctrl-C cancels it, and `fab` then ends in a sentence."""
+        _raise_descriptor_limit()
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(work)
+            except KeyboardInterrupt:
+                raise Failed("ended here by Ctrl-C", 128 + signal.SIGINT) from None
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[Shared]:
+        """What the steps of a task share: a connection to each host, builds, pushes. Closed at the end."""
+        from remote_runner.instance.shared import Shared
+
+        async with Shared(self.controller) as shared:
+            yield shared
+
+
+def _raise_descriptor_limit() -> None:
+    """A connection has a few, and an inventory hundreds of hosts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS has a limit below its "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
+from typing import Any, TypeVar
 
 import invoke
 
-from remote_runner.descriptors import write_all
-from remote_runner.errors import RemoteRunnerError
+from remote_runner.cancellation import Cancellation
+from remote_runner.connection.job import Job
+from remote_runner.connection.run import Exited, Run
+from remote_runner.errors import HostError, RemoteRunnerError
+from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
-from remote_runner.instance.forwarding import open_forwards
+from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.job import Job
+from remote_runner.outputs import OutputsReport
 from remote_runner.runs import KeptRun, note_run
-from remote_runner.supervisor import RunResult, start_run, supervise
+from tasks.fetch import say_left_out
+from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import say, show_json
 from tasks.task import Failed, task
 from testground.local_exec import new_run_id
 
-_HELD_BYTES = 1 << 16
+_R = TypeVar("_R")
 
 
 @task(
@@ -58,185 +60,203 @@ def run(
     entries = plan.select(host)
     run_id = new_run_id()
     if dry_run:
-        show_json(
-            [{"host": entry.name, **_shown(planned_job(plan, entry, run_id, command, keep))} for entry in entries]
-        )
+        show_json([_planned(entry, planned_job(plan, entry, run_id, command), keep) for entry in entries])
         return
     base = (Path(outputs) if outputs else plan.directory / "outputs" / "run") / run_id
     say(f"run {run_id} on {', '.join(entry.name for entry in entries)}")
     note_run(plan.controller, KeptRun(run_id, tuple(entry.name for entry in entries)))
-    stop = threading.Event()
-
-    def run_there(entry: HostEntry) -> RunResult:
-        job = planned_job(plan, entry, run_id, command, keep)
-        sinks = [_sink(entry, 2 if json else 1, len(entries)), _sink(entry, 2, len(entries))]
-        result = _run_there(plan, entry, job, sinks, base / entry.name, stop)
-        say(_told(entry, result, base / entry.name, run_id))
-        return result
-
-    with _stopped_by_signals(stop):
-        results = attempt_each(entries, run_there)
+    results = plan.run(_run_all(plan, entries, run_id, command, base, keep=keep, json=json))
     if json:
-        show_json(
-            [_outcome(entry, result, run_id, base / entry.name) for entry, result in zip(entries, results, strict=True)]
-        )
+        show_json([_outcome(entry, result, run_id) for entry, result in zip(entries, results, strict=True)])
     raise_failed(entries, results)
-    ended = [result for result in results if isinstance(result, RunResult)]
-    worst = max(result.exit_status for result in ended)
-    if worst or any(result.outputs_error is not None or result.reason != "ended" for result in ended):
+    ended = [result for result in results if isinstance(result, RanThere)]
+    worst = max(result.exited.exit_status for result in ended)
+    if worst or any(result.error is not None or result.exited.reason != "ended" for result in ended):
         raise Failed(None, worst or 1)
 
 
-def planned_job(plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, ...], keep: bool) -> Job:
+@dataclass(frozen=True)
+class RanThere:
+    """What became of the command on one host; `error` is why its outputs did not come whole."""
+
+    exited: Exited
+    directory: str
+    outputs: Path
+    report: OutputsReport
+    error: RemoteRunnerError | None
+    kept: bool
+
+
+def planned_job(plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, ...]) -> Job:
     """What a host is told to run; the forwards' variables are added when they are open."""
     given = {"REMOTE_RUNNER_HOST": entry.name, **dict(entry.env)}
     return Job(
         instance_id=run_id,
         argv=command,
         environment=run_environment(plan.environ, given, entry.pass_through),
-        directory=entry.directory,
-        keep=keep,
         grace_s=entry.grace_s,
-        tolerate_s=entry.tolerate_s,
         run_s=entry.timeouts.run_s,
         fetch_s=entry.timeouts.fetch_s,
         outputs_limit_bytes=entry.outputs_limit_bytes,
+        cut_lines=False,  # nobody here ends at a long one
         record={"run": run_id, "command": command[0]},
     )
 
 
-def _shown(job: Job) -> dict[str, object]:
-    return {**asdict(job), "argv": [str(word) for word in job.argv]}
+def _planned(entry: HostEntry, job: Job, keep: bool) -> dict[str, object]:
+    said = {name: value for name, value in vars(job).items() if not name.startswith("_")}
+    return {"host": entry.name, "directory": entry.directory, **said, "tolerate_s": entry.tolerate_s, "keep": keep}
 
 
-def _run_there(
-    plan: Plan, entry: HostEntry, job: Job, sinks: Sequence[_Sink], outputs: Path, stop: threading.Event
-) -> RunResult:
-    with plan.host(entry) as host:
-        forwarded = open_forwards(host, entry, plan.environ)
-        # What the inventory sets wins over what a forward would tell.
-        told = {**job.environment, **forwarded.variables, **dict(entry.env)}
-        job = replace(job, environment=told, far_ports=forwarded.far_ports)
-        try:
-            with start_run(host, job.seat) as started:
-                result = supervise(
-                    started,
-                    job,
-                    stdout=sinks[0].feed,
-                    stderr=sinks[1].feed,
-                    outputs_dir=outputs,
-                    stop=stop,
-                    host=host,
-                )
-            if result.sink_error is not None:
-                raise result.sink_error
+async def _run_all(
+    plan: Plan,
+    entries: Sequence[HostEntry],
+    run_id: str,
+    command: tuple[str, ...],
+    base: Path,
+    *,
+    keep: bool,
+    json: bool,
+) -> list[RanThere | RemoteRunnerError]:
+    with Cancellation() as stop, _stopped_by_signals(stop):
+        screen = Screen(stop, results=json)
+
+        async def run_there(entry: HostEntry) -> RanThere:
+            streams = screen.streams(f"{entry.name}: " if len(entries) > 1 else "")
+            job = planned_job(plan, entry, run_id, command)
+            result = await _run_there(plan, shared, entry, job, streams, base / entry.name, stop, keep=keep)
+            await screen.flush()
+            say(_told(entry, result, run_id))
+            say_left_out(entry.name, result.report)
             return result
+
+        async with plan.shared() as shared:
+            results = await attempt_each(entries, run_there)
+        await screen.flush()
+        screen.close()
+        return results
+
+
+async def _run_there(
+    plan: Plan,
+    shared: Shared,
+    entry: HostEntry,
+    job: Job,
+    streams: tuple[HostLines, HostLines],
+    outputs: Path,
+    stop: Cancellation,
+    *,
+    keep: bool,
+) -> RanThere:
+    agent = await _unless_stopped(stop, entry.name, shared.agent(entry, plan.environ))
+    forwarding = steps.forward(shared, entry, plan.environ, lambda words: say(f"forward: {words}"))
+    with await _unless_stopped(stop, entry.name, forwarding) as forwarded:
+        # What the inventory sets wins over what a forward would tell.
+        job = replace(job, environment={**job.environment, **forwarded.variables, **dict(entry.env)})
+        started = await steps.run(agent, job)
+        stdout, stderr = streams
+        try:
+            exited = await steps.follow(started, stdout.feed, stderr.feed, stop)
         finally:
-            for sink in sinks:
-                sink.close()
+            await stdout.close()
+            await stderr.close()
+        return await _bring_home(started, exited, outputs, entry, keep=keep)
+
+
+async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEntry, *, keep: bool) -> RanThere:
+    report, error = OutputsReport(), None
+    try:
+        report = await steps.fetch(started, outputs, entry.outputs_limit_bytes)
+    except RemoteRunnerError as failed:
+        keep, error = True, failed
+    try:
+        await steps.clean(started, keep=keep)
+    except RemoteRunnerError as failed:
+        keep, error = True, error or failed
+    return RanThere(exited, started.directory, outputs, report, error, keep)
+
+
+async def _unless_stopped(stop: Cancellation, host: str, work: Coroutine[Any, Any, _R]) -> _R:
+    """What comes before the command's start; a stop ends it wherever it waits. Raises `HostError` then."""
+    loop = asyncio.get_running_loop()
+    doing = loop.create_task(work)
+
+    def end() -> None:
+        loop.call_soon_threadsafe(doing.cancel)
+
+    stop.then(end)
+    try:
+        return await doing
+    except asyncio.CancelledError:
+        if not stop.is_set:
+            raise
+        raise HostError(host, f"stopped before the command's start: {stop.reason}") from None
+    finally:
+        stop.forget(end)
 
 
 @contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+def _stopped_by_signals(stop: Cancellation) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) stops what runs there and fetches its outputs; a second one ends this process."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
+    def end(came: signal.Signals) -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         say("stopping the command; its outputs come home (again: end at once, the host then stops it by itself)")
+        stop.cancel(f"somebody here ended it ({came.name})")
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
-def _told(entry: HostEntry, result: RunResult, outputs: Path, run_id: str) -> str:
-    words = f"{entry.name}: {_REASONS[result.reason]} exit status {result.exit_status}"
-    if result.leftover_processes:
-        words += f", {result.leftover_processes} processes outlived it and were stopped"
-    if result.outputs_error is not None:
-        return f"{words}\n{result.outputs_error}"
-    if result.outputs.files:
-        files = "1 output file" if result.outputs.files == 1 else f"{result.outputs.files} output files"
-        words += f", {files} in {os.path.relpath(outputs)}"
+def _told(entry: HostEntry, result: RanThere, run_id: str) -> str:
+    exited = result.exited
+    words = f"{entry.name}: {_REASONS.get(exited.reason, 'stopped there,')} exit status {exited.exit_status}"
+    if exited.leftover_processes:
+        words += f", {exited.leftover_processes} processes outlived it and were stopped"
+    if exited.untold_processes:
+        words += f", {exited.untold_processes} processes without a run were found and stopped"
+    if result.error is not None:
+        return f"{words}\n{result.error}"
+    if result.report.files:
+        files = "1 output file" if result.report.files == 1 else f"{result.report.files} output files"
+        words += f", {files} in {os.path.relpath(result.outputs)}"
     if result.kept:
-        words += f", kept there in {result.far_directory} (fab fetch --run {run_id})"
+        words += f", kept there in {result.directory} (fab fetch --run {run_id})"
     return words
 
 
 _REASONS = {
     "ended": "ended with",
     "stop": "stopped from here,",
+    "lost": "stopped there, for nothing was heard from here for longer than tolerate_s,",
     "processes": "killed, no processes were left there to watch it with,",
     "timeout": "stopped, it ran longer than timeouts.run_s,",
 }
 
 
-def _outcome(entry: HostEntry, result: RunResult | RemoteRunnerError, run_id: str, outputs: Path) -> dict[str, object]:
+def _outcome(entry: HostEntry, result: RanThere | RemoteRunnerError, run_id: str) -> dict[str, object]:
     if isinstance(result, RemoteRunnerError):
         return {"run": run_id, "host": entry.name, "error": str(result)}
     return {
         "run": run_id,
         "host": entry.name,
-        "exit_status": result.exit_status,
-        "reason": result.reason,
+        "exit_status": result.exited.exit_status,
+        "reason": result.exited.reason,
         "kept": result.kept,
-        "far_directory": result.far_directory,
-        "outputs": str(outputs),
-        "outputs_files": result.outputs.files,
-        "outputs_bytes": result.outputs.size_bytes,
-        "outputs_error": None if result.outputs_error is None else str(result.outputs_error),
-        "left_out": [str(left) for left in result.outputs.left_out],
-        "leftover_processes": result.leftover_processes,
+        "far_directory": result.directory,
+        "outputs": str(result.outputs),
+        "outputs_files": result.report.files,
+        "outputs_bytes": result.report.size_bytes,
+        "outputs_error": None if result.error is None else str(result.error),
+        "left_out": [str(left) for left in result.report.left_out],
+        "leftover_processes": result.exited.leftover_processes,
     }
-
-
-def _sink(entry: HostEntry, fd: int, hosts: int) -> _Sink:
-    return _Tagged(entry.name, fd) if hosts > 1 else _Plain(fd)
-
-
-class _Sink(Protocol):
-    def feed(self, data: bytes) -> None:
-        """Print some bytes of one stream."""
-
-    def close(self) -> None:
-        """Print what was held back."""
-
-
-class _Plain:
-    """The command's bytes as they are: with one host nothing is put between them."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def feed(self, data: bytes) -> None:
-        write_all(self._fd, data)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class _Tagged:
-    """Whole lines with the host's name before them, so that several hosts can be told apart."""
-
-    def __init__(self, name: str, fd: int) -> None:
-        self._tag = f"{name}: ".encode()
-        self._stream = sys.stdout.buffer if fd == 1 else sys.stderr.buffer
-        self._held = b""
-
-    def feed(self, data: bytes) -> None:
-        *lines, self._held = (self._held + data).split(b"\n")
-        if len(self._held) > _HELD_BYTES:  # a line without end is shown in pieces
-            lines.append(self._held)
-            self._held = b""
-        if lines:
-            self._stream.write(b"".join(self._tag + line + b"\n" for line in lines))
-            self._stream.flush()
-
-    def close(self) -> None:
-        """The last line, if it lacks its end."""
-        if self._held:
-            self.feed(b"\n")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from remote_runner.errors import ControllerError
 from remote_runner.secrets import Secrets
 from testground.terminal import harmless, harmless_json
 
@@ -26,20 +29,43 @@ def printable(text: str) -> str:
 
 
 def say(words: str) -> None:
-    """One piece of text for the person, on stderr."""
-    print(printable(words), file=sys.stderr, flush=True)
+    """One piece of text for the person, on stderr; where that takes nothing, nobody can be told so."""
+    with suppress(OSError):
+        print(printable(words), file=sys.stderr, flush=True)
 
 
 def show(result: str) -> None:
-    """One line of the result, on stdout."""
-    print(printable(result), flush=True)
+    """One line of the result, on stdout. Raises `ControllerError`, and `BrokenPipeError` when its reader has gone."""
+    _put_out(printable(result))
 
 
 def show_json(value: Any) -> None:
-    """The result as JSON, on stdout."""
+    """The result as JSON, on stdout; raises as `show`."""
     for secrets in _secrets:
         value = secrets.hide_in(value)
-    print(harmless_json(json.dumps(value, indent=2, ensure_ascii=False)), flush=True)
+    _put_out(harmless_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _put_out(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        give_up_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise unwritable_stdout(error.strerror or str(error)) from error
+
+
+def unwritable_stdout(why: str) -> ControllerError:
+    """The error for a stdout that takes no more."""
+    return ControllerError(f"stdout cannot be written: {why}", next_step="send it to where there is room")
+
+
+def give_up_stdout() -> None:
+    """Let what is still held for stdout go nowhere: Python would try to write it once more at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def age(seconds: float) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from testground.composition import GroupPlan, RunPlan
 from testground.errors import LocalExecError
@@ -42,6 +42,29 @@ class InstanceCommand:
 
     argv: tuple[str, ...]
     cwd: Path
+
+
+class Started(Protocol):
+    """An instance that was started; its end is that of the two pipes that it got."""
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+
+    def kill(self) -> None:
+        """End it at once, with all that it has started."""
+
+    def wait(self) -> int | None:
+        """Wait for its end; its exit status, 128 + n after signal n."""
+
+
+class Starter(Protocol):
+    """Starts instances in another way than as a process each."""
+
+    def start(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int) -> Started:
+        """Start one with this environment on these ends of pipes, which are its own from then on. Raises `OSError`."""
+
+
+Command = InstanceCommand | Callable[["GroupPlan", int], InstanceCommand] | Starter
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,8 @@ class _Instance:
     group: str
     number: int
     outputs: Path
-    process: subprocess.Popen[bytes] | None = None
+    started: Started | None = None
+    exit_status: int | None = None
     stdout: StdoutReader = field(default_factory=StdoutReader)
     stderr: StderrReader = field(default_factory=StderrReader)
     why_not_started: str = ""
@@ -170,17 +194,16 @@ class _Instance:
         return f"{self.group}[{self.number:03d}]"
 
     def outcome(self) -> InstanceOutcome:
-        if self.process is None:
+        if self.started is None:
             return InstanceOutcome(
                 self.group, self.number, Verdict.INCOMPLETE, self.why_not_started, None, self.outputs
             )
-        status = self.process.returncode
         return InstanceOutcome(
             group=self.group,
             number=self.number,
             verdict=self.stdout.verdict,
             reason=self.stdout.reason,
-            exit_status=128 - status if status is not None and status < 0 else status,
+            exit_status=self.exit_status,
             outputs=self.outputs,
         )
 
@@ -188,7 +211,7 @@ class _Instance:
 def run(
     plan: RunPlan,
     *,
-    command: InstanceCommand | Callable[[GroupPlan, int], InstanceCommand],
+    command: Command,
     outputs: Path,
     environ: Mapping[str, str],
     sync_service: ServiceAddress,
@@ -219,7 +242,7 @@ def run(
         ready = []
         for group in plan.groups:
             for number in range(group.instances):
-                instance = _Instance(group.id, number, root / group.id / str(number))
+                instance = _Instance(group.id, number, root / group.directory / str(number))
                 temp_path = _temp_directory(temp)
                 stack.callback(shutil.rmtree, temp_path, ignore_errors=True)
                 runenv = RunEnv(
@@ -241,12 +264,12 @@ def run(
                     influxdb_url=influxdb_url,
                     redis_host=redis_host,
                 )
-                what = command if isinstance(command, InstanceCommand) else command(group, number)
-                ready.append((instance, what, runenv.to_environ(path=environ.get("PATH", os.defpath)) | passed_on))
+                starter = _starter(command, group, number)
+                ready.append((instance, starter, runenv.to_environ(path=environ.get("PATH", os.defpath)) | passed_on))
         running = _Running(out, stop, grace_s, timeout_s)
         stack.callback(running.close)
-        for instance, what, given in ready:
-            running.start(instance, what, given)
+        for instance, starter, given in ready:
+            running.start(instance, starter, given)
         running.read_to_the_end()
         return RunOutcome(
             run=run_id,
@@ -271,7 +294,7 @@ def _directory(path: Path) -> Path:
 
 def _temp_directory(parent: Path | None) -> Path:
     try:
-        return Path(tempfile.mkdtemp(prefix="testground", dir=parent))
+        return Path(tempfile.mkdtemp(prefix=f"testground-{os.getpid()}-", dir=parent))
     except OSError as error:
         problem = f"{parent or tempfile.gettempdir()}: no directory can be made in it: {error.strerror}"
         raise LocalExecError(problem, next_step="set TMPDIR to a directory with room") from error
@@ -279,6 +302,54 @@ def _temp_directory(parent: Path | None) -> Path:
 
 def _is_stdout(key: selectors.SelectorKey) -> bool:
     return key.data is not None and isinstance(key.data[1], StdoutReader)
+
+
+@dataclass
+class _Processes:
+    """Starts instances as processes by one command."""
+
+    command: InstanceCommand
+
+    def start(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int) -> Started:
+        # A session of its own: Ctrl-C at the terminal is the run's to handle, and stray children can be found.
+        process = subprocess.Popen(
+            self.command.argv,
+            cwd=self.command.cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout_fd,
+            stderr=stderr_fd,
+            start_new_session=True,
+        )
+        os.close(stdout_fd)
+        os.close(stderr_fd)
+        return _Process(process)
+
+
+@dataclass
+class _Process:
+    """One of them. It is not reaped (Popen.send_signal would) before `wait`: so long its group can be named."""
+
+    process: subprocess.Popen[bytes]
+
+    def terminate(self) -> None:
+        os.kill(self.process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        with suppress(PermissionError):  # macOS, where all that is left of the group is its dead leader
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def wait(self) -> int | None:
+        status = self.process.wait()
+        return 128 - status if status < 0 else status
+
+
+def _starter(command: Command, group: GroupPlan, number: int) -> Starter:
+    if isinstance(command, InstanceCommand):
+        return _Processes(command)
+    if callable(command):
+        return _Processes(command(group, number))
+    return command
 
 
 class _Stage(Enum):
@@ -307,29 +378,22 @@ class _Running:
         self._selector = selectors.DefaultSelector()
         self._selector.register(stop, selectors.EVENT_READ)
 
-    def start(self, instance: _Instance, command: InstanceCommand, environ: Mapping[str, str]) -> None:
+    def start(self, instance: _Instance, starter: Starter, environ: Mapping[str, str]) -> None:
         self.instances.append(instance)
+        pipes: list[int] = []
         try:
-            # A session of its own: Ctrl-C at the terminal is the run's to handle, and stray children can be found.
-            process = subprocess.Popen(
-                command.argv,
-                cwd=command.cwd,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                bufsize=0,
-            )
+            for _ in range(2):
+                pipes += os.pipe()
+            instance.started = starter.start(environ, pipes[1], pipes[3])
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in a parameter
+            for fd in pipes:
+                os.close(fd)
             instance.why_not_started = f"failed to start: {error}"
             self._print(instance, [Report(Word.INCOMPLETE, instance.why_not_started)])
             return
-        instance.process = process
-        for stream, reader in ((process.stdout, instance.stdout), (process.stderr, instance.stderr)):
-            assert stream is not None
-            os.set_blocking(stream.fileno(), False)
-            self._selector.register(stream, selectors.EVENT_READ, (instance, reader))
+        for fd, reader in ((pipes[0], instance.stdout), (pipes[2], instance.stderr)):
+            os.set_blocking(fd, False)
+            self._selector.register(fd, selectors.EVENT_READ, (instance, reader))
 
     def read_to_the_end(self) -> None:
         while self._pipes():
@@ -348,7 +412,7 @@ class _Running:
                 self.cancelled = self.cancelled or f"timed out after {self._timeout_s:g} s"
                 self._hurry(at_once=False)
         # Like the daemon: whoever has closed both streams has nothing more to say, and is not waited for.
-        self._signal(signal.SIGKILL)
+        self._kill_all()
         self._reap()
 
     def group_outcome(self, group: str) -> GroupOutcome:
@@ -357,7 +421,7 @@ class _Running:
 
     def close(self) -> None:
         """Leave no process and no pipe behind, whatever happened."""
-        self._kill_groups()
+        self._kill_all()
         self._reap()
         for key in self._pipes():
             self._close(key)
@@ -378,17 +442,18 @@ class _Running:
 
     def _close(self, key: selectors.SelectorKey) -> None:
         self._selector.unregister(key.fileobj)
-        key.fileobj.close()  # type: ignore[union-attr]
+        os.close(key.fd)
 
     def _hurry(self, *, at_once: bool) -> None:
         """Go one step towards the end; `at_once` leaves out the grace time."""
         now_s = time.monotonic()
         if self._stage is _Stage.RUNNING and not at_once:
             self._stage, self._stage_ends_s = _Stage.TERMINATED, now_s + self._grace_s
-            self._signal(signal.SIGTERM)
+            for instance in self._living():
+                instance.terminate()
         elif self._stage is not _Stage.KILLED:
             self._stage, self._stage_ends_s = _Stage.KILLED, now_s + _CLOSE_S
-            self._kill_groups()
+            self._kill_all()
         elif self._stage_ends_s is not None and now_s >= self._stage_ends_s:
             # Processes that left the instances' groups hold these; a run that was told to end does not wait for them.
             for key in self._pipes():
@@ -396,25 +461,17 @@ class _Running:
                 self._print(instance, reader.end())
                 self._close(key)
 
-    # A process that was not reaped keeps its number, so its group can be named as long: hence nothing is reaped
-    # (Popen.send_signal would) before the end.
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._unreaped():
-            os.kill(process.pid, number)
-
-    def _kill_groups(self) -> None:
-        for process in self._unreaped():
-            with suppress(PermissionError):  # macOS, where all that is left of the group is its dead leader
-                os.killpg(process.pid, signal.SIGKILL)
+    def _kill_all(self) -> None:
+        for started in self._living():
+            started.kill()
 
     def _reap(self) -> None:
-        for process in self._unreaped():
-            process.wait()
+        for instance in self.instances:
+            if instance.started is not None and instance.exit_status is None:
+                instance.exit_status = instance.started.wait()
 
-    def _unreaped(self) -> list[subprocess.Popen[bytes]]:
-        found = (instance.process for instance in self.instances)
-        return [process for process in found if process is not None and process.returncode is None]
+    def _living(self) -> list[Started]:
+        return [each.started for each in self.instances if each.started is not None and each.exit_status is None]
 
     def _print(self, instance: _Instance, reports: list[Report]) -> None:
         if not reports:

@@ -13,9 +13,9 @@ import pytest
 from remote_runner.controller import Controller
 from tests import hosts_nix
 from tests.arm_tree import arm_tree as make_arm_tree
+from tests.brokers_end import end_brokers
 from tests.hosts import Keys, TestHost, UserSshd, which
 from tests.hosts_netns import Lan, NetnsHost
-from tests.masters_end import end_masters
 from tests.needs import need
 from tests.nix_bed import NixHere, private_nix
 from tests.nix_plan import make_stub
@@ -47,15 +47,15 @@ def ssh_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
-    """The controller's directories for this test, also in the environment of what it starts; its masters are ended."""
+    """The controller's directories for this test, also in the environment of what it starts; its brokers are ended."""
     runtime = Path(tempfile.mkdtemp(prefix="rr-", dir="/tmp"))  # socket paths are short
     monkeypatch.setenv("REMOTE_RUNNER_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("REMOTE_RUNNER_CACHE_DIR", str(tmp_path / "cache"))
     try:
         yield Controller.from_environ(os.environ)
     finally:
-        end_masters(runtime)
-        shutil.rmtree(runtime, ignore_errors=True)  # a master that has just ended takes its socket away meanwhile
+        end_brokers(runtime)
+        shutil.rmtree(runtime, ignore_errors=True)  # a broker that has just ended takes its socket away meanwhile
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ The kernels that tests run on often have no netem; this needs nothing.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
@@ -27,6 +29,7 @@ class DelayProxy:
         self.connections = 0
         self._drops = drops
         self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._run, name="delay proxy", daemon=True)
         self._ready = threading.Event()
 
@@ -55,6 +58,16 @@ class DelayProxy:
         self._loop.run_until_complete(asyncio.sleep(0))  # lets the aborted transports close their sockets
         self._loop.close()
 
+    def reset(self) -> None:
+        """Reset every connection that goes through here."""
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def _reset(self) -> None:
+        for writer in self._writers:
+            linger = struct.pack("ii", 1, 0)  # so that closing says RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.connections <= self._drops:
@@ -68,6 +81,7 @@ class DelayProxy:
         except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             return
+        self._writers |= {writer, far_writer}
         try:
             await asyncio.gather(
                 self._carry(reader, far_writer, not_before=start + self.rtt_s),
@@ -76,6 +90,7 @@ class DelayProxy:
         except asyncio.CancelledError:
             return  # the proxy ends; asyncio 3.11 reports a cancelled connection task as an error
         finally:
+            self._writers -= {writer, far_writer}
             far_writer.transport.abort()
             writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""The README's table of faults: its rows come from the tests that make the faults happen, its times from their results.
+"""The table of faults in docs/faults.md: its rows come from the tests of faults, its times from their results.
 
 A test of a fault has a mark of `fault` and takes the fixture `clock`. `make faults` runs them all by themselves, and
 then `python -m tests.faults`, which writes the table anew from the results that they left (in tests/results/).
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "faults.md"
 RESULTS = ROOT / "tests" / "results" / "faults"
 _BEGIN, _END = "<!-- faults: ", "<!-- end of faults -->"
 
@@ -76,7 +76,7 @@ def known_faults() -> list[Fault]:
 
 
 def with_faults(text: str, rows: Iterable[tuple[Fault, str]]) -> str:
-    """The README's text with these rows, each with what was measured."""
+    """The page's text with these rows, each with what was measured."""
     begin = text.index("-->\n", text.index(_BEGIN)) + 4
     lines = ["| fault | what happens | bound | measured |", "| --- | --- | --- | --- |"]
     lines += [f"| {row.what} | {row.outcome} | {row.bound} | {measured} |" for row, measured in rows]
@@ -84,7 +84,7 @@ def with_faults(text: str, rows: Iterable[tuple[Fault, str]]) -> str:
 
 
 def rows_of(text: str) -> list[tuple[Fault, str]]:
-    """The rows that the README's text has."""
+    """The rows that the page's text has."""
     begin = text.index("-->\n", text.index(_BEGIN)) + 4
     rows = []
     for line in text[begin : text.index(_END)].strip().splitlines()[2:]:
@@ -117,7 +117,7 @@ def main() -> None:
     missing = [row.what for row, measured in rows if not measured]
     if missing:
         sys.exit("no result of: " + "; ".join(missing) + "\nrun their tests first: make faults")
-    README.write_text(with_faults(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    PAGE.write_text(with_faults(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

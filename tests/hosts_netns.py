@@ -323,7 +323,7 @@ class NetnsHost(TestHost):
         return done.stdout.rstrip("\n")
 
     def processes(self) -> list[FarProcess]:
-        """What runs there, but for sshd's own."""
+        """What runs there, but for sshd's own and the agents that wait while their broker does."""
         found = []
         for pid in _ip("netns", "pids", self.namespace).split():
             with suppress(OSError):
@@ -331,8 +331,29 @@ class NetnsHost(TestHost):
                 command = raw.replace(b"\0", b" ").decode(errors="replace").strip()
                 if "/qemu-binfmt/" in command.split(" ")[0]:
                     command = command.split(" ", 2)[-1]  # behind the emulator and the program's path: argv
-                if command and not command.split()[0].rstrip(":").endswith("sshd"):
+                program = command.split()[0].rstrip(":") if command else ""
+                if program and not program.endswith("sshd") and "/agents/" not in program:
                     found.append(FarProcess(int(pid), command))
+        return found
+
+    def sessions(self) -> list[int]:
+        """sshd's processes of connections, not the one that listens."""
+        assert self.server is not None
+        found = []
+        for pid in map(int, _ip("netns", "pids", self.namespace).split()):
+            with suppress(OSError):
+                if pid != self.server.pid and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sshd"):
+                    found.append(pid)
+        return found
+
+    def agents(self, program: str = "agent") -> list[int]:
+        """The processes of our program there: `agent`, `serve` (the guardian) or `session`."""
+        found = []
+        for pid in map(int, _ip("netns", "pids", self.namespace).split()):
+            with suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"/agents/" in words[0] and program.encode() in words[1:2]:
+                    found.append(pid)
         return found
 
     def link_down(self) -> None:
@@ -360,6 +381,11 @@ class NetnsHost(TestHost):
         words = ["root", "tbf", "rate", f"{megabits}mbit", "burst", "32k", "latency", "400ms"]
         for prefix, device in (([], self.link), ([which("ip"), "netns", "exec", self.namespace], "eth0")):
             subprocess.run([*prefix, which("tc"), "qdisc", "add", "dev", device, *words], check=True)
+
+    def speed_up(self) -> None:
+        """Undo `slow_down`."""
+        for prefix, device in (([], self.link), ([which("ip"), "netns", "exec", self.namespace], "eth0")):
+            subprocess.run([*prefix, which("tc"), "qdisc", "del", "dev", device, "root"], check=True)
 
     def kill(self) -> None:
         """End every process there at once, as a power cut does; `boot` starts it again."""

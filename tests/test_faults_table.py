@@ -1,4 +1,4 @@
-"""The README's table of faults has a row for each test of one, and in each what was measured."""
+"""The table of faults has a row for each test of one, and in each what was measured."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import README, Fault, FaultClock, known_faults, rows_of, with_faults
+from tests.faults import PAGE, Fault, FaultClock, known_faults, rows_of, with_faults
 
 
 def test_the_table_has_the_rows_of_the_tests_and_none_is_empty() -> None:
-    rows = rows_of(README.read_text(encoding="utf-8"))
+    rows = rows_of(PAGE.read_text(encoding="utf-8"))
     assert [row for row, _ in rows] == known_faults(), "make faults"
     assert [row.what for row, measured in rows if not measured] == []
 

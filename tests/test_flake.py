@@ -14,8 +14,8 @@ import pytest
 from remote_runner.controller import Controller
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
+from tests.brokers_end import brokers
 from tests.hosts import which
-from tests.launcher import warm_processes
 from tests.nix_bed import SYSTEMS, NixHere
 from tests.nix_plan import ROOT, make_plan
 
@@ -146,7 +146,7 @@ def test_the_launcher_runs_an_instance_of_its_plan_without_evaluating_anything(
         )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "no warm process" not in done.stdout
-    assert len(warm_processes(controller.runtime)) == 1
+    assert len(brokers(controller.runtime)) == 1
     assert json.loads((outputs / "remote-runner.json").read_text(encoding="utf-8"))["outcome"] == "ok"
     # It has the derivations of the table that the launcher names.
     assert "nix-store --realise" in asked.read_text()

@@ -21,6 +21,10 @@ ROOMS = {
     "tasks": {"remote_runner", "testground", "fabric", "invoke"},
 }
 GUARDED = {*ROOMS, "fabric", "invoke"}
+# The rooms of remote_runner, from the lowest: each may import those before it, and what lies beside the rooms.
+STOREYS = ("inventory", "connection", "artifact", "instance", "broker")
+APART = {"demo"}
+"""A machine for demo and tests; no room imports it."""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -41,6 +45,32 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
     for path in files:
         strangers = (imports_of(path) & GUARDED) - ROOMS[room] - {room}
         assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms of remote_runner that a file imports from, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("remote_runner.")}
+    return found & {*STOREYS, *APART}
+
+
+@pytest.mark.parametrize("room", STOREYS)
+def test_imports_go_downwards_only(room: str) -> None:
+    allowed = {*STOREYS[: STOREYS.index(room) + 1]}
+    files = sorted((ROOT / "remote_runner" / room).rglob("*.py"))
+    assert files
+    for path in files:
+        assert rooms_imported(path) <= allowed, path.relative_to(ROOT)
+
+
+def test_what_lies_beside_the_rooms_imports_none_of_them() -> None:
+    # The first is the door, the others put rooms together for tasks.
+    may = {"__main__.py": {"broker"}, "leftovers_here.py": {*STOREYS}, "plan_import.py": {*STOREYS}}
+    for path in sorted((ROOT / "remote_runner").glob("*.py")):
+        assert rooms_imported(path) <= may.get(path.name, set()), path.name
 
 
 def test_importing_every_module_does_nothing() -> None:

@@ -18,7 +18,7 @@ def checkout(tmp_path: Path) -> Path:
     """A clone in which nothing is installed; beside it `bin`, a PATH with little more than a shell."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-go.lock"):
         shutil.copyfile(ROOT / name, checkout / name)
     (tmp_path / "bin").mkdir()
     for name in ("sh", "id"):

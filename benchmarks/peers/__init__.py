@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.ground import ROOT, Way
 from benchmarks.stage import Stage
 from benchmarks.work import Contestant, Trial
+from tests.brokers_end import end_brokers
 from tests.hosts import which
-from tests.masters_end import end_masters
 
 INSTALLED = ROOT / "build" / "peers" / "bin"
 SSH = "`ssh`"
@@ -102,7 +102,7 @@ def write_ssh_config(stage: Stage, ways: Sequence[Way], *, masters: bool = False
     config = stage.directory / "ssh_config"
     sockets = Path(tempfile.mkdtemp(prefix="rr-", dir="/tmp"))  # socket paths are short
     stage.stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-    stage.stack.callback(end_masters, sockets)
+    stage.stack.callback(end_brokers, sockets)
     used: dict[str, int] = {}
     first: dict[str, str] = {}
     blocks = []

@@ -41,7 +41,14 @@ WORKS = (
             *peers.contestants(peers.ALL),
             *(_imports(code) for code in ("import fabric", "import remote_runner.instance.instance")),
         ),
-        (Bound("1.3 × `ssh` + `import fabric`", times=1.3, of=peers.SSH, also=[IMPORT_FABRIC]),),
+        (Bound("1.2 × `ssh` + `import fabric`", times=1.2, of=peers.SSH, also=[IMPORT_FABRIC]),),
+    ),
+    Work(
+        "one-new",
+        "one instance on a host that has never seen us: nothing warm, and no agent's program there",
+        one,
+        (ours.cold(new=True),),
+        (Bound("that with the program + 0.3 s", plus=0.3, also=[f"one-cold/{OURS}"]),),
     ),
     Work(
         "one-warm",
@@ -49,9 +56,10 @@ WORKS = (
         one,
         (*(ours.warm(how) for how in _COMMANDS), *peers.contestants(peers.ALL, warm=True), _ALONE),
         (
-            Bound("the application + 60 ms", plus=0.06, also=[APPLICATION]),
+            Bound("the application + 15 ms", plus=0.015, also=[APPLICATION]),
             Bound("no TCP connection", "connections"),
-            Bound("3 sessions", "sessions", plus=3),
+            Bound("6 ms of CPU here", "cpu_here_s", plus=0.006),
+            Bound("5 ms of CPU there", "cpu_there_s", plus=0.005),
         ),
     ),
     Work(
@@ -65,13 +73,13 @@ WORKS = (
         "100 ms round trip, first instance",
         far_away,
         (*(ours.cold(how) for how in _COMMANDS), *peers.contestants(peers.ALL), _ALONE),
-        (Bound("the application + 1.3 s", plus=1.3, also=[APPLICATION]),),
+        (Bound("`ssh` + 0.25 s", plus=0.25, also=[peers.SSH]),),
     ),
     Work(
         "far-second",
         "100 ms round trip, second instance",
         far_away,
         (*(ours.warm(how) for how in _COMMANDS), *peers.contestants(peers.ALL, warm=True), _ALONE),
-        (Bound("the application + 0.45 s", plus=0.45, also=[APPLICATION]),),
+        (Bound("the application + 0.25 s", plus=0.25, also=[APPLICATION]),),
     ),
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from benchmarks import ours, pushing
 from benchmarks.ground import Ground, Way
 from benchmarks.ours import Plan
 from benchmarks.peers import Crowd, clush_argv, library, pssh_argv, pyinfra_argv, write_ssh_config
+from benchmarks.rows.settings import far_away, one
 from benchmarks.stage import Stage
 from benchmarks.stand import Job
 from benchmarks.work import Bound, Contestant, Trial, Work
@@ -44,13 +45,19 @@ def _large(ground: Ground) -> Path:
     return ground.directory / "large"
 
 
-@contextmanager
-def _setting(ground: Ground) -> Iterator[Sequence[Way]]:
-    large_file(_large(ground))
-    try:
-        yield ground.ways()
-    finally:
-        _large(ground).unlink()
+def _with_large(
+    hosts: Callable[[Ground], AbstractContextManager[Sequence[Way]]],
+) -> Callable[[Ground], AbstractContextManager[Sequence[Way]]]:
+    @contextmanager
+    def setting(ground: Ground) -> Iterator[Sequence[Way]]:
+        large_file(_large(ground))
+        try:
+            with hosts(ground) as ways:
+                yield ways
+        finally:
+            _large(ground).unlink()
+
+    return setting
 
 
 def _push(plan: Plan) -> Trial:
@@ -104,15 +111,22 @@ WORKS = (
     Work(
         "push",
         "push of 100 MB by content, connection warm",
-        _setting,
+        _with_large(one),
         (ours.warm(go=_push, ready=Plan.forget_there), *_peers(again=False)),
         (Bound("1.1 × `scp`", times=1.1, of=_SCP),),
     ),
     Work(
+        "push-far",
+        "100 ms round trip, push of 100 MB by content, connection warm",
+        _with_large(far_away),
+        (ours.warm(go=_push, ready=Plan.forget_there), *_peers(again=False)),
+        (Bound("1.25 × `scp`", times=1.25, of=_SCP),),
+    ),
+    Work(
         "push-again",
         "push of 100 MB that the host has, connection warm",
-        _setting,
+        _with_large(one),
         (ours.warm(go=_push, warm_up=_push, ready=lambda plan: None), *_peers(again=True)),
-        (Bound("one command", "sessions", plus=1),),
+        (Bound("no session but that of the connection", "sessions", plus=1),),
     ),
 )

@@ -30,6 +30,12 @@ def five(ground: Ground) -> Iterator[Sequence[Way]]:
 
 
 @contextmanager
+def fifty(ground: Ground) -> Iterator[Sequence[Way]]:
+    """Fifty."""
+    yield ground.ways(50)
+
+
+@contextmanager
 def far_away(ground: Ground) -> Iterator[Sequence[Way]]:
     """One host at a round trip of 100 ms."""
     (way,) = ground.ways()

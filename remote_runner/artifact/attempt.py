@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.cancellation import Cancellation
 from remote_runner.deadline import Deadline
-from remote_runner.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Attempt:
     plan_dir: Path
     environ: Mapping[str, str]
     deadline: Deadline
-    stop: Stop | None = None
+    cancellation: Cancellation | None = None
 
     @property
     def log(self) -> Path:
@@ -36,5 +36,5 @@ class Attempt:
             log=log,
             stdout=stdout,
             deadline=self.deadline,
-            stop=self.stop,
+            cancellation=self.cancellation,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pwd
 import sys
 import time
 from collections.abc import Mapping
@@ -19,24 +18,25 @@ from remote_runner.artifact.content import hash_content
 from remote_runner.artifact.nix.artifact import TABLE_VARIABLE, StoreArtifact
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.artifact.shared_failure import pack_failure, unpack_failure
-from remote_runner.controller import Controller
+from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller, home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
     BuildFailedError,
+    ControllerError,
     DeadlineError,
     LocalProgramError,
     NoBuilderError,
     NoNixError,
     RemoteRunnerError,
 )
-from remote_runner.far_shell import new_nonce
 from remote_runner.file_names import safe_name
+from remote_runner.files import write_atomically
 from remote_runner.inventory.command_template import fill
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
-from remote_runner.stop import Stop
 
 _KEPT_RUNS = 8
 _KEPT_S = 3600.0
@@ -172,11 +172,11 @@ def build_for(
     controller: Controller,
     environ: Mapping[str, str],
     deadline: Deadline,
-    stop: Stop | None = None,
+    cancellation: Cancellation | None = None,
 ) -> AnyArtifact:
     """The application's artifact for a system: the run's first process builds it, the others wait and share.
 
-    What `stop` raises ends the build, and leaves it to the next who waits.
+    `cancellation` ends the build, and leaves it to the next who waits.
     A failure is shared as well, within the run only. Without a `run_id` (by hand) it is always built.
     Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
     `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.
@@ -184,32 +184,49 @@ def build_for(
     nix = choose_builder(app, plan_dir, environ)
     if nix is None:
         plan_build(app, system, plan_dir, Path("out"))
-    run = safe_name(run_id) if run_id else f"by-hand-{new_nonce()[:12]}"
+    run = safe_name(run_id) if run_id else f"by-hand-{os.urandom(6).hex()}"
     how = [str(app.command), app.program] if nix is None else [nix.nix, app.flake, app.build_on.value, app.program]
     settings = json.dumps([str(plan_dir), app.name, str(system), *how])
     key = f"{app.name}-{system}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     directory = controller.cache / "builds" / run / key
     result = directory / "result.json"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(directory)
     if not result.exists():
         lock = controller.lock(f"build-{hashlib.sha256(str(directory).encode()).hexdigest()[:24]}")
         try:
-            is_ours = lock.acquire_unless(result.exists, deadline)
+            is_ours = lock.acquire_unless(lambda: _is_settled(result, cancellation), deadline)
         except DeadlineError as error:
             what = f"waiting for another process that builds {app.name} for {system}"
             raise DeadlineError(what, error.seconds) from error
         with lock if is_ours else nullcontext():
             if not result.exists():
                 # A directory for each attempt: who was killed while building may have left what still writes.
-                attempt = Attempt(directory / new_nonce()[:12], plan_dir, environ, deadline, stop)
-                attempt.directory.mkdir(mode=0o700)
-                _write_result(result, _outcome(app, system, nix, attempt))
+                attempt = Attempt(directory / os.urandom(6).hex(), plan_dir, environ, deadline, cancellation)
+                _make_directory(attempt.directory)
+                write_atomically(result, json.dumps(_outcome(app, system, nix, attempt)).encode())
                 _sweep(directory.parent)
-    values = json.loads(result.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ControllerError(f"{result}: cannot be read: {error}", next_step=f"remove {directory}") from error
     if "failure" in values:
         raise unpack_failure(values["failure"])
     kind = StoreArtifact if values["builder"] == Builder.NIX.value else Artifact
     return kind.from_json(values["artifact"])
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        next_step = "make room there, or name another place with REMOTE_RUNNER_CACHE_DIR"
+        raise ControllerError(f"{directory}: cannot be made: {error.strerror}", next_step=next_step) from error
+
+
+def _is_settled(result: Path, cancellation: Cancellation | None) -> bool:
+    if cancellation is not None:
+        cancellation.check()
+    return result.exists()
 
 
 def _outcome(app: AppSettings, system: System, nix: Nix | None, attempt: Attempt) -> dict[str, Any]:
@@ -253,8 +270,8 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
 
 def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a build: ours, with the home that toolchains keep their caches in (Testground gives none)."""
-    home = pwd.getpwuid(os.getuid()).pw_dir
-    return {"HOME": home, "PATH": os.defpath, **environ}
+    home = home_directory(environ)
+    return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **environ}
 
 
 def _find_program(path: Path, program: str | None) -> str:
@@ -292,12 +309,6 @@ def _executable(path: Path, name: str) -> str:
     if not path.stat().st_mode & 0o100:
         raise ArtifactError(f"the program {name} is not executable", next_step="let the command make it so (chmod +x)")
     return name
-
-
-def _write_result(result: Path, values: dict[str, Any]) -> None:
-    aside = result.with_name(f"{result.name}.{os.getpid()}")
-    aside.write_text(json.dumps(values), encoding="utf-8")
-    aside.replace(result)
 
 
 def _sweep(current: Path) -> None:

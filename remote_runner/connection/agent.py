@@ -369,7 +369,7 @@ def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, s
         environ,
         tolerate_s=entry.tolerate_s,
         connect_s=entry.timeouts.connect_s,
-        login_socket=login_socket(controller, entry.ssh),
+        login_socket=login_socket(entry.ssh, controller, environ),
         nearest=entry.nearest,
     )
 

@@ -28,6 +28,7 @@ from remote_runner.errors import (
 from remote_runner.inventory.systems import System
 
 _NOISE_BYTES = 4 << 10
+_AGAIN_S = 5.0  # for an agent that runs already, at least
 _ENDING_S = 2.0
 
 
@@ -182,14 +183,18 @@ class Bootstrap:
         name = self.transport.name
         answers = Answers(nonce := os.urandom(16).hex())
         is_starting = False
+        # A host that has answered has the time that it takes; an agent that runs already is waited for no longer than
+        # what is left.
+        answering_s = self.connect_s
+        if values["epoch"] != "1":
+            answering_s = min(answering_s, max(_AGAIN_S, deadline.remaining_s))
         try:
             async with asyncio.timeout(min(deadline.remaining_s, pipes.answer_s or deadline.remaining_s)) as limit:
                 with suppress(OSError):  # who does not read says why below
                     await pipes.write(script({"nonce": nonce, **values}))
                 while (answer := await self._next(pipes, answers)) is not None:
                     logged_in()
-                    # The host is known to answer: from here on it has the time that it takes.
-                    limit.reschedule(asyncio.get_running_loop().time() + self.connect_s)
+                    limit.reschedule(asyncio.get_running_loop().time() + answering_s)
                     kind, words = answer
                     if kind == "agent":
                         return self._read_greeting(words, values["epoch"]), answers.rest()
@@ -212,7 +217,13 @@ class Bootstrap:
         said = f"{answers.noise()}\n{pipes.words()}"
         if is_starting and self.transport.is_from_host(status):
             raise SilentProgramError(
-                FarShellError(name, f"its agent ended with status {status} as it began", stderr=said)
+                FarShellError(
+                    name,
+                    f"its agent ended with status {status} as it began",
+                    stderr=said,
+                    next_step="see what it says above; where it is of threads or memory, look there for what holds "
+                    "them all (ulimit -u, TasksMax, free -m)",
+                )
             )
         raise self.transport.explain(status, said)
 

@@ -44,6 +44,11 @@ class _Forward:
                 self._end_connections()
 
     @property
+    def in_use(self) -> bool:
+        """Whether it leads anywhere."""
+        return self._users > 0
+
+    @property
     def _has_room(self) -> bool:
         return self._users > 0 and len(self._connections) < _MOST_CONNECTIONS
 

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from remote_runner.connection.ssh import Account, SshConfig, config_argv, find_ssh, login_argv, ssh_environment
+from remote_runner.connection.ssh import (
+    Account,
+    SshConfig,
+    config_argv,
+    find_ssh,
+    login_argv,
+    ssh_environment,
+)
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, SshFailedError
@@ -24,10 +31,10 @@ _CONFIG_S = 10.0
 _SOCKET_PATH_BYTES = 104 - 1 - 17  # sun_path of macOS, its NUL, and the ".XXXXXXXXXXXXXXXX" that ssh binds first
 
 
-def login_socket(controller: Controller, target: SshTarget) -> Path:
-    """Where a login's master listens, or a link to where it does."""
-    key = hashlib.sha256(repr(target).encode()).hexdigest()[:16]
-    return controller.runtime / "login" / key
+def login_socket(target: SshTarget, controller: Controller, environ: Mapping[str, str]) -> Path:
+    """Where a login's master listens, or a link to where it does; the same for all names of a host."""
+    text = "\0".join([*config_argv("ssh", target), Account.here(environ).home])
+    return controller.runtime / f"login-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def is_listening(path: Path) -> bool:
@@ -43,14 +50,14 @@ def is_listening(path: Path) -> bool:
 def open_login(target: SshTarget, controller: Controller, environ: Mapping[str, str]) -> bool:
     """Open it at this process's terminal; `False` where it was open already.
 
-    Raises `SshFailedError` when ssh did not open it (it has told the terminal why), `LocalProgramError`.
+    Raises `SshFailedError` when ssh did not open it (it has told the terminal why), `LocalProgramError`,
+    `ControllerError`.
     """
     given = ssh_environment(environ, Account.here(environ))
     ssh = find_ssh(given)
     asked = run(config_argv(ssh, target), deadline=Deadline.after(_CONFIG_S), environ=given)
     config = SshConfig.parse(asked.stdout.decode(errors="replace"))
-    ours = login_socket(controller, target)
-    ours.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ours = login_socket(target, controller, environ)
     path = config.control_path or ours
     if len(str(path).encode()) > _SOCKET_PATH_BYTES:
         raise ControllerError(

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import os
 import re
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from remote_runner.connection.frames import PROTOCOL
 from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
-from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError
+from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError, RemoteRunnerError
 from remote_runner.inventory.systems import System
 from remote_runner.process import last_lines, run, run_logged
 
@@ -120,7 +122,7 @@ def _go_environment(system: System, cache: Path, environ: Mapping[str, str]) -> 
         "PATH": environ.get("PATH", "/usr/bin:/bin"),
         "GOOS": system.goos,
         "GOARCH": system.goarch,
-        "GOCACHE": str(cache / "go-build"),
+        "GOCACHE": environ.get("GOCACHE") or str(cache / "go-build"),
         "GOPATH": str(cache / "go"),
         "GOTOOLCHAIN": "local",
         "GOENV": "off",
@@ -154,15 +156,35 @@ def _is_new_enough(go: str, environ: Mapping[str, str]) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= _LEAST_GO
 
 
-def main(environ: Mapping[str, str]) -> int:
-    """Build the program for this machine into `build/agents`; says where it lies."""
+def release(systems: Sequence[System], target: Path, controller: Controller, environ: Mapping[str, str]) -> None:
+    """Put the programs for these systems, and what they are known by, into a folder that a package brings along."""
+    target.mkdir(parents=True, exist_ok=True)
+    for system in systems:
+        shutil.copy(program_for(system, controller, environ), target / str(system))
+    (target / "IDENTITY").write_text(f"{identity()}\n", encoding="ascii")
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Build the program for this machine into `build/agents` and say where it lies; or what a package brings along."""
+    parser = argparse.ArgumentParser(prog="python -m remote_runner.connection.program", description=main.__doc__)
+    parser.add_argument("--release", type=Path, metavar="DIR", help="build for SYSTEM … into this folder")
+    parser.add_argument("--go", action="store_true", help="print where Go is, and build nothing")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="as Nix names them: x86_64-linux …")
+    given = parser.parse_args(argv)
+    if given.go:
+        print(find_go(environ) or "")
+        return 0
     try:
-        print(program_for(System.local(), Controller.from_environ(environ), environ, into=_BUILT))
-    except BuildFailedError as error:
+        controller = Controller.from_environ(environ)
+        if given.release is not None:
+            release([System.parse(name) for name in given.systems], given.release, controller, environ)
+        else:
+            print(program_for(System.local(), controller, environ, into=_BUILT))
+    except RemoteRunnerError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))  # noqa: TID251 (the door for make)
+    sys.exit(main(sys.argv[1:], os.environ))  # noqa: TID251 (the door for make and the flake)

@@ -147,12 +147,14 @@ class Run:
             raise faults.program_error(self._host, problem, self._job.program)
         return exited_of(self._host, said, self._sink_error)
 
-    async def fetch(self, outputs_dir: Path, *, limit_bytes: int | None = None) -> OutputsReport:
-        """Bring the outputs into `outputs_dir`, once the application has ended.
+    async def fetch(
+        self, outputs_dir: Path, *, limit_bytes: int | None = None, umask: int | None = None
+    ) -> OutputsReport:
+        """Bring the outputs into `outputs_dir`, once the application has ended; `umask` holds for what is made.
 
         Raises an `OutputsError` where not all of them came, `SupervisorLostError`; the host then keeps them.
         """
-        source = Source(self._host, self._job.instance_id, f"{self.directory}/outputs")
+        source = Source(self._host, self._job.instance_id, f"{self.directory}/outputs", umask)
         limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
         try:
             async with asyncio.timeout(self._job.fetch_s):

@@ -332,7 +332,8 @@ def _after_login(name: str, status: int | None, stderr: str, by_hand: str) -> Ho
             name,
             "it took the login, and closed the connection before anything was started",
             stderr=stderr,
-            next_step="its sshd's log says why (a ChrootDirectory with a wrong owner, PAM's session, a limit)",
+            next_step="its sshd's log says why (a ForceCommand, a ChrootDirectory with a wrong owner, PAM's session, "
+            "a limit)",
         )
     what = "said nothing of ours in time" if status is None else f"ended with status {status}"
     return FarShellError(

@@ -43,11 +43,12 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Source:
-    """Whose outputs come: a run's name, and its outputs directory on the host."""
+    """Whose outputs come: a run's name, and its outputs directory on the host; `umask` holds for what is made here."""
 
     host: str
     run_id: str
     far_outputs: str
+    umask: int | None = None
 
 
 async def take_outputs(
@@ -88,7 +89,13 @@ def _start(
     chunks: Iterator[bytes], source: Source, outputs_dir: Path, limit_bytes: int
 ) -> asyncio.Future[OutputsReport]:
     work = partial(
-        unpack, chunks, outputs_dir, host=source.host, far_outputs=source.far_outputs, limit_bytes=limit_bytes
+        unpack,
+        chunks,
+        outputs_dir,
+        host=source.host,
+        far_outputs=source.far_outputs,
+        limit_bytes=limit_bytes,
+        umask=source.umask,
     )
     return FILES.run(work)
 

@@ -1,7 +1,7 @@
 """The embedded ssh server itself, on asyncssh; `remote_runner.demo.server` starts it as a process of its own.
 
 It behaves as sshd does where this project can tell the difference: commands run by /bin/sh through pipes with
-back-pressure, exit statuses and signals reported, reverse forwards bound to loopback, no pseudo-terminal.
+back-pressure, exit statuses and signals reported, no forwards, no pseudo-terminal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pwd
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +24,6 @@ import asyncssh
 _POLITE_S = 2.0
 _TERM_S = 1.0
 _READ_BYTES = 64 * 1024
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-# What a client may call "every address"; like sshd without GatewayPorts, this stays on loopback.
-_ANY_ADDRESS = frozenset({"", "*", "0.0.0.0", "::"})
 
 
 @dataclass
@@ -233,16 +230,6 @@ class _DemoServer(asyncssh.SSHServer):
 
     def session_requested(self) -> asyncssh.SSHServerSession[bytes]:
         return _CommandSession(self._machine)
-
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        return dest_host in _LOOPBACK
-
-    def server_requested(self, listen_host: str, listen_port: int) -> bool | Awaitable[asyncssh.SSHListener]:
-        if listen_host not in _LOOPBACK | _ANY_ADDRESS:
-            return False
-        # asyncssh binds all that a name resolves to, and gives up where one fails: `::1` without IPv6.
-        address = "::1" if listen_host == "::1" else "127.0.0.1"
-        return self._connection.forward_local_port(address, listen_port, listen_host, listen_port)
 
 
 def _adopt_orphans() -> None:

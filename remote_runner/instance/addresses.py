@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import socket
 from collections.abc import Mapping, Sequence
 
+from remote_runner.connection.ssh import Account, SshConfig, config_argv, find_ssh, ssh_environment
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.process import run
-from remote_runner.ssh import SshSettings, master_options, ssh_environment
-from remote_runner.ssh_start import find_ssh
 
 _ASK_S = 10.0
 
@@ -42,21 +39,12 @@ def _route_to(target: str) -> str | None:
 
 def _configured_name(entry: HostEntry, environ: Mapping[str, str]) -> str | None:
     """What the user's ssh configuration has as the host's HostName (`ssh -G`, 10 ms); None where ssh refuses."""
-    if entry.ssh is None:
+    if entry.ssh is None or entry.connect is not None:
         return None
-    user = pwd.getpwuid(os.getuid())
-    ssh_environ = ssh_environment(environ, home=user.pw_dir, user=user.pw_name)
-    options = master_options(entry.ssh, SshSettings())
+    ssh_environ = ssh_environment(environ, Account.here(environ))
     try:
-        asked = run(
-            [find_ssh(ssh_environ), "-G", *options, "--", entry.ssh.host],
-            deadline=Deadline.after(_ASK_S),
-            environ=ssh_environ,
-        )
+        argv = config_argv(find_ssh(ssh_environ), entry.ssh)
+        asked = run(argv, deadline=Deadline.after(_ASK_S), environ=ssh_environ)
     except RemoteRunnerError:
         return None  # the host's own instances say what is wrong with ssh
-    for line in asked.stdout.decode(errors="replace").splitlines():
-        key, _, value = line.partition(" ")
-        if key == "hostname":
-            return value
-    return None
+    return SshConfig.parse(asked.stdout.decode(errors="replace")).values.get("hostname")

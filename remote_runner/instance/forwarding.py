@@ -2,76 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from remote_runner.ahead import Ahead, Later
-from remote_runner.host import Endpoint, Host
-from remote_runner.instance.services import Service, services_from
+from remote_runner.instance.services import services_from
+from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Direction, Forward, HostEntry
 
-_R = TypeVar("_R")
+if TYPE_CHECKING:
+    from remote_runner.instance.shared import Shared
+
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What was opened: variables for the application, words for the person, the ports there that are to be checked."""
+    """What is open: variables for the application, and words for the person. A context manager that lets go of it."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ()
-    far_ports: tuple[int, ...] = ()
+    uses: ExitStack = field(default_factory=ExitStack)
 
     def __str__(self) -> str:
         return ", ".join(self.words) or "nothing to forward"
 
+    def __enter__(self) -> Self:
+        return self
 
-def open_forwards(host: Host, entry: HostEntry, environ: Mapping[str, str]) -> Forwarded:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.uses.close()
+
+
+async def open_forwards(
+    shared: Shared, entry: HostEntry, environ: Mapping[str, str], report: Callable[[str], None]
+) -> Forwarded:
     """Open a way to each service that `environ` names, and the inventory's own forwards; all are asked for at once.
 
-    Raises what the host raises when it refuses one.
+    On this machine the services are dialled as they are. Raises what the host raises when it refuses one.
     """
     services = services_from(environ)
-    free = [service for service in services if not entry.pinned_port(service.name)]
-    pinned = [service for service in services if service not in free]
-    others = [Ahead(_bound(_open_pinned, host, entry, service)) for service in pinned]
-    extras = [Ahead(_bound(_open_extra, host, forward)) for forward in entry.forwards]
-    opened: Later[list[Endpoint]] = Later()
-    opened.settle(lambda: host.forward_all([one.near for one in free]) if free else [])
-    for other in others:
-        other.wait()
-    for extra in extras:
-        extra.wait()
-    dialled = dict(zip(free, opened.result(), strict=True))
-    dialled |= {service: other.result() for service, other in zip(pinned, others, strict=True)}
-    variables: dict[str, str] = {}
-    words = []
-    for service in services:
-        variables |= service.variables(dialled[service], environ)
-        words.append(f"{service.name} {dialled[service]} -> {service.near}")
-    far_ports = [endpoint.port for endpoint in dialled.values()]
-    for forward, extra in zip(entry.forwards, extras, strict=True):
-        told, word, endpoint = extra.result()
-        variables |= told
-        words.append(word)
-        if forward.direction is Direction.TO_HOST:
-            far_ports.append(endpoint.port)
-    return Forwarded(variables, tuple(words), () if entry.is_local else host.unchecked_ports(far_ports))
+    wanted = [(service.near, entry.pinned_port(service.name)) for service in services]
+    wanted += [(extra.endpoint, extra.port) for extra in entry.forwards if extra.direction is Direction.TO_HOST]
+    with ExitStack() as stack:
+        if entry.is_local:
+            there = [near for near, _ in wanted]
+        else:
+            asked = [shared.listener(entry, environ, near, port, report, stack) for near, port in wanted]
+            opened = await asyncio.gather(*asked) if len(asked) > 1 else [await one for one in asked]
+            there = [Endpoint(_LOOPBACK, listener.port) for listener in opened]
+        variables: dict[str, str] = {}
+        words = []
+        for service, dialled in zip(services, there, strict=False):
+            variables |= service.variables(dialled, environ)
+            words.append(f"{service.name} {dialled} -> {service.near}")
+        to_host = iter(there[len(services) :])
+        for extra in entry.forwards:
+            if extra.direction is Direction.TO_HOST:
+                dialled = next(to_host)
+                words.append(f"{extra.name or 'extra'} {dialled} -> {extra.endpoint}")
+            else:
+                dialled = await _from_host(shared, entry, environ, extra, stack)
+                words.append(f"{extra.name or 'extra'} {dialled} here -> {extra.endpoint} there")
+            if extra.variable is not None:
+                variables[extra.variable] = str(dialled.port)
+        return Forwarded(variables, tuple(words), stack.pop_all())
 
 
-def _bound(work: Callable[..., _R], *args: object) -> Callable[[], _R]:
-    return lambda: work(*args)
-
-
-def _open_pinned(host: Host, entry: HostEntry, service: Service) -> Endpoint:
-    return host.forward_remote(service.near, entry.pinned_port(service.name))
-
-
-def _open_extra(host: Host, forward: Forward) -> tuple[dict[str, str], str, Endpoint]:
-    if forward.direction is Direction.TO_HOST:
-        dialled = host.forward_remote(forward.endpoint, forward.port)
-        word = f"{forward.name or 'extra'} {dialled} -> {forward.endpoint}"
-    else:
-        dialled = host.forward_local(forward.endpoint, forward.port)
-        word = f"{forward.name or 'extra'} {dialled} here -> {forward.endpoint} there"
-    return ({} if forward.variable is None else {forward.variable: str(dialled.port)}), word, dialled
+async def _from_host(
+    shared: Shared, entry: HostEntry, environ: Mapping[str, str], extra: Forward, stack: ExitStack
+) -> Endpoint:
+    if entry.is_local:
+        return extra.endpoint
+    forward = await shared.near_forward(entry, environ, extra.endpoint, extra.port)
+    stack.enter_context(forward.use())
+    return Endpoint(_LOOPBACK, forward.port)

@@ -1,23 +1,25 @@
 """One instance, from `TEST_*` to exit status: choose, build, push, forward, run, fetch, clean.
 
-A plain function that takes everything as values and knows no Fabric: `fab instance`, `python -m remote_runner`
-and `local.*` all end here.
+A coroutine that takes everything as values and knows no Fabric: the broker, `python -m remote_runner` and `local.*` all
+run this one. The steps themselves are in `steps.py`; here is their order, and what surrounds them: the clock, the
+record, the end on request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from remote_runner.artifact.build import AnyArtifact, Artifact, build_for
-from remote_runner.artifact.push import Pushed, already_pushed, forget_push, push, time_for_push
-from remote_runner.controller import Controller
-from remote_runner.deadline import Deadline
-from remote_runner.descriptors import when_unread
+from remote_runner.artifact.build import AnyArtifact, Artifact
+from remote_runner.artifact.push import Pushed
+from remote_runner.cancellation import Cancellation
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.job import Job, instance_id
+from remote_runner.connection.run import Exited, Run
 from remote_runner.errors import (
     ArtifactMissingError,
     DeadlineError,
@@ -26,27 +28,21 @@ from remote_runner.errors import (
     HostRefusedError,
     HostUnreachableError,
     HostUnresolvedError,
-    NoExitStatusError,
-    PlacementError,
     RemoteRunnerError,
 )
-from remote_runner.host import Host
-from remote_runner.hosts import open_host
+from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
 from remote_runner.instance.forwarding import Forwarded
 from remote_runner.instance.record import Record, StepClock
 from remote_runner.instance.reporter import Reporter
 from remote_runner.instance.services import advice_for
-from remote_runner.instance.streams import LineGuard
+from remote_runner.instance.shared import Shared
+from remote_runner.instance.writer import Writer, run_in_files
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import OnUnreachable
-from remote_runner.inventory.placement import PARAM, Placement, needs_groups, parse_entries, place, places_after
+from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
-from remote_runner.job import Job, Seat, instance_id
-from remote_runner.opening import Opening
-from remote_runner.probe import probe_system
-from remote_runner.stop import InstanceStoppedError, Stop
-from remote_runner.supervisor import EventKind, RunResult, Started, SupervisorEvent, start_run, supervise
+from remote_runner.outputs import OutputsReport
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
@@ -59,60 +55,80 @@ UNREACHABLE = (
     HostLostError,
     DeadlineError,
 )
-CHOOSE_STATE = "choose_server"
-CHOOSE_TOPIC = "choose_server_groups"
-# How long a stopped instance waits for a connection that is being opened.
-_LEAVE_S = 2.0
 
 
-def run_instance(
-    environ: Mapping[str, str], plan_dir: Path, *, stop: Stop, stdout_fd: int = 1, stderr_fd: int = 2
+class InstanceStoppedError(Exception):
+    """The instance was ended on request before its application had started."""
+
+
+async def run_instance(
+    environ: Mapping[str, str],
+    plan_dir: Path,
+    *,
+    shared: Shared,
+    stop: Cancellation,
+    stdout: Writer,
+    stderr: Writer,
+    umask: int | None = None,
 ) -> int:
     """Run the instance that `environ` describes, of the plan in `plan_dir`; the exit status to end with.
 
-    Nothing is raised for what can go wrong: it becomes a failure event with the reason and the next step.
-    A request to `stop` ends the step that goes on; while the application runs, its far side is stopped and its outputs
-    are fetched. The same happens when nobody reads stdout any more.
+    Nothing is raised for what can go wrong: it becomes a failure event with the reason and the next step. `stop` ends
+    the step that goes on; while the application runs, it is stopped there and its outputs are fetched. The same happens
+    when nobody reads stdout any more. The writers stay the caller's. `umask` holds for the outputs (`None`: that of the
+    process).
     """
 
-    def unread(stream: str) -> None:
-        if stream == "stdout":
-            stop.request("nobody here reads the instance's stdout any more")
-        else:
-            reporter.message("run: nobody reads stderr any more, so what comes there is dropped from here on")
+    def unread(why: str) -> None:
+        said = f"the instance's stdout cannot be written any more: {why}"
+        stop.cancel(said if why else "nobody here reads the instance's stdout any more")
 
-    reporter = Reporter(
-        stdout_fd,
-        stderr_fd,
-        group_id=environ.get("TEST_GROUP_ID", ""),
-        run_id=environ.get("TEST_RUN", ""),
-        on_unread=unread,
-    )
+    def stderr_unread(why: str) -> None:
+        said = f"stderr cannot be written any more ({why})" if why else "nobody reads stderr any more"
+        reporter.message(f"run: {said}, so what comes there is dropped from here on")
+
+    reporter = Reporter(stdout, stderr, group_id=environ.get("TEST_GROUP_ID", ""), run_id=environ.get("TEST_RUN", ""))
+    stdout.on_unread, stderr.on_unread = unread, stderr_unread
+    status = await _run(environ, plan_dir, shared, stop, reporter, umask)
+    reporter.end_of_stdout()
+    await reporter.flush()
+    return status
+
+
+async def _run(
+    environ: Mapping[str, str],
+    plan_dir: Path,
+    shared: Shared,
+    stop: Cancellation,
+    reporter: Reporter,
+    umask: int | None,
+) -> int:
     try:
         runenv = RunEnv.from_environ(environ)
     except TestgroundError as error:
         reporter.failure(f"remote-runner: {error}")
         return 1
-    instance = _Instance(environ, runenv, plan_dir, reporter, stop)
+    instance = _Instance(environ, runenv, plan_dir, shared, stop, reporter, umask)
     try:
-        with when_unread(stdout_fd, lambda: unread("stdout")) as end_watch, stop.also(end_watch):
-            return instance.run()
+        status = await instance.run()
     except (RemoteRunnerError, TestgroundError) as error:
-        return instance.fail(str(error))
+        status = instance.fail(str(error))
     except InstanceStoppedError:
-        return instance.fail(instance.why_stopped())
+        status = instance.fail(instance.why_stopped())
     except Exception as error:  # noqa: BLE001 (a fault of ours must reach the verdict, whatever it is)
         import traceback
 
         reporter.crash(f"remote-runner: {type(error).__name__}: {error}", traceback.format_exc())
-        return instance.fail(f"{type(error).__name__}: {error}", told=True)
+        status = instance.fail(f"{type(error).__name__}: {error}", told=True)
+    await instance.write_record()
+    return status
 
 
 @dataclass(frozen=True)
 class _Ready:
     """What an application needs before it is started; `address` is where others reach its host."""
 
-    host: Host
+    agent: Agent
     entry: HostEntry
     artifact: AnyArtifact
     pushed: Pushed
@@ -120,16 +136,33 @@ class _Ready:
     address: str
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """How the application ended, and what came home; `error` is why its outputs are not whole."""
+
+    exited: Exited
+    outputs: OutputsReport
+    error: RemoteRunnerError | None
+
+
 class _Instance:
     def __init__(
-        self, environ: Mapping[str, str], runenv: RunEnv, plan_dir: Path, reporter: Reporter, stop: Stop
+        self,
+        environ: Mapping[str, str],
+        runenv: RunEnv,
+        plan_dir: Path,
+        shared: Shared,
+        stop: Cancellation,
+        reporter: Reporter,
+        umask: int | None,
     ) -> None:
+        self._umask = umask
         self._environ = environ
         self._runenv = runenv
         self._plan_dir = plan_dir
-        self._reporter = reporter
+        self._shared = shared
         self._stop = stop
-        self._outputs = runenv.outputs_path
+        self._reporter = reporter
         self._record = Record(
             instance_id(runenv.run, runenv.group_id, runenv.outputs_path.name),
             plan=runenv.plan,
@@ -139,78 +172,179 @@ class _Instance:
         )
         self._clock = StepClock(self._record, reporter.message)
 
-    def run(self) -> int:
+    async def run(self) -> int:
         """Every step in turn; raises what stopped one."""
-        self._controller = Controller.from_environ(self._environ)
         with ExitStack() as stack:
-            with self._stop.interruptible():
-                ready = self._prepare(stack)
-            result = self._supervise(ready)
-        return self._conclude(result)
+            ready = await self._until_stopped(stack)
+            ended = await self._supervise(ready)
+        return self._conclude(ended)
 
-    def _prepare(self, stack: ExitStack) -> _Ready:
-        """All that comes before the application's start; what stays open is closed with `stack`."""
+    async def _until_stopped(self, stack: ExitStack) -> _Ready:
+        """All that comes before the application's start; a stop ends it wherever it waits."""
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        self._stop.then(end)
+        try:
+            return await self._prepare(stack)
+        except asyncio.CancelledError:
+            if not self._stop.is_set:
+                raise
+            task.uncancel()
+            raise InstanceStoppedError from None
+        finally:
+            self._stop.forget(end)
+
+    async def _prepare(self, stack: ExitStack) -> _Ready:
+        shared, environ, reporter = self._shared, self._environ, self._reporter
         with self._clock.step("choose") as step:
-            self._inventory = Inventory.load(self._plan_dir, cache=self._controller.cache)
-            self._reporter.secrets = self._inventory.secrets(self._environ)
-            placement = self._choose()
-            others = places_after(self._entries, placement, self._runenv.group_id)
-            while True:
-                entry = self._inventory.host(placement.host)
-                self._record.number, self._record.host = self._number, entry.name
-                host = self._open(stack, entry)
-                if entry.on_unreachable is OnUnreachable.FAIL:
-                    break  # with the reason, where the connection is needed first
-                try:
-                    opened = self._opening.session.result().session
-                    opened.wait_opened(Deadline.after(entry.timeouts.connect_s))
-                    break
-                except UNREACHABLE as error:
-                    if not others:
-                        raise
-                    placement = others.pop(0)
-                    reason = str(error).partition("\n")[0]
-                    self._reporter.message(f"choose: {reason}; so number {self._number} goes to {placement.host}")
-            system = placement.system or self._probe(host, entry)
+            inventory = shared.inventory(self._plan_dir)
+            reporter.secrets = inventory.secrets(environ)
+            entry, system = await self._choose(inventory, stack)
             self._record.system = str(system)
             step.detail = f"number {self._number} runs on {entry.name} ({system})"
-        if placement.message:
-            self._reporter.message(placement.message)
+        if self._placed.message:
+            reporter.message(self._placed.message)
         with self._clock.step("build") as step:
-            artifact = self._build(entry, system)
+            artifact = await steps.build(
+                shared, entry, system, plan_dir=self._plan_dir, run_id=self._runenv.run, environ=environ
+            )
             self._record.artifact = artifact.hash
             step.detail = _built_words(entry, artifact)
         with self._clock.step("push") as step:
-            pushed = already_pushed(self._controller, entry, artifact) or self._push(host, entry, artifact)
+            agent = await shared.agent(entry, environ)
+            pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
         with self._clock.step("forward") as step:
-            forwarded = self._opening.forwards.result()
-            address = placement.address or entry.address or self._address(host, entry)
+            forwarded = stack.enter_context(await steps.forward(shared, entry, environ, self._forward_says))
+            address = self._placed.address or entry.address or await self._address(agent, entry, inventory)
             self._record.address = address
             step.detail = f"{forwarded}; others reach {entry.name} at {address}"
-            if host.retries:
-                step.detail += f"; connected at attempt {host.retries + 1}, for its sshd dropped connections"
-        return _Ready(host, entry, artifact, pushed, forwarded, address)
+            if agent.attempts > 1:
+                step.detail += f"; connected at attempt {agent.attempts}, for its sshd dropped connections"
+        return _Ready(agent, entry, artifact, pushed, forwarded, address)
 
-    def _open(self, stack: ExitStack, entry: HostEntry) -> Host:
-        """Begin to connect; what is open is closed with `stack`."""
-        # A stop waits until `stack` knows of all that has begun: closing a host waits for who connects to it.
-        with self._stop.held_off():
-            host = stack.enter_context(open_host(entry, self._controller, self._environ))
-            self._seat = Seat(self._record.instance_id, entry.directory, entry.grace_s, entry.tolerate_s)
-            opening = self._opening = Opening(host, entry, self._environ, self._seat)
-            stack.callback(opening.close)
-            stack.callback(self._hurry, stack, host, opening)
-        return host
+    async def _choose(self, inventory: Inventory, stack: ExitStack) -> tuple[HostEntry, System]:
+        """The host and its system; the connection opens meanwhile, and is waited for only where that is needed."""
+        chosen = await steps.choose(self._shared, inventory, self._runenv, self._environ)
+        self._number, self._entries = chosen.number, chosen.entries
+        placement, others = chosen.placement, list(chosen.others)
+        while True:
+            self._placed = placement
+            entry = inventory.host(placement.host)
+            self._record.number, self._record.host = self._number, entry.name
+            try:
+                system = placement.system or known_of(self._shared.controller, entry).system
+                if entry.on_unreachable is OnUnreachable.NEXT or system is None:
+                    system = placement.system or (await self._shared.agent(entry, self._environ)).system
+                elif self._shared.open_agent(entry) is None:
+                    # Ahead of its use, which tells what is wrong with it.
+                    ahead = asyncio.ensure_future(self._shared.agent(entry, self._environ))
+                    ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    stack.callback(ahead.cancel)
+            except UNREACHABLE as error:
+                if not others or entry.on_unreachable is not OnUnreachable.NEXT:
+                    raise
+                placement = others.pop(0)
+                reason = str(error).partition("\n")[0]
+                self._reporter.message(f"choose: {reason}; so number {self._number} goes to {placement.host}")
+                continue
+            return entry, system
 
-    def _hurry(self, stack: ExitStack, host: Host, opening: Opening) -> None:
-        """Called first when `stack` closes: after a stop nothing is waited for that may take long."""
-        if not self._stop.is_set():
-            return
-        host.abandon()
-        if not opening.wait(_LEAVE_S):
-            # It waits for what another process does. This one is about to end, which closes everything.
-            stack.pop_all()
+    def _push_says(self, words: str) -> None:
+        self._reporter.message(f"push: {words}")
+
+    def _forward_says(self, words: str) -> None:
+        self._reporter.message(f"forward: {words}")
+
+    async def _address(self, agent: Agent, entry: HostEntry, inventory: Inventory) -> str:
+        if not entry.is_local:
+            return agent.address
+        from remote_runner.instance.addresses import own_address
+
+        others = [inventory.host(other.name) for other in self._entries]
+        remote = [other for other in others if not other.is_local]
+        return await asyncio.to_thread(own_address, remote, self._environ) if remote else "127.0.0.1"
+
+    # The application
+
+    def _job(self, ready: _Ready) -> Job:
+        entry = ready.entry
+        given = {
+            **ready.forwarded.variables,
+            "REMOTE_RUNNER_NUMBER": str(self._number),
+            "REMOTE_RUNNER_HOST": entry.name,
+            "REMOTE_RUNNER_SYSTEM": str(ready.artifact.system),
+            "REMOTE_RUNNER_ADDRESS": ready.address,
+            **dict(entry.env),
+        }
+        return Job(
+            instance_id=self._record.instance_id,
+            argv=(ready.artifact.program,),
+            artifact=ready.pushed.far_artifact,
+            environment=run_environment(self._environ, given, entry.pass_through),
+            grace_s=entry.grace_s,
+            run_s=entry.timeouts.run_s,
+            fetch_s=entry.timeouts.fetch_s,
+            outputs_limit_bytes=entry.outputs_limit_bytes,
+            record={"plan": self._runenv.plan, "run": self._runenv.run, "group": self._runenv.group_id},
+        )
+
+    async def _supervise(self, ready: _Ready) -> _Ended:
+        began_s = time.monotonic()
+        try:
+            run = await self._start(ready, self._job(ready))
+            self._record.far_directory = run.directory
+            self._reporter.message(f"run: started in {run.directory}")
+            exited = await steps.follow(run, self._reporter.stdout, self._reporter.stderr, self._stop)
+        except BaseException as error:
+            step = self._clock.begin("run", at_s=began_s)
+            step.error = str(error)
+            self._clock.end(step)
+            raise
+        exited_s = time.monotonic()
+        self._reporter.end_of_stdout()
+        self._step("run", began_s, exited_s, _ended_words(exited))
+        return await self._bring_home(run, ready.entry, exited, exited_s)
+
+    async def _start(self, ready: _Ready, job: Job) -> Run:
+        try:
+            return await steps.run(ready.agent, job)
+        except ArtifactMissingError:
+            # The cache there was cleaned since this machine pushed last.
+            self._shared.forget_push(ready.entry, ready.artifact)
+            pushed = await steps.push(self._shared, ready.entry, ready.artifact, self._environ, self._push_says)
+            self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there")
+            return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
+
+    async def _bring_home(self, run: Run, entry: HostEntry, exited: Exited, exited_s: float) -> _Ended:
+        outputs, error = OutputsReport(), None
+        try:
+            outputs = await steps.fetch(run, self._runenv.outputs_path, entry.outputs_limit_bytes, self._umask)
+        except RemoteRunnerError as failed:
+            error = failed
+        fetched_s = time.monotonic()
+        self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
+        kept = error is not None
+        try:
+            await steps.clean(run, keep=kept)
+        except RemoteRunnerError as failed:
+            kept, error = True, error or failed
+        self._step("clean", fetched_s, time.monotonic(), "kept there" if kept else "nothing left there")
+        return _Ended(exited, outputs, error)
+
+    def _step(
+        self, name: str, began_s: float, ended_s: float, detail: str, error: RemoteRunnerError | None = None
+    ) -> None:
+        step = self._clock.begin(name, at_s=began_s)
+        step.detail, step.error = detail, "" if error is None else str(error)
+        self._clock.end(step, at_s=ended_s)
+
+    # The end
 
     def why_stopped(self) -> str:
         """What to say when the instance was stopped before the application's start."""
@@ -224,243 +358,74 @@ class _Instance:
         if not told:
             self._reporter.failure(f"remote-runner: {reason}")
         self._record.outcome, self._record.error = "failed", reason
-        self._write_record()
         return 1
 
-    # The steps
-
-    def _choose(self) -> Placement:
-        from testground.sync.client import SyncClient
-
-        listed = parse_entries(self._runenv.params.get(PARAM, ""))
-        entries = self._inventory.entries() if listed is None else self._inventory.complete(listed)
-        self._entries = entries
-        group = self._runenv.group_id
-        earlier: list[str] = []
-        with SyncClient.from_runenv(self._runenv, self._environ) as sync:
-            self._number = sync.signal_entry(CHOOSE_STATE)
-            if needs_groups(entries):
-                sync.publish(CHOOSE_TOPIC, {"number": self._number, "group": group})
-                groups: dict[int, str] = {}
-                with sync.subscribe(CHOOSE_TOPIC) as published:
-                    while any(number not in groups for number in range(1, self._number)):
-                        number, name = _published_group(published.next(60.0))
-                        groups[number] = name
-                earlier = [groups[number] for number in range(1, self._number)]
-        return place(entries, self._number, group, earlier, self._inventory.spread)
-
-    def _probe(self, host: Host, entry: HostEntry) -> System:
-        self._opening.session.result()
-        deadline = Deadline.after(entry.timeouts.connect_s)
-        return probe_system(host, entry, controller=self._controller, deadline=deadline)
-
-    def _build(self, entry: HostEntry, system: System) -> AnyArtifact:
-        artifact = build_for(
-            entry.app,
-            system,
-            plan_dir=self._plan_dir,
-            run_id=self._runenv.run,
-            controller=self._controller,
-            environ=self._environ,
-            deadline=Deadline.after(entry.timeouts.build_s),
-            stop=self._stop,
-        )
-        if not isinstance(artifact, Artifact):
-            from remote_runner.artifact.nix.builder import check_target
-
-            check_target(artifact, entry)
-        return artifact
-
-    def _push(self, host: Host, entry: HostEntry, artifact: AnyArtifact) -> Pushed:
-        self._opening.session.result()
-        deadline = Deadline.after(time_for_push(entry, artifact))
-        return push(
-            host,
-            entry,
-            artifact,
-            controller=self._controller,
-            deadline=deadline,
-            environ=self._environ,
-            report=lambda words: self._reporter.message(f"push: {words}"),
-        )
-
-    def _address(self, host: Host, entry: HostEntry) -> str:
-        if not entry.is_local:
-            return host.address()
-        from remote_runner.instance.addresses import own_address
-
-        others = [self._inventory.host(other.name) for other in self._entries]
-        return own_address([other for other in others if not other.is_local], self._environ)
-
-    def _supervise(self, ready: _Ready) -> RunResult:
-        host, entry, artifact = ready.host, ready.entry, ready.artifact
-        given = {
-            **ready.forwarded.variables,
-            "REMOTE_RUNNER_NUMBER": str(self._number),
-            "REMOTE_RUNNER_HOST": entry.name,
-            "REMOTE_RUNNER_SYSTEM": str(artifact.system),
-            "REMOTE_RUNNER_ADDRESS": ready.address,
-            **dict(entry.env),
-        }
-        job = Job(
-            instance_id=self._seat.instance_id,
-            argv=(artifact.program,),
-            artifact=ready.pushed.far_artifact,
-            environment=run_environment(self._environ, given, entry.pass_through),
-            directory=self._seat.directory,
-            grace_s=self._seat.grace_s,
-            tolerate_s=self._seat.tolerate_s,
-            run_s=entry.timeouts.run_s,
-            fetch_s=entry.timeouts.fetch_s,
-            far_ports=ready.forwarded.far_ports,
-            outputs_limit_bytes=entry.outputs_limit_bytes,
-            record={"plan": self._runenv.plan, "run": self._runenv.run, "group": self._runenv.group_id},
-        )
-        guards = {
-            stream: LineGuard(partial(self._reporter.lines, stream), self._outputs / f"remote-runner.{stream}.lines")
-            for stream in ("stdout", "stderr")
-        }
-        self._seen, self._stderr = guards["stdout"].seen, guards["stderr"]
-        began_s = time.monotonic()
-        try:
-            try:
-                return self._run_waiting(host, job, guards)
-            except ArtifactMissingError:
-                # Its cache was cleaned since this machine pushed last.
-                with self._stop.interruptible():
-                    forget_push(self._controller, entry, artifact.hash)
-                    pushed = self._push(host, entry, artifact)
-                    self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there")
-                    started = start_run(host, self._seat)
-                return self._run_job(host, started, replace(job, artifact=pushed.far_artifact), guards)
-        except BaseException as error:
-            step = self._clock.begin("run", at_s=began_s)
-            step.error = str(error)
-            self._clock.end(step)
-            raise
-        finally:
-            for guard in guards.values():
-                guard.close()
-            self._record.long_lines = sum(guard.cut_lines for guard in guards.values())
-
-    def _run_waiting(self, host: Host, job: Job, guards: Mapping[str, LineGuard]) -> RunResult:
-        try:
-            return self._run_job(host, self._opening.end(), job, guards)
-        except NoExitStatusError:
-            # Nothing has begun there. On a slow line the signs of life queue behind what is pushed (up to 2 MiB, ssh's
-            # window), on a busy machine they come late; what waits there then ends.
-            self._reporter.message("run: the session that waited there had ended, so another one was opened")
-            return self._run_job(host, start_run(host, self._seat), job, guards)
-
-    def _run_job(self, host: Host, started: Started, job: Job, guards: Mapping[str, LineGuard]) -> RunResult:
-        asked_s = time.monotonic()
-        with started:
-            result = supervise(
-                started,
-                job,
-                stdout=guards["stdout"].feed,
-                stderr=guards["stderr"].feed,
-                outputs_dir=self._outputs,
-                stop=self._stop,
-                on_event=lambda event: self._supervisor_says(event, host, job),
-                host=host,
-            )
-        times = result.timings
-        self._step("run", asked_s, times.exited_s, _ended_words(result))
-        fetched = f"{result.outputs.files} files, {result.outputs.size_bytes} bytes"
-        self._step("fetch", times.exited_s, times.fetched_s, fetched, result.outputs_error)
-        self._step("clean", times.fetched_s, times.cleaned_s, "kept there" if result.kept else "nothing left there")
-        return result
-
-    def _step(
-        self, name: str, began_s: float, ended_s: float, detail: str, error: RemoteRunnerError | None = None
-    ) -> None:
-        step = self._clock.begin(name, at_s=began_s)
-        step.detail, step.error = detail, "" if error is None else str(error)
-        self._clock.end(step, at_s=ended_s)
-
-    def _supervisor_says(self, event: SupervisorEvent, host: Host, job: Job) -> None:
-        if event.kind is EventKind.STARTED:
-            if job.far_ports:
-                host.note_private()
-            self._record.far_directory = event.text
-            self._reporter.message(f"run: started in {event.text}")
-        elif event.kind in (EventKind.VARIABLES_LEFT_OUT, EventKind.STOPPING, EventKind.FETCHED_AGAIN):
-            self._reporter.message(f"run: {event.kind.value}: {event.text}")
-
-    # The end
-
-    def _conclude(self, result: RunResult) -> int:
+    def _conclude(self, ended: _Ended) -> int:
         """The verdict's part that the application cannot tell, the record, and the exit status."""
-        record, reporter = self._record, self._reporter
-        record.exit_status, record.stopped_processes = result.exit_status, result.leftover_processes
-        record.outputs_files, record.outputs_bytes = result.outputs.files, result.outputs.size_bytes
-        record.left_out = [str(entry) for entry in result.outputs.left_out]
+        record, reporter, exited = self._record, self._reporter, ended.exited
+        record.exit_status, record.stopped_processes = exited.exit_status, exited.leftover_processes
+        record.outputs_files, record.outputs_bytes = ended.outputs.files, ended.outputs.size_bytes
+        record.left_out = [str(entry) for entry in ended.outputs.left_out]
+        record.long_lines = exited.cut_lines
         if record.left_out:
             reporter.message(f"fetch: {len(record.left_out)} entries were left out: {'; '.join(record.left_out[:5])}")
         if record.long_lines:
             reporter.message(
                 f"run: {record.long_lines} lines were too long for Testground; whole in remote-runner.*.lines"
             )
-        if result.leftover_processes:
-            reporter.message(f"run: {result.leftover_processes} processes outlived the application and were stopped")
-        reason = self._why_failed(result)
-        if result.sink_error is not None:
-            if not isinstance(result.sink_error, RemoteRunnerError):
-                raise result.sink_error
-            reason = f"{record.host}: the application was stopped: {result.sink_error}"
-        if result.outputs_error is not None:
+        if exited.leftover_processes:
+            reporter.message(f"run: {exited.leftover_processes} processes outlived the application and were stopped")
+        if exited.untold_processes:
+            reporter.message(f"run: {exited.untold_processes} processes without a run were found and stopped")
+        reason = self._why_failed(exited)
+        if ended.error is not None:
             # Beside the run's own error, never instead of it.
-            reason = f"{reason}\n{result.outputs_error}" if reason else str(result.outputs_error)
+            reason = f"{reason}\n{ended.error}" if reason else str(ended.error)
         if reason:
             return self.fail(reason)
-        if result.exit_status and self._seen.success:
-            reporter.message(f"run: the application succeeded and then ended with {_status_words(result)}")
-        record.outcome = "failed" if self._seen.failure else "ok" if self._seen.success else "incomplete"
-        self._write_record()
-        return 1 if self._seen.failure else 0
+        seen = reporter.seen
+        if exited.exit_status and seen.success:
+            reporter.message(f"run: the application succeeded and then ended with {_status_words(exited)}")
+        record.outcome = "failed" if seen.failure else "ok" if seen.success else "incomplete"
+        return 1 if seen.failure else 0
 
-    def _why_failed(self, result: RunResult) -> str:
+    def _why_failed(self, exited: Exited) -> str:
         """Why the instance failed where the application did not say it itself, else ""."""
-        host = self._record.host
-        if result.reason == "timeout":
+        host, seen = self._record.host, self._reporter.seen
+        if exited.reason == "timeout":
             return (
                 f"{host}: the application was stopped: it ran longer than timeouts.run_s allows\n"
                 f"  next: look at what it waits for, or give {host} a longer timeouts.run_s in inventory.yaml"
             )
-        if result.reason == "processes":
+        if exited.reason == "processes":
             return (
                 f"{host}: the application was killed: there were no processes left on the host to watch it with\n"
                 f"  next: let it start fewer, or raise the limit there (ulimit -u, TasksMax, pids.max)"
             )
-        if result.reason == "stop":
+        if exited.reason == "stop":
             return (
                 f"{host}: the application was stopped: {self._stop.reason}\n"
                 "  next: run it again; what the application had written until then is in the outputs"
             )
-        if self._seen.failure or self._seen.success or not result.exit_status:
+        if exited.reason != "ended":
+            return (
+                f"{host}: the application was stopped there: nothing was heard from here for longer than tolerate_s\n"
+                f"  next: run it again, or give {host} a longer tolerate_s in inventory.yaml"
+            )
+        if seen.failure or seen.success or not exited.exit_status:
             return ""
-        words = f"{host}: the application ended with {_status_words(result)} and told no reason"
-        advice = advice_for(self._stderr.last, host) or "look at its last lines above, and at its outputs"
+        words = f"{host}: the application ended with {_status_words(exited)} and told no reason"
+        advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines above, and at its outputs"
         return f"{words}\n  next: {advice}"
 
-    def _write_record(self) -> None:
+    async def write_record(self) -> None:
+        """Leave the record in the outputs; in a thread, since their disk may hang."""
         self._record.total_s = round(self._clock.elapsed_s, 4)
+        outputs = self._runenv.outputs_path
         try:
-            self._record.write(self._outputs, self._reporter.secrets)
-        except OSError as error:
-            self._reporter.message(f"the record cannot be written to {self._outputs}: {error.strerror}")
-
-
-def _published_group(published: object) -> tuple[int, str]:
-    """An instance's number and group, as it published them."""
-    match published:
-        case {"number": int(number), "group": str(group)}:
-            return number, group
-    raise PlacementError(
-        f"topic {CHOOSE_TOPIC}: found {published!r}, expected an instance's number and group",
-        next_step="run the same remote-runner for all instances, and let the application publish on other topics",
-    )
+            await run_in_files(self._record.write, outputs, self._reporter.secrets)
+        except (OSError, RemoteRunnerError) as error:
+            self._reporter.message(f"the record cannot be written to {outputs}: {error}")
 
 
 def _built_words(entry: HostEntry, artifact: AnyArtifact) -> str:
@@ -474,14 +439,14 @@ def _pushed_words(pushed: Pushed) -> str:
     return f"{pushed.directory} ({pushed.words})"
 
 
-def _status_words(result: RunResult) -> str:
-    if result.signal is not None:
+def _status_words(exited: Exited) -> str:
+    if exited.signal is not None:
         import signal
 
         with suppress(ValueError):
-            return signal.Signals(result.signal).name
-    return f"exit status {result.exit_status}"
+            return signal.Signals(exited.signal).name
+    return f"exit status {exited.exit_status}"
 
 
-def _ended_words(result: RunResult) -> str:
-    return "the application was stopped" if result.reason != "ended" else f"ended with {_status_words(result)}"
+def _ended_words(exited: Exited) -> str:
+    return "the application was stopped" if exited.reason != "ended" else f"ended with {_status_words(exited)}"

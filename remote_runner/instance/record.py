@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remote_runner.files import write_atomically
 from remote_runner.secrets import Secrets
 
 RECORD_FILE = "remote-runner.json"
@@ -55,9 +56,7 @@ class Record:
 
     def write(self, outputs_dir: Path, secrets: Secrets) -> None:
         """Write the file, whole or not at all, without the secrets."""
-        aside = outputs_dir / f".{RECORD_FILE}.tmp"
-        aside.write_text(self.to_text(secrets), encoding="utf-8")
-        aside.replace(outputs_dir / RECORD_FILE)
+        write_atomically(outputs_dir / RECORD_FILE, self.to_text(secrets).encode(), mode=0o644)
 
     def to_text(self, secrets: Secrets) -> str:
         """JSON with a line for each value and each step (json's own `indent` is not written in C: 1 ms more)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from remote_runner.errors import RunEnvironmentError
-from remote_runner.host import Endpoint
+from remote_runner.inventory.endpoint import Endpoint
 
 SYNC_PORT = 5050
 INFLUXDB_PORT = 8086

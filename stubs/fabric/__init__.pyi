@@ -12,9 +12,14 @@ class Config(invoke.Config):
 class Connection(invoke.Context):
     host: str
     original_host: str
+    user: str
+    port: int
     def __init__(self, host: str, **kwargs: Any) -> None: ...
     def local(self, *args: Any, **kwargs: Any) -> invoke.Result: ...
-    _remote: Any
+    _entry: Any
+    _plan: Any
+    _shared: Any
+    _background: Any
     def _set(self, **values: Any) -> None: ...
 
 class Executor:

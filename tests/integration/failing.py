@@ -22,7 +22,7 @@ echo written >"$TEST_OUTPUTS_PATH/written"
 printf '{"ts":1,"msg":"","group_id":"single","run_id":"failing","event":{"success_event":{"group":"single"}}}\\n'
 """
 END_S = 60.0
-SMALL_MIB = 2  # the disk that fills up
+SMALL_MIB = 8  # the disk that fills up, once the agent's program is on it
 _TIMEOUTS = {"connect_s": 20, "build_s": 20, "push_s": 20, "fetch_s": 20}
 
 

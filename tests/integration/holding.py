@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from remote_runner.controller import Controller
 from testground.sync.service import SyncService
+from tests.delay import DelayProxy
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import Ended, FailingPlan, event_bodies
 from tests.integration.runs import wait_for
-from tests.integration.ways import DIRECT, instance_argv
-from tests.masters_end import end_masters
+from tests.integration.ways import ALONE, DIRECT, instance_argv
 
 SLOW_S = 60.0
-# Programs on the far PATH that stand still while /root/hold is there, and then do what they always do.
-_HOLD = "while [ -e /root/hold ]; do sleep 0.1; done"
-HELD_TAR = f"""#!/bin/sh
-case "$*" in
-    *-xf*) [ -e /root/hold-push ] && : >/root/held-push && {_HOLD} ;;
-    *-cf*) [ -e hold-fetch ] && : >/root/held-fetch && {_HOLD} ;;
-esac
-exec /usr/bin/tar "$@"
-"""
-HELD_RM = f"""#!/bin/sh
-for last; do :; done
-[ -e "$last/outputs/hold-clean" ] && : >/root/held-clean && {_HOLD}
-exec /bin/rm "$@"
-"""
+LARGE_BYTES = 4 << 20
 # Has written something, and children that left its process group and that nobody waits for.
-APPLICATION = """#!/bin/sh
+APPLICATION = f"""#!/bin/sh
 cd "$TEST_OUTPUTS_PATH"
 echo partial >partial
 setsid sh -c 'setsid sleep 1000 & sleep 1000' &
 case $TEST_RUN in
     *run) echo ready; sleep 1000 & wait ;;
-    *fetch) : >hold-fetch ;;
-    *clean) : >hold-clean ;;
+    *fetch) head -c {LARGE_BYTES} /dev/urandom >zz-large ;;
 esac
-printf '{"ts":1,"msg":"","event":{"success_event":{"group":"single"}}}\\n'
+printf '{{"ts":1,"msg":"","event":{{"success_event":{{"group":"single"}}}}}}\\n'
 """
 
 
@@ -143,19 +132,14 @@ class HeldPlans:
     service: SyncService
     stack: ExitStack
     way: str
-    forward_plan: FailingPlan = field(init=False)
+    known: FailingPlan = field(init=False)
+    _cache_lock: IO[bytes] = field(init=False)
 
     @classmethod
     @contextmanager
     def made(
         cls, directory: Path, controller: Controller, host: NetnsHost, cut: NetnsHost, way: str = DIRECT
     ) -> Iterator[HeldPlans]:
-        programs = host.here("/root/bin")
-        programs.mkdir()
-        for name, text in (("tar", HELD_TAR), ("rm", HELD_RM)):
-            (programs / name).write_text(text, encoding="utf-8")
-            (programs / name).chmod(0o755)
-        host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
         with ExitStack() as stack, SyncService() as service:
             yield cls(directory, controller, host, cut, service, stack, way)
             stack.close()
@@ -163,9 +147,9 @@ class HeldPlans:
     def plan(self, name: str, host: NetnsHost) -> FailingPlan:
         plan = FailingPlan(self.directory / name, self.controller)
         plan.on(host.name)
-        plan.hosts = f"  {host.name}: {{system: x86_64-linux, grace_s: 10, tolerate_s: 10}}\n"
+        plan.hosts = f"  {host.name}: {{system: x86_64-linux, grace_s: 10, tolerate_s: 60}}\n"
         plan.own_directory = False
-        plan.timeouts |= {"connect_s": 10, "build_s": 100}
+        plan.timeouts |= {"build_s": 100}
         plan.write_application(APPLICATION + f"# {name}\n")
         plan.argv = instance_argv(plan.directory, self.way)
         return plan
@@ -178,33 +162,42 @@ class HeldPlans:
 
     def hold_all(self) -> list[Held]:
         """One instance at each step, in the order of the steps."""
-        self.known()
-        self.host.here("/root/hold").touch()
+        for host in (self.host, self.cut):
+            self.known = self.plan(f"known-{host.name}", host)
+            known = self.start("known", self.known)
+            assert known.end().status == 0, known.said
         silent = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         choose = self.start("choose", self.plan("choose", self.host), port=silent.getsockname()[1])
         self.stack.enter_context(silent.accept()[0])
         plan = self.plan("build", self.host)
         plan.command = f"sh -c 'echo $$ >{self.directory}/new; mv {self.directory}/new {self.builder}; sleep 1000'"
         build = self.start("build", plan)
-        running = [self.start(step, self.plan(step, self.host)) for step in ("run", "fetch", "clean")]
-        running[0].wait_for(b"ready\n")
-        for step in ("fetch", "clean"):
-            wait_for(self.host.here(f"/root/held-{step}").exists, SLOW_S)
+        run = self.start("run", self.plan("run", self.host))
+        run.wait_for(b"ready\n")
         wait_for(self.builder.exists, SLOW_S)
-        self.host.here("/root/hold-push").touch()
-        push = self.start("push", self.plan("push", self.host))
-        wait_for(self.host.here("/root/held-push").exists, SLOW_S)
-        forward = self.start("forward", self.forward_plan)
-        forward.wait_for(b"push: ")
-        return [choose, build, push, forward, *running]
+        self.host.slow_down(2)
+        fetch = self.start("fetch", self.plan("fetch", self.host))
+        fetch.wait_for(b'"run: ended')
+        push = self.hold_push()
+        return [choose, build, push, self.hold_forward(), run, fetch]
 
-    def known(self) -> None:
-        """The host that is cut off has the artifact already, so an instance there comes as far as the forwards."""
-        self.forward_plan = self.plan("forward", self.cut)
-        known = self.start("known", self.forward_plan)
-        assert known.end().status == 0, known.said
-        end_masters(self.controller.runtime)
+    def hold_push(self) -> Held:
+        """An instance whose push waits for the cache's lock, which somebody else has."""
+        cache = self.host.home / ".cache/remote-runner/artifacts"
+        self._cache_lock = self.stack.enter_context((cache / ".lock").open("wb"))
+        fcntl.flock(self._cache_lock, fcntl.LOCK_EX)
+        push = self.start("push", self.plan("push", self.host))
+        push.wait_for(b'"build: ')
+        wait_for(lambda: bool(list(cache.glob(".tmp-*"))), SLOW_S)
+        return push
+
+    def hold_forward(self) -> Held:
+        """An instance that waits for a forward (for its connection, where it has one of its own)."""
         self.cut.link_down()
+        other = self.stack.enter_context(DelayProxy("127.0.0.1", self.service.port, 0.0))  # which has no forward yet
+        forward = self.start("forward", self.known, port=other.port)
+        forward.wait_for(b'"build: ' if self.way == ALONE else b'"push: ')
+        return forward
 
     @property
     def builder(self) -> Path:
@@ -213,5 +206,18 @@ class HeldPlans:
 
     def release(self) -> None:
         """Nothing is held any more."""
-        self.host.here("/root/hold").unlink()
-        self.host.here("/root/hold-push").unlink()
+        self._cache_lock.close()
+        self.host.speed_up()
+
+
+def fetched_later(plan: FailingPlan, host: NetnsHost, name: str = "partial") -> None:
+    """`fab fetch` brings what stayed there, and `fab clean` removes it."""
+    program = str(Path(sys.executable).parent / "remote-runner")
+    for task in ("fetch", "clean"):
+        words = [program, task, "--run", "failing"]
+        done = subprocess.run(words, cwd=plan.directory, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert list((plan.directory / "outputs" / "run").rglob(name))
+    base = host.home / ".cache" / "remote-runner"
+    assert [*base.glob("runs/*"), *base.glob("artifacts/.tmp-*")] == []
+    assert host.processes() == []

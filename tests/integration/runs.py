@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.demo.server import DemoHost
+from tests.brokers_end import end_brokers
 from tests.hosts import TestHost, which
 from tests.hosts_netns import NetnsHost
-from tests.masters_end import end_masters
 
 ROOT = Path(__file__).parent.parent.parent
 END_S = 600.0  # a build on an emulated machine, beside other tests, has taken 240 s
@@ -170,7 +170,7 @@ class Machine:
     @classmethod
     @contextmanager
     def made(cls, directory: Path) -> Iterator[Machine]:
-        """One with everything below `directory`, and a short directory for sockets; its masters are ended."""
+        """One with everything below `directory`, and a short directory for sockets; its brokers are ended."""
         bin_ = directory / "bin"
         home = directory / "home"
         for made in (bin_, home):
@@ -187,12 +187,14 @@ class Machine:
             "TMPDIR": str(_made(directory / "tmp")),
             "REMOTE_RUNNER_RUNTIME_DIR": str(runtime),
             "REMOTE_RUNNER_CACHE_DIR": str(directory / "cache"),
+            # Else each test would build the agents for other systems from nothing.
+            "GOCACHE": str(ROOT / "build" / "go-cache"),
         }
         try:
             yield cls(environ, runtime)
         finally:
-            end_masters(runtime)
-            shutil.rmtree(runtime, ignore_errors=True)  # a master that ends removes its own socket
+            end_brokers(runtime)
+            shutil.rmtree(runtime, ignore_errors=True)  # a broker that ends removes its own socket
 
 
 def _made(directory: Path) -> Path:

@@ -25,6 +25,7 @@ from tests.integration.runs import (
     single_words,
     wait_for,
 )
+from tests.integration.ways import ALONE, let_fab_start_by
 
 # Has written something, has a child that nobody knows of, and does something when it is told to end.
 PATIENT = """
@@ -113,6 +114,7 @@ def test_ctrl_c_is_said_in_the_summary(tmp_path: Path, machine: Machine) -> None
 
 def test_a_killed_instance_ends_its_far_side_by_itself(places: list[Place], tmp_path: Path, machine: Machine) -> None:
     plan = Plan.of_script(tmp_path / "plan", machine, STUBBORN, places)
+    let_fab_start_by(plan.directory, ALONE)
     fab = plan.start(*single_words(2))
     read_until(fab, "I am ready", 2)
     run = the_run(plan)
@@ -138,6 +140,7 @@ def test_a_killed_instance_ends_its_far_side_by_itself(places: list[Place], tmp_
 
 def test_a_host_that_hears_nothing_ends_the_application(places: list[Place], tmp_path: Path, machine: Machine) -> None:
     plan = Plan.of_script(tmp_path / "plan", machine, PATIENT, places[1:])
+    let_fab_start_by(plan.directory, ALONE)
     fab = plan.start(*single_words(1))
     read_until(fab, "I am ready")
     run = the_run(plan)

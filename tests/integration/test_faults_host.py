@@ -1,8 +1,9 @@
-"""What goes wrong on a host: disks, processes, the application itself, its clock, its sshd, its power."""
+"""What goes wrong on a host: disks, directories, processes, the application, our agent, the clock, sshd, the power."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ from pathlib import Path
 import pytest
 
 from testground.sync.service import SyncService
+from tests.brokers_end import end_brokers
 from tests.faults import FaultClock, fault
-from tests.hosts_netns import NetnsHost
+from tests.hosts import Keys, TestHost
+from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import APPLICATION, FailingPlan
-from tests.integration.holding import Held
+from tests.integration.holding import Held, fetched_later
 from tests.integration.runs import wait_for
 
 GRACE_S, TOLERATE_S = 2.0, 6.0
 WRITES = '#!/bin/sh\necho partial >"$TEST_OUTPUTS_PATH/partial"\n'
+WAITS = f"{WRITES}echo ready\nuntil [ -e /root/go ]; do sleep 0.1; done\n" + APPLICATION.partition("\n")[2]
 
 
 @pytest.fixture
@@ -71,17 +75,6 @@ def application(host: NetnsHost, name: str = "sleep 4321") -> int:
     return found
 
 
-def fetched_later(plan: FailingPlan, host: NetnsHost, name: str = "partial") -> None:
-    """`fab fetch` brings what stayed there, and `fab clean` removes it."""
-    program = str(Path(sys.executable).parent / "remote-runner")
-    for task in ("fetch", "clean"):
-        words = [program, task, "--run", "failing"]
-        done = subprocess.run(words, cwd=plan.directory, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-    assert list((plan.directory / "outputs" / "run").rglob(name))
-    nothing_there(base(host), host)
-
-
 # The disk
 
 
@@ -92,9 +85,9 @@ def fetched_later(plan: FailingPlan, host: NetnsHost, name: str = "partial") -> 
 )
 def test_a_full_disk_during_the_push(plan: FailingPlan, host: NetnsHost, small_disk: Path, clock: FaultClock) -> None:
     on(plan, host, directory="/srv/rr")
-    plan.write_application(APPLICATION.encode() + b"exit 0\n" + os.urandom(3 << 20))
+    plan.write_application(APPLICATION.encode() + b"exit 0\n" + os.urandom(6 << 20))
     clock.start()
-    plan.run().failure("t1: there is no room for the artifact", "No space left", "inventory.yaml")
+    plan.run().failure("t1: there is no room for the artifact", "no space left", "inventory.yaml")
     clock.stop(10)
     nothing_there(small_disk / "rr", host)
 
@@ -194,8 +187,8 @@ while True:
 
 @fault(
     "the application takes all processes that the host has left",
-    "it is killed when none is left to watch it with, and the failure says so; its outputs come home or stay there",
-    "2 `tolerate_s` + 30 s",
+    "the agent needs none to watch it: `timeouts.run_s` ends it, or Ctrl-C; its outputs come home",
+    "`timeouts.run_s` + `grace_s` + 15 s",
 )
 def test_no_processes_during_the_run(
     plan: FailingPlan,
@@ -205,14 +198,15 @@ def test_no_processes_during_the_run(
     clock: FaultClock,
 ) -> None:
     plan.write_application(TAKES_ALL)
+    plan.timeouts["run_s"] = 4
     process_limit(60)
     held = start()
     clock.start()
     ended = held.end()
-    wait_for(lambda: host.processes() == [], TOLERATE_S + 30)
-    clock.stop(2 * TOLERATE_S + 30)
-    ended.failure("t1: ", "process")
-    assert (ended.outputs / "partial").exists() or list(base(host).glob("runs/*/outputs/partial"))
+    clock.stop(4 + GRACE_S + 15)
+    ended.failure("t1: ", "timeouts.run_s")
+    assert (ended.outputs / "partial").exists()
+    nothing_there(base(host), host)
 
 
 @fault("the application is killed there", "the instance fails and names the signal; its outputs come home", "10 s")
@@ -246,29 +240,6 @@ def test_a_stopped_application(
     ended.failure("t1: ", "timeouts.run_s")
     assert (ended.outputs / "partial").exists()
     nothing_there(base(host), host)
-
-
-@fault(
-    "an instance itself stands still here (SIGSTOP)",
-    "for up to half of `tolerate_s` nothing; past it its host ends the application, and the instance says so when it "
-    "goes on; outputs: `fab fetch --run ID`",
-    "`tolerate_s` + 15 s",
-)
-def test_a_stopped_instance(plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock) -> None:
-    plan.write_application(f"{WRITES}echo ready\nsetsid sleep 4321 &\nexec sleep 4321\n")
-    held = start()
-    os.kill(held.process.pid, signal.SIGSTOP)
-    time.sleep(TOLERATE_S / 2)  # the length of the silence is what is tested
-    os.kill(held.process.pid, signal.SIGCONT)
-    time.sleep(1)
-    assert len([process for process in host.processes() if "sleep 4321" in process.command]) == 2
-    clock.start()
-    os.kill(held.process.pid, signal.SIGSTOP)
-    wait_for(lambda: host.processes() == [], TOLERATE_S + 15)
-    clock.stop(TOLERATE_S + 15)
-    os.kill(held.process.pid, signal.SIGCONT)
-    held.end().failure("t1: ", "heard nothing from here", "fab fetch")
-    fetched_later(plan, host)
 
 
 @fault(
@@ -353,6 +324,7 @@ def test_a_flood(plan: FailingPlan, host: NetnsHost, clock: FaultClock) -> None:
     "120 s",
 )
 def test_a_flood_in_one_line(plan: FailingPlan, host: NetnsHost, clock: FaultClock) -> None:
+    plan.timeouts["fetch_s"] = 100
     clock.start()
     status, flood = flooded(plan, f"head -c {FLOOD_BYTES} /dev/zero | tr '\\0' x; echo")
     clock.stop(120)
@@ -365,43 +337,222 @@ def test_a_flood_in_one_line(plan: FailingPlan, host: NetnsHost, clock: FaultClo
     nothing_there(base(host), host)
 
 
-# Clock, sshd, power
+# Who reads
 
 
 @fault(
-    "the host's clock is an hour off",
-    "nothing: ages are taken by the host's own clock",
+    "nobody reads one instance's stdout for a while, and its application floods it",
+    "that application waits, and goes on when somebody reads; the others on its host do not notice",
+    "30 s",
+)
+def test_a_slow_reader(plan: FailingPlan, host: NetnsHost, tmp_path: Path, clock: FaultClock) -> None:
+    lines = 500_000
+    plan.write_application(APPLICATION.replace("echo", f"seq {lines}; : >/root/done-$TEST_RUN\necho", 1))
+    plan.write_inventory()
+    with SyncService() as service, plan.start(plan.environ(service.port, TEST_RUN="unread")) as unread:
+        assert unread.stdout is not None
+        wait_for(lambda: any("seq" in process.command for process in host.processes()), 20)
+        clock.start()
+        (tmp_path / "other").mkdir()
+        other = plan.run_with({**plan.environ(service.port), "TEST_OUTPUTS_PATH": str(tmp_path / "other")})
+        clock.stop(30)
+        assert other.status == 0, other.failures
+        assert [line for line in other.stdout.splitlines() if line.isdigit()] == [str(n) for n in range(1, lines + 1)]
+        assert host.here("/root/done-failing").exists()
+        assert not host.here("/root/done-unread").exists()
+        said = unread.stdout.read().decode()
+        assert unread.wait(60) == 0
+    assert [line for line in said.splitlines() if line.isdigit()] == [str(n) for n in range(1, lines + 1)]
+    nothing_there(base(host), host)
+
+
+# Our agent
+
+
+@fault(
+    "the agent there is killed",
+    "its guardian ends all that it had started; the instance fails and says so; outputs: `fab fetch --run ID`",
     "10 s",
 )
-def test_a_clock_that_is_an_hour_off(plan: FailingPlan, host: NetnsHost, clock: FaultClock) -> None:
-    programs = host.here("/root/bin")
-    programs.mkdir()
-    (programs / "date").write_text("#!/bin/sh\necho $(($(/bin/date +%s) - 3600))\n", encoding="utf-8")
-    (programs / "date").chmod(0o755)
-    host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
-    plan.write_application(f'{WRITES}head -c 3000000 /dev/zero >"$TEST_OUTPUTS_PATH/large"\n')
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", plan.outputs], check=True)
-    try:
+def test_a_killed_agent(plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock) -> None:
+    plan.write_application(f"{WRITES}setsid sh -c 'trap \"\" TERM; sleep 4321; sleep 4321' &\necho ready\nsleep 4321\n")
+    held = start()
+    (agent,) = host.agents()
+    clock.start()
+    os.kill(agent, signal.SIGKILL)
+    ended = held.end()
+    wait_for(lambda: [*host.processes(), *host.agents("serve")] == [], 10)
+    clock.stop(10)
+    ended.failure("t1: ", "agent is gone", "fab fetch")
+    fetched_later(plan, host)
+
+
+@fault(
+    "the agent there stands still (SIGSTOP) for longer than `tolerate_s`",
+    "the instance fails as with a lost connection; when the agent goes on, it ends what runs there",
+    "2 `tolerate_s` + 15 s",
+)
+def test_a_stopped_agent(plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock) -> None:
+    plan.write_application(f"{WRITES}echo ready\nexec sleep 4321\n")
+    held = start()
+    (agent,) = host.agents()
+    clock.start()
+    os.kill(agent, signal.SIGSTOP)
+    ended = held.end()
+    ended.failure("t1: ", "the connection to the host was lost", "fab fetch")
+    os.kill(agent, signal.SIGCONT)
+    wait_for(lambda: [*host.processes(), *host.agents()] == [], 2 * TOLERATE_S + 15)
+    clock.stop(2 * TOLERATE_S + 15)
+    fetched_later(plan, host)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@fault("the agent's guardian is killed or stopped", "nothing: the agent goes on", "10 s")
+def test_a_killed_guardian(
+    plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock, number: signal.Signals
+) -> None:
+    plan.write_application(WAITS)
+    held = start()
+    (guardian,) = host.agents("serve")
+    clock.start()
+    os.kill(guardian, number)
+    time.sleep(1)
+    host.here("/root/go").touch()
+    ended = held.end()
+    clock.stop(10)
+    assert ended.status == 0, ended.stdout
+    nothing_there(base(host), host)
+    end_brokers(plan.controller.runtime)
+    if number is signal.SIGSTOP:
+        os.kill(guardian, signal.SIGCONT)
+    wait_for(lambda: [*host.agents(), *host.agents("serve")] == [], 10)
+
+
+@fault(
+    "guardian and agent are both killed",
+    "the applications' own processes end at once (PDEATHSIG), what these have left with `fab clean`; else as the agent",
+    "10 s",
+)
+def test_killed_guardian_and_agent(
+    plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock
+) -> None:
+    plan.write_application(f"{WRITES}echo ready\nexec sleep 4321\n")
+    held = start()
+    clock.start()
+    for program in ("serve", "agent"):
+        (pid,) = host.agents(program)
+        os.kill(pid, signal.SIGKILL)
+    ended = held.end()
+    wait_for(lambda: host.processes() == [], 10)
+    clock.stop(10)
+    ended.failure("t1: ", "agent is gone", "fab fetch")
+    fetched_later(plan, host)
+
+
+@fault(
+    "the program that holds the connection there (`session`) is killed", "nothing: another connection follows", "10 s"
+)
+def test_a_killed_session(plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock) -> None:
+    plan.write_application(WAITS)
+    held = start()
+    (session,) = host.agents("session")
+    clock.start()
+    os.kill(session, signal.SIGKILL)
+    wait_for(lambda: host.agents("session") not in ([], [session]), 10)
+    host.here("/root/go").touch()
+    ended = held.end()
+    clock.stop(10)
+    assert ended.status == 0, ended.stdout
+    nothing_there(base(host), host)
+
+
+@pytest.mark.parametrize("mode", [None, 0])
+@fault(
+    "our directory there is removed (or `chmod 0`) during a run",
+    "the application ends, its verdict is told; the failure says that its outputs are not there, or cannot be read",
+    "10 s",
+)
+def test_our_directory_there_is_gone(
+    plan: FailingPlan,
+    lan: Lan,
+    keys: Keys,
+    tmp_path: Path,
+    known_by_name: Callable[[TestHost], str],
+    clock: FaultClock,
+    mode: int | None,
+) -> None:
+    plan.write_application(WAITS.replace("/root/go", "/home/tester/go"))
+    with (
+        NetnsHost.start(lan, tmp_path / "t2", name="t2", ordinary_user=True, keys=keys) as host,
+        SyncService() as service,
+    ):
+        known_by_name(host)
+        on(plan, host)
+        plan.write_inventory()
+        with Held.started("run", plan, plan.environ(service.port)) as held:
+            held.wait_for(b"ready\n")
+            clock.start()
+            if mode is None:
+                shutil.rmtree(base(host))
+            else:
+                base(host).chmod(mode)
+            host.here("/home/tester/go").touch()
+            ended = held.end()
+            clock.stop(10)
+        assert any("success_event" in event for event in ended.events)
+        ended.failure("t2: ")
+        assert host.processes() == []
+
+
+# Clock, sshd, power
+
+
+JUMPS = """import os, time
+real, real_ns = time.time, time.time_ns
+jump = lambda: 3600 * os.path.exists({flag!r})
+time.time = lambda: real() + jump()
+time.time_ns = lambda: real_ns() + jump() * 10**9
+"""
+
+
+@fault(
+    "the clock here jumps by an hour, so that the host's is an hour off, during a run",
+    "nothing: times are measured by clocks that do not jump, ages by the host's own",
+    "10 s",
+)
+def test_a_clock_that_jumps(
+    plan: FailingPlan, host: NetnsHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: FaultClock
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(JUMPS.format(flag=str(tmp_path / "jumped")), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    plan.write_application(f"{WRITES}echo ready\nuntil [ -e /root/go ]; do sleep 0.1; done\nexit 3\n")
+    plan.write_inventory()
+    environ = {"PYTHONPATH": str(tmp_path)}
+    with SyncService() as service, Held.started("run", plan, plan.environ(service.port, **environ)) as held:
+        held.wait_for(b"ready\n")
         clock.start()
-        plan.run().failure("fab fetch")  # a run that stays there
-        clock.stop(10)
-    finally:
-        subprocess.run(["umount", plan.outputs], check=True)
+        (tmp_path / "jumped").touch()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "small", plan.outputs], check=True)
+        try:
+            (plan.outputs / "full").write_bytes(bytes(4096))
+            host.here("/root/go").touch()
+            held.end().failure("exit status 3", "fab fetch")  # a run that stays there
+            clock.stop(10)
+        finally:
+            subprocess.run(["umount", plan.outputs], check=True)
     program = str(Path(sys.executable).parent / "remote-runner")
     words = [program, "clean", "--host", "t1", "--older-than", "30m"]
     done = subprocess.run(words, cwd=plan.directory, capture_output=True, text=True, check=False, timeout=60)
     assert "nothing is left of earlier runs" in done.stderr, done.stdout + done.stderr
     assert list(base(host).glob("runs/*"))
-    fetched_later(plan, host, "large")
+    fetched_later(plan, host)
 
 
 @fault("sshd is restarted while the application runs", "nothing: its connection stays", "10 s")
 def test_an_sshd_that_is_restarted(
     plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock
 ) -> None:
-    plan.write_application(
-        f"{WRITES}echo ready\nuntil [ -e /root/go ]; do sleep 0.1; done\n" + APPLICATION.partition("\n")[2]
-    )
+    plan.write_application(WAITS)
     held = start()
     assert host.server is not None
     clock.start()

@@ -1,10 +1,14 @@
-"""What instances do to each other, and what happens to what they share: sshd, sync service, masters, hosts."""
+"""What instances do to each other, and what happens to what they share: sshd, sync service, brokers, hosts."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from testground.sync.service import SyncService
+from tests.brokers_end import end_brokers
 from tests.delay import DelayProxy
 from tests.faults import FaultClock, fault
 from tests.hosts import Keys, TestHost, free_port
@@ -20,6 +25,7 @@ from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.holding import Held
 from tests.integration.runs import (
+    ROOT,
     Machine,
     Outcome,
     Place,
@@ -32,7 +38,8 @@ from tests.integration.runs import (
     single_words,
     wait_for,
 )
-from tests.masters_end import masters_in
+from tests.integration.ways import DIRECT, let_fab_start_by
+from tests.needs import need
 
 GRACE_S, TOLERATE_S = 2.0, 6.0
 WRITES = '#!/bin/sh\necho partial >"$TEST_OUTPUTS_PATH/partial"\n'
@@ -78,29 +85,59 @@ def test_connections_that_are_dropped(
     assert [message for message in done.messages if "connected at attempt 4" in message], done.messages
 
 
+@pytest.fixture
+def newer_code(tmp_path: Path) -> Path:
+    """A directory from which another version of remote-runner, with another agent, is imported."""
+    need("go")
+    code = tmp_path / "newer"
+    for package in ("remote_runner", "testground", "tasks", "agent"):
+        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (code / "agent" / "main.go").open("a", encoding="utf-8") as file:
+        file.write("\n// Another version.\n")
+    words = [sys.executable, "-m", "remote_runner.connection.program"]
+    subprocess.run(words, cwd=code, env={**os.environ, "PYTHONPATH": str(code)}, check=True, capture_output=True)
+    return code
+
+
 @fault(
-    "two users' and two runs' instances at once on the same host and controller",
-    "neither notices the other",
+    "runs of two users, two brokers and two versions of remote-runner at once on the same host",
+    "none notices the other",
     "60 s",
 )
-def test_two_users_and_two_runs_at_once(place: Place, tmp_path: Path, clock: FaultClock) -> None:
+def test_users_brokers_and_versions_at_once(
+    lan: Lan, keys: Keys, tmp_path: Path, newer_code: Path, clock: FaultClock
+) -> None:
     with ExitStack() as stack:
-        users = [stack.enter_context(Machine.made(tmp_path / name)) for name in ("ann", "bob")]
-        plans = [
-            Plan.of_script(tmp_path / f"plan{number}", user, WAITS, [place])
-            for number, user in enumerate([*users, users[0]])
-        ]
+        ann = stack.enter_context(Machine.made(tmp_path / "ann"))
+        bob = stack.enter_context(Machine.made(tmp_path / "bob"))
+        newer = Machine({**ann.environ, "PYTHONPATH": str(newer_code)}, ann.runtime)
+        host = stack.enter_context(NetnsHost.start(lan, tmp_path / "t1", name="t1", keys=keys, ordinary_user=True))
+        go = host.here("/tmp/go")
+        place = place_on(host, slots=100, grace_s=GRACE_S, tolerate_s=TOLERATE_S)
+        root = copy.copy(host)
+        root.user = "root"
+        as_root = place_on(root, slots=100, grace_s=GRACE_S, tolerate_s=TOLERATE_S)
+        plans = []
+        for number, (user, where) in enumerate(
+            [(ann, place), (ann, place), (bob, place), (newer, place), (bob, as_root)]
+        ):
+            plan = Plan.of_script(tmp_path / f"plan{number}", user, WAITS.replace("/root/go", "/tmp/go"), [where])
+            if user is not newer:
+                let_fab_start_by(plan.directory, DIRECT)
+            plans.append(plan)
         running = [plan.start(*single_words(2)) for plan in plans]
         for fab in running:
             read_until(fab, "I am ready", 2)
-        assert isinstance(place.host, NetnsHost)
+        # Ann's two runs share one.
+        assert len(host.agents()) == len(plans) - 1
+        assert len({path.name for path in (place.base / "agents").glob("*-Linux-*")}) == 2
         clock.start()
-        place.host.here("/root/go").touch()
+        go.touch()
         outcomes = [Outcome.of(ended(fab)).all_ok() for fab in running]
         clock.stop(60)
-        assert len({outcome.run for outcome in outcomes}) == 3
+        assert len({outcome.run for outcome in outcomes}) == len(plans)
         for outcome in outcomes:
-            nothing_left(outcome.run, [place])
+            nothing_left(outcome.run, [place, as_root])
 
 
 # One dead host among five
@@ -238,29 +275,6 @@ print('{"ts":1,"msg":"","event":{"success_event":{"group":"single"}}}')
 
 
 @fault(
-    "a master is killed under its instances, which leaves a stale socket, log and locks",
-    "they fail with the reason, their hosts end what runs there, outputs: `fab fetch --run ID`; the next run works",
-    "`grace_s` + 5 s",
-)
-def test_a_master_that_is_killed(plan: FailingPlan, netns_host: NetnsHost, clock: FaultClock) -> None:
-    plan.write_application(f"{WRITES}echo ready\nsetsid sleep 1000 & sleep 1000\n")
-    plan.write_inventory()
-    with SyncService() as service, Held.started("run", plan, plan.environ(service.port, TEST_RUN="first")) as held:
-        held.wait_for(b"ready\n")
-        clock.start()
-        (master,) = masters_in(plan.controller.runtime)
-        os.kill(master, signal.SIGKILL)
-        done = held.end()
-        wait_for(lambda: netns_host.processes() == [], 20)
-        clock.stop(GRACE_S + 5)
-        done.failure("t1: ", "fab fetch")
-        assert [path for path in plan.controller.runtime.iterdir() if path.is_socket()]  # stale
-    assert len(runs_there(netns_host)) == 1
-    plan.write_application(APPLICATION)
-    assert plan.run(TEST_RUN="second").status == 0
-
-
-@fault(
     "the same instance is started twice",
     "the second one fails and names the first, which is untouched",
     "30 s",
@@ -333,20 +347,20 @@ def test_fetch_twice(place: Place, tmp_path: Path, machine: Machine, clock: Faul
 
 @dataclass(frozen=True)
 class Late:
-    """A step that does not end: what is said before it, what its failure says, and where the host's tar hangs."""
+    """A step that does not end: what is said before it, and what its failure says."""
 
     after: bytes
     says: str
-    tar: str = "none"
 
 
 LATE = {
     "connect_s": Late(b"choose: ", "no login within the time for it"),
     "build_s": Late(b"choose: ", "`sleep 30` did not end within 2 s"),
-    "push_s": Late(b"build: ", "push to t1 did not end within 2 s", "-xf"),
+    "push_s": Late(b"build: ", "push to t1 did not end within 2 s"),
     "run_s": Late(b"forward: ", "it ran longer than timeouts.run_s allows"),
-    "fetch_s": Late(b"forward: ", "the outputs did not come within 2 s", "-cf"),
+    "fetch_s": Late(b'"run: ended', "the outputs did not come within 2 s"),
 }
+MUCH = 'head -c 4000000 /dev/urandom >"$TEST_OUTPUTS_PATH/much"\n'
 
 
 @pytest.mark.parametrize("key", LATE)
@@ -357,20 +371,20 @@ LATE = {
 )
 def test_a_step_that_takes_too_long(plan: FailingPlan, netns_host: NetnsHost, clock: FaultClock, key: str) -> None:
     late = LATE[key]
-    programs = netns_host.here("/root/bin")
-    programs.mkdir()
-    hangs = f'#!/bin/sh\ncase "$*" in *{late.tar}*) exec sleep 30 ;; esac\nexec /usr/bin/tar "$@"\n'
-    (programs / "tar").write_text(hangs, encoding="utf-8")
-    (programs / "tar").chmod(0o755)
-    netns_host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
+    assert plan.run(TEST_RUN="first").status == 0  # so the agent's program is there
+    end_brokers(plan.controller.runtime)
     plan.timeouts[key] = 2
-    plan.write_application((WRITES + "sleep 30\n" if key == "run_s" else APPLICATION) + "exit 0\n" + "#" * 400_000)
+    application = APPLICATION.replace("echo", (MUCH if key == "fetch_s" else "") + "echo", 1)
+    application = WRITES + "sleep 30\n" if key == "run_s" else application
+    plan.write_application(f"{application}exit 0\n".encode() + (os.urandom(4_000_000) if key == "push_s" else b""))
     if key == "build_s":
         plan.command = "sleep 30"
     assert netns_host.server is not None
     plan.write_inventory()
     if key == "connect_s":
         os.kill(netns_host.server.pid, signal.SIGSTOP)  # the kernel takes connections, and nobody speaks
+    if key in ("push_s", "fetch_s"):
+        netns_host.slow_down(4)
     with SyncService() as service, Held.started("late", plan, plan.environ(service.port)) as held:
         held.wait_for(late.after)
         clock.start()

@@ -1,4 +1,4 @@
-"""What Testground starts for each instance, built as it builds it: launchers, and the warm process behind them all."""
+"""What Testground starts for each instance, built as it builds it: launchers, and the broker behind them all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from remote_runner.controller import Controller
 from remote_runner.leftovers_here import list_stale, remove_stale
 from testground.sync.service import SyncService
+from tests.brokers_end import brokers, connections, end_brokers, is_gone
 from tests.hosts import TestHost
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.runs import ROOT, listening, processes_with, wait_for
 from tests.integration.ways import LAUNCHER, instance_argv
-from tests.launcher import children, is_gone, warm_processes
 
 GRACE_S = 1  # of the plan's hosts
 SOON_S = 8.0  # far below what each of these would take by itself
@@ -35,7 +35,7 @@ def plan(failing_plan: FailingPlan) -> FailingPlan:
     return failing_plan
 
 
-def test_instances_on_a_host_come_from_one_warm_process(
+def test_instances_on_a_host_are_run_by_one_broker(
     plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str], controller: Controller
 ) -> None:
     plan.on(known_by_name(netns_host))
@@ -46,11 +46,12 @@ def test_instances_on_a_host_come_from_one_warm_process(
         assert not any(message.startswith("start:") for message in ended.messages)
         assert (plan.outputs / "written").read_text() == "written\n"
         assert plan.record()["host"] == netns_host.name
-    assert len(warm_processes(controller.runtime)) == 1
+    assert len(brokers(controller.runtime)) == 1
+    assert len(connections(controller.runtime)) == 1
     assert netns_host.processes() == []
 
 
-def test_where_the_plan_names_no_python_a_warm_fab_runs_its_instances(plan: FailingPlan) -> None:
+def test_where_the_plan_names_no_python_fab_becomes_the_broker(plan: FailingPlan) -> None:
     (plan.directory / "exec-go" / "command").unlink()
     (plan.directory / "fabfile.py").write_text("from tasks import ns  # noqa: F401\n", encoding="utf-8")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -58,8 +59,8 @@ def test_where_the_plan_names_no_python_a_warm_fab_runs_its_instances(plan: Fail
         ended = plan.run(PATH=path)
         assert (ended.status, ended.failures, ended.stderr) == (0, [], "")
         assert not any(message.startswith("start:") for message in ended.messages)
-    (warm,) = warm_processes(plan.controller.runtime)
-    assert b"instance" in Path(f"/proc/{warm}/cmdline").read_bytes().split(b"\0")
+    (broker,) = brokers(plan.controller.runtime)
+    assert b"instance" in Path(f"/proc/{broker}/cmdline").read_bytes().split(b"\0")
 
 
 # Has written something, has a child that nobody knows of, and does not end before it is killed.
@@ -95,11 +96,11 @@ def test_sigkill_of_the_launcher_ends_its_outputs_at_once_and_then_all_else(plan
 
 @dataclass(frozen=True)
 class Running:
-    """An instance on a host: the launcher, the warm process, and the child that runs it."""
+    """An instance on a host: the launcher, the broker, and the agent there."""
 
     launcher: subprocess.Popen[bytes]
-    warm: int
-    child: int
+    broker: int
+    agent: int
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def on_host(
 ) -> Iterator[tuple[FailingPlan, SyncService]]:
     """The plan on a machine of its own, and the service of its runs."""
     plan.on(known_by_name(netns_host))
-    plan.hosts = f"  {plan.host}: {{system: x86_64-linux, grace_s: {GRACE_S}, tolerate_s: 2}}\n"
+    plan.hosts = f"  {plan.host}: {{system: x86_64-linux, grace_s: {GRACE_S}, tolerate_s: 4}}\n"
     plan.own_directory = False
     plan.write_application(STUBBORN)
     plan.write_inventory()
@@ -116,18 +117,18 @@ def on_host(
         yield plan, service
 
 
-def running(plan: FailingPlan, service: SyncService) -> Running:
+def running(plan: FailingPlan, service: SyncService, host: NetnsHost) -> Running:
     """An instance whose application has begun."""
     launcher = plan.start(plan.environ(service.port))
     assert launcher.stdout is not None
     while launcher.stdout.readline() != b"ready\n":
         pass
-    (warm,) = warm_processes(plan.controller.runtime)
-    (child,) = children(warm)
-    return Running(launcher, warm, child)
+    (broker,) = brokers(plan.controller.runtime)
+    (agent,) = host.agents()
+    return Running(launcher, broker, agent)
 
 
-PARTS = ("launcher", "warm", "child")
+PARTS = ("launcher", "broker", "agent")
 
 
 @pytest.mark.parametrize("killed", [c for n in (1, 2, 3) for c in combinations(PARTS, n)], ids="-".join)
@@ -135,58 +136,55 @@ def test_sigkill_of_any_of_them_leaves_nothing(
     killed: tuple[str, ...], on_host: tuple[FailingPlan, SyncService], netns_host: NetnsHost
 ) -> None:
     plan, service = on_host
-    each = running(plan, service)
+    each = running(plan, service, netns_host)
     for part in killed:
         os.kill(each.launcher.pid if part == "launcher" else getattr(each, part), signal.SIGKILL)
 
+    ended = plan.end(each.launcher)
     if "launcher" not in killed:
-        if "child" not in killed:  # which has noticed nothing
-            assert len(netns_host.processes()) > 3
-            each.launcher.terminate()
-        ended = plan.end(each.launcher)
-        ended.failure("SIGTERM" if "child" not in killed else "ended without a status")
-    else:
-        plan.end(each.launcher)
-    wait_for(lambda: is_gone(each.child) and netns_host.processes() == [], GRACE_S + SOON_S)
+        ended.failure("the broker that ran this instance ended" if "broker" in killed else "agent is gone", "fab fetch")
+    wait_for(lambda: netns_host.processes() == [], GRACE_S + SOON_S)
     runs = netns_host.home / ".cache" / "remote-runner" / "runs"
-    if "child" in killed:
-        assert [path.read_text() for path in runs.glob("*/outputs/partial")] == ["partial\n"]
-    else:
-        assert list(runs.iterdir()) == []
+    if killed == ("launcher",):
+        wait_for(lambda: list(runs.iterdir()) == [], SOON_S)
         assert (plan.outputs / "partial").read_text() == "partial\n"
-        assert ("was killed" if "launcher" in killed else "SIGTERM") in str(plan.record()["error"])
-        wait_for(lambda: listening(netns_host) == {22}, SOON_S)
-    assert is_gone(each.warm) == ("warm" in killed)
+        assert "was killed" in str(plan.record()["error"])
+    else:
+        assert [path.read_text() for path in runs.glob("*/outputs/partial")] == ["partial\n"]
+    assert is_gone(each.broker) == ("broker" in killed)
 
     # Nobody holds anything, and the next instance finds nothing in its way.
-    controller = plan.controller
-    for stale in list_stale(controller, older_than_s=0.0):
-        assert remove_stale(controller, stale), stale
-    assert list((controller.runtime / "locks").iterdir()) == []
-    assert len(list((controller.runtime / "warm").iterdir())) == (0 if "warm" in killed else 2)
     plan.write_application(APPLICATION)
     ended = plan.run_with(plan.environ(service.port, TEST_RUN="next"))
     assert (ended.status, ended.failures) == (0, [])
     assert not any(message.startswith("start:") for message in ended.messages)
-    wait_for(lambda: listening(netns_host) == {22}, SOON_S)  # a killed child's forwards went with the next one's
+    wait_for(lambda: len(listening(netns_host)) == 1, SOON_S)  # its sshd's own port
+    end_brokers(plan.controller.runtime)
+    wait_for(lambda: [*netns_host.agents(), *netns_host.agents("serve")] == [], SOON_S)
+    for stale in list_stale(plan.controller, plan.environ(service.port), older_than_s=0.0):
+        assert remove_stale(plan.controller, stale), stale
+    assert list((plan.controller.runtime / "locks").iterdir()) == []
+    assert connections(plan.controller.runtime) == []
 
 
-# An instance that tells what its process has imported beyond what the warm process had.
+# An instance that tells what its broker imports for it.
 TELLS_IMPORTS = """
 import os, sys
 sys.path.insert(0, {root!r})
-from remote_runner import __main__ as started, warm
-def run(stop):
+from remote_runner.__main__ import main
+from remote_runner.broker import service
+from remote_runner.instance.instance import run_instance
+async def run(environ, *given, **more):
     before = set(sys.modules)
-    status = started.run(stop)
-    with open(os.environ["TEST_OUTPUTS_PATH"] + "/imported", "w") as file:
+    status = await run_instance(environ, *given, **more)
+    with open(environ["TEST_OUTPUTS_PATH"] + "/imported", "w") as file:
         file.write(" ".join(sorted(set(sys.modules) - before)))
     return status
-sys.exit(warm.main(os.environ.pop(started.WARM_VARIABLE), run))
+sys.exit(service.main(os.environ.pop("REMOTE_RUNNER_BROKER"), dict(os.environ), run=run))
 """
 
 
-def test_an_instance_imports_nothing_by_itself(
+def test_a_second_instance_imports_nothing(
     plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str]
 ) -> None:
     program = plan.directory / "program.py"
@@ -195,6 +193,7 @@ def test_an_instance_imports_nothing_by_itself(
     for host in ("localhost", known_by_name(netns_host)):
         plan.on(host)
         plan.own_directory = host == "localhost"
-        ended = plan.run()
-        assert (ended.status, ended.failures) == (0, [])
+        for run in ("first", "second"):
+            ended = plan.run(TEST_RUN=run)
+            assert (ended.status, ended.failures) == (0, [])
         assert (plan.outputs / "imported").read_text() == "", host

@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
-from tests.integration.runs import Machine, Place, Plan, ended, localhost, nothing_left, place_on, read_until
+from tests.integration.runs import Machine, Place, Plan, ended, localhost, place_on, read_until
 
 # Waits, at most 30 s, until the test has looked around.
 WAIT = 'n=0; while ! [ -e "$GO" ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n + 1)); done; ok\n'
@@ -56,7 +58,7 @@ def own_listeners(word: str) -> dict[str, set[int]]:
     return found
 
 
-@pytest.fixture(params=["no", "clientspecified"])
+@pytest.fixture(params=["no", "clientspecified", "yes"])
 def gateway_host(request: pytest.FixtureRequest, lan: Lan, tmp_path: Path, keys: Keys) -> Iterator[NetnsHost]:
     config = [f"GatewayPorts {request.param}"]
     with NetnsHost.start(lan, tmp_path / "gw", name="gw", keys=keys, config=config) as host:
@@ -70,7 +72,7 @@ def test_listeners_are_on_loopback_alone_and_sockets_are_ours_alone(
     ssh_config = next(Path(part) / "config" for part in machine.environ["PATH"].split(os.pathsep))
     ssh_config.write_text("GatewayPorts yes\n", encoding="ascii")
     forwards: list[dict[str, object]] = [{"to_host": 9, "port": 0}, {"from_host": 22}]
-    place = place_on(gateway_host, forwards=forwards, service_ports={"redis": 7777}, env={"GO": "/root/go"})
+    place = place_on(gateway_host, forwards=forwards, service_ports={"sync": 7777}, env={"GO": "/root/go"})
     here = localhost(tmp_path / "base", env={"GO": str(tmp_path / "go")})
     plan = Plan.of_script(tmp_path / "plan", machine, WAIT, [place, here])
     assert gateway_host.server is not None
@@ -80,24 +82,24 @@ def test_listeners_are_on_loopback_alone_and_sockets_are_ours_alone(
         read_until(process, "run: started in", 2)
         there = listeners(gateway_host.server.pid)
         mine = own_listeners(str(machine.runtime))
-        modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in [machine.runtime, *machine.runtime.rglob("*")]}
-        kinds = {path: stat.S_IFMT(path.lstat().st_mode) for path in modes}
+        paths = [machine.runtime, *machine.runtime.rglob("*"), place.base, *(place.base / "agents").rglob("*")]
+        found = {path: path.lstat() for path in paths if path.exists()}
     finally:
         (gateway_host.home / "go").touch()
         (tmp_path / "go").touch()
         said = ended(process)
     assert said.status == 0, str(said)
     opened = {address: ports - before.get(address, set()) for address, ports in there.items()}
-    assert len(set().union(*opened.values())) >= 3  # sync, redis at its fixed port, the extra one
+    assert len(set().union(*opened.values())) == 2  # sync at its fixed port and the extra one: there is no Redis
     assert 7777 in opened["0100007F"]
     assert {address for address, ports in opened.items() if ports} <= LOOPBACK
     assert len(set().union(*mine.values())) >= 2  # the sync service, and the forward from the host
     assert set(mine) <= LOOPBACK
-    assert stat.S_IFSOCK in kinds.values()
-    for path, mode in modes.items():
-        if kinds[path] in (stat.S_IFDIR, stat.S_IFSOCK):
-            assert not mode & 0o077, f"{path}: {mode:o}"
-        assert path.lstat().st_uid == os.getuid() if path.exists() else True
+    assert [path for path, state in found.items() if stat.S_ISSOCK(state.st_mode)], "no agent's socket"
+    for path, state in found.items():
+        if stat.S_ISDIR(state.st_mode) or stat.S_ISSOCK(state.st_mode):
+            assert not state.st_mode & 0o077, f"{path}: {state.st_mode:o}"
+        assert state.st_uid == os.getuid()
 
 
 def test_a_neighbour_cannot_reach_the_forwards_of_a_host(
@@ -116,23 +118,40 @@ def test_a_neighbour_cannot_reach_the_forwards_of_a_host(
     assert said.status == 0, str(said)
 
 
-def test_where_sshd_opens_forwards_to_the_network_nothing_is_started(
-    lan: Lan, keys: Keys, machine: Machine, tmp_path: Path
+# Connects as another user, and says what becomes of it: a service here would wait for words of ours.
+OTHER_USER = """
+import os, socket
+os.setuid(4242)
+with socket.socket() as connection:
+    connection.settimeout(20)
+    try:
+        connection.connect((b"127.0.0.1", 7778))
+        connection.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+        print(connection.recv(1))
+    except ConnectionError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("users", ["own", "any"])
+def test_only_the_runs_own_user_is_let_in_to_its_forwards(
+    netns_host: NetnsHost, machine: Machine, tmp_path: Path, users: str
 ) -> None:
-    """With GatewayPorts yes sshd listens on all addresses, whatever it is asked for."""
-    with NetnsHost.start(lan, tmp_path / "gw", name="gw", keys=keys, config=["GatewayPorts yes"]) as host:
-        assert host.server is not None
-        before = listeners(host.server.pid)
-        extra = [{"to_host": 9, "port": 7779}]
-        plan = Plan.of_script(tmp_path / "plan", machine, "touch /root/touched; ok\n", [place_on(host, forwards=extra)])
-        for words in (["local.single", "--testcase", "case"], ["run", "--host", "gw", "--", "touch", "/root/touched"]):
-            said = plan.fab(*words)
-            assert said.status != 0, str(said)
-            assert "opens our forwards to the whole network" in said.stdout + said.stderr, str(said)
-            assert "GatewayPorts no" in said.stdout + said.stderr
-            assert listeners(host.server.pid) == before
-        assert not (host.home / "touched").exists()
-        nothing_left("x", [place_on(host)])
+    """Whoever else has an account on the host finds an open port, and nothing behind it."""
+    place = place_on(netns_host, service_ports={"sync": 7778}, env={"GO": "/root/go"}, forward_users=users)
+    plan = Plan.of_script(tmp_path / "plan", machine, WAIT, [place])
+    process = plan.start("local.single", "--testcase", "case", "--json")
+    try:
+        read_until(process, "run: started in")
+        assert netns_host.server is not None
+        argv = ["nsenter", "-t", str(netns_host.server.pid), "-n", sys.executable, "-c", OTHER_USER]
+        got = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.strip()
+    finally:
+        (netns_host.home / "go").touch()
+        said = ended(process)
+    assert said.status == 0, str(said)
+    assert (got in ("b''", "ConnectionResetError", "BrokenPipeError")) == (users == "own"), got
+    assert ("user 4242" in said.stderr) == (users == "own"), str(said)
 
 
 # --- host keys

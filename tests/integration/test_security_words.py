@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from testground.sync.service import SyncService
+from tests.brokers_end import brokers
 from tests.hosts import Keys, UserSshd
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.runs import Machine, Plan, localhost
@@ -61,6 +63,9 @@ def test_a_secret_is_in_no_command_line_no_message_and_no_file(
     for directory in (failing_plan.controller.runtime, failing_plan.controller.cache, failing_plan.directory):
         assert holds(directory, SECRET.encode()) == []
     assert SECRET not in user_sshd.log.read_text(errors="replace")
+    (broker,) = brokers(failing_plan.controller.runtime)
+    assert SECRET.encode() not in Path(f"/proc/{broker}/environ").read_bytes()
+    assert re.search(r"Max core file size +0 ", Path(f"/proc/{broker}/limits").read_text(encoding="ascii"))
 
 
 def test_a_secret_in_the_words_of_a_build_is_masked(failing_plan: FailingPlan) -> None:
@@ -115,5 +120,5 @@ def test_what_a_host_says_does_nothing_to_a_terminal(
     with UserSshd.start(tmp_path / "host", config=[force], keys=keys) as host:
         failing_plan.on(known_by_name(host))
         ended = failing_plan.run()
-    assert f"{SHOWN} there" in ended.failure("status 7")
+    assert "?]0;title??[2J?31m there" in ended.failure("status 7")
     assert "\\u001b" not in ended.stdout  # an event's text, which the daemon prints as it is

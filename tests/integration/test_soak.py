@@ -1,4 +1,4 @@
-"""The soak notices: where the far side does not watch its controller, a killed one leaves processes behind."""
+"""The soak notices: an agent that does not see its broker's end leaves something behind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pathlib import Path
 from tests.needs import need
 
 ROOT = Path(__file__).parent.parent.parent
-# By these the host learns that nobody here listens any more: missed signs of life, and the end of its input.
-WATCH = (
-    '[ "$rr_missed" -ge 4 ] && { rr_has_job || [ $((rr_missed * rr_pause_s)) -ge "$rr_wait_s" ]; } && rr_ending=lost',
-    "trap 'rr_ending=lost' HUP",
-)
+# By these an agent ends when its broker is gone, or was not heard for too long.
+WATCH = ('s.finish("gone")', 's.finish("lost")')
 
 
 # On the soak's third host, which has Nix: an instance, a look, and the same with a root of ours that nobody removes.
@@ -55,29 +52,27 @@ def soak(*words: str, seed: int = 1) -> subprocess.CompletedProcess[str]:
 
 def test_the_soak_passes_where_the_watch_is_on() -> None:
     need("ssh", "netns")
-    done = soak("--pairs", "KILL:run")
+    done = soak("--pairs", "broker:run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "seed 1" in done.stdout
 
 
 def test_the_soak_fails_where_the_watch_is_off(tmp_path: Path) -> None:
-    need("ssh", "netns")
-    for package in ("remote_runner", "testground"):
+    need("ssh", "netns", "go")
+    for package in ("remote_runner", "testground", "agent"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    script = tmp_path / "remote_runner/supervisor.sh"
-    text = script.read_text(encoding="utf-8")
+    source = tmp_path / "agent/internal/wire/session.go"
+    text = source.read_text(encoding="utf-8")
     for line in WATCH:
-        assert line in text
-        text = text.replace(line, ":" if line.startswith("[") else "trap '' HUP")
-    script.write_text(text, encoding="utf-8")
-    # A kill after the step's beginning and before the application's start leaves nothing, so it has several tries.
-    said = []
-    for seed in range(1, 13):
-        done = soak("--pairs", "KILL:run", "--code", str(tmp_path), seed=seed)
-        said.append(done.stdout + done.stderr)
-        if done.returncode:
-            break
-    assert "FAILED: KILL at run: leaked process on s0" in said[-1], "\n".join(said)
+        assert text.count(line) == 1, line
+        text = text.replace(line, "_ = s")
+    source.write_text(text, encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-m", "remote_runner.connection.program"]
+    subprocess.run(words, cwd=tmp_path, env=environ, check=True, capture_output=True)
+    done = soak("--pairs", "broker:run", "--code", str(tmp_path))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert ": leaked " in done.stdout, done.stdout + done.stderr
 
 
 def test_the_soak_notices_a_root_that_stays_in_a_store(tmp_path: Path) -> None:

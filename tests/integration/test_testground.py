@@ -23,10 +23,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers_end import end_brokers
 from tests.hosts import Keys, which
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.runs import listening, processes_of, wait_for
-from tests.masters_end import end_masters
 from tests.needs import need
 from tests.nix_bed import NixHere
 from tests.nix_plan import make_plan
@@ -202,7 +202,7 @@ def user(dex: NetnsHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
     finally:
         agent.terminate()
         agent.wait()
-        end_masters(runtime)
+        end_brokers(runtime)
         shutil.rmtree(runtime, ignore_errors=True)
 
 

@@ -10,12 +10,16 @@ from tests.needs import need
 
 DIRECT, FAB, LAUNCHER = "direct", "fab", "launcher"
 WAYS = (DIRECT, FAB, LAUNCHER)
+ALONE = "alone"
+"""Each instance in a process of its own, without the broker."""
 # `fab local.*` starts its instances directly; with this fabfile, by these words.
-FABFILE = """import tasks.local
+FABFILE = """from contextlib import nullcontext
+
+import tasks.local
 from tasks import ns  # noqa: F401
 from testground.local_exec import InstanceCommand
 
-tasks.local.instance_command = lambda plan: InstanceCommand({argv!r}, plan.directory)
+tasks.local.instance_starter = lambda plan: nullcontext(InstanceCommand({argv!r}, plan.directory))
 """
 
 
@@ -26,7 +30,8 @@ def instance_argv(plan: Path, way: str) -> tuple[str, ...]:
         return (str(launcher_of(plan)),)
     if way == FAB:
         return (str(Path(sys.executable).with_name("fab")), "instance")
-    return (sys.executable, "-m", "remote_runner")
+    alone = ("env", "REMOTE_RUNNER_BROKER=off") if way == ALONE else ()
+    return (*alone, sys.executable, "-m", "remote_runner")
 
 
 def let_fab_start_by(plan: Path, way: str) -> None:

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.hosts_netns import NetnsHost
-from tests.masters_end import end_masters
-from tests.soak.ground import FAULTS, OF_ONE, Ground, descriptors_of, resident_kib
+from tests.soak.ground import CONNECTING, FAULTS, OF_NONE, OF_ONE, RESUMED, Ground, descriptors_of, resident_kib
 from tests.soak.trial import STEPS, SoakFailedError
 
 Pair = tuple[str, str]
@@ -90,31 +89,25 @@ class Soak:
             first = self.instances
             self.instances += self.at_once
         with ExitStack() as stack:
-            if step == "forward":
-                release = stack.enter_context(ExitStack())
-                release.enter_context(ground.forwards_held(host))
             trials = []
             for number in range(first, first + self.at_once):
                 trial = ground.start(f"soak{number}", host)
                 stack.callback(trial.held.close)
                 trials.append(trial)
-            hits_all = hit = False
+            hits_all = is_felt = hit = False
             if pair is not None:
                 hit = trials[0].reach(step) and ground.strike(fault, trials[0])
                 if hit:
-                    hits_all = fault not in (*OF_ONE, "cut")
+                    is_felt = fault not in OF_NONE and (fault not in RESUMED or step in CONNECTING)
+                    hits_all = is_felt and fault not in OF_ONE
                     self.fired[pair] += 1
                 else:
                     self.missed(pair)
-                if step == "forward":
-                    release.close()
             for trial in trials:
                 trial.finish()
-            if fault == "stuck":
-                ground.strike("master", trials[0])
             ground.settle(host, [trial.run for trial in trials])
             for trial in trials:
-                trial.judge(hit=hits_all or (hit and trial is trials[0] and fault != "cut"))
+                trial.judge(hit=hits_all or (is_felt and trial is trials[0]))
                 ground.service.forget_run(trial.run)
             ground.clean(host)
 
@@ -159,8 +152,7 @@ def main(argv: list[str]) -> int:
             try:
                 if not soak.failures:
                     ground.what_stays_is_small()
-                    end_masters(ground.machine.runtime)
-                    ground.nothing_is_left_here()
+                    ground.nothing_is_left()
             except SoakFailedError as failure:
                 soak.failures.append(str(failure))
     if before_files and (files := descriptors_of(os.getpid())) > before_files + _MOST_MORE_FILES:

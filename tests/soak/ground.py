@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import signal
 import subprocess
 import sys
@@ -14,17 +13,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from remote_runner.controller import Controller, FileLock
-from remote_runner.deadline import Deadline
-from remote_runner.ssh import SshSettings, master_key
+from remote_runner.controller import Controller
 from testground.sync.service import SyncService
+from tests.brokers_end import brokers, connections, end_brokers
 from tests.delay import DelayProxy
 from tests.hosts import Keys
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import FailingPlan
 from tests.integration.runs import Machine, listening, place_on
-from tests.launcher import warm_processes
-from tests.masters_end import masters_in
 from tests.nix_bed import private_nix
 from tests.soak.kinds import Kind, kinds_of, plan_of, prepare, start_host
 from tests.soak.trial import SoakFailedError, Trial
@@ -34,32 +30,38 @@ GRACE_S, TOLERATE_S = 2, 8
 SETTLED_S = TOLERATE_S + 2 * GRACE_S + 25.0
 CUT_S = 2.0
 LOST_S = 2.0 * TOLERATE_S
-# Signals to the instance; SIGKILL to its process group; nobody reads it; SIGSTOP for longer than is tolerated. The
-# cable is pulled for 2 s, or for longer than is tolerated; sshd's processes are killed; masters are killed, or stopped;
-# a power cut.
-FAULTS = ("TERM", "INT", "KILL", "group", "reader", "stall", "cut", "unplug", "sshd", "master", "stuck", "reboot")
-# What these do, only the instance itself feels; of a short cut, nobody feels anything.
-OF_ONE = ("TERM", "INT", "KILL", "group", "reader", "stall")
+RTT_S = 0.2
+# Signals to the launcher; nobody reads the instance; SIGSTOP to the launcher. The cable is pulled for 2 s, or for
+# longer than is tolerated. ssh here, sshd's processes of connections there, the broker or the agent is killed; or
+# (`-stop`) stopped for longer than is tolerated. A power cut.
+FAULTS = (
+    *("TERM", "INT", "KILL", "reader", "stall", "cut", "unplug", "ssh", "ssh-stop", "sshd", "broker", "broker-stop"),
+    *("agent", "agent-stop", "reboot"),
+)
+# What these do, only the instance itself feels.
+OF_ONE = ("TERM", "INT", "KILL", "reader")
+# Of these nobody feels anything, but that it takes longer; where a connection is made at that moment, it may fail.
+OF_NONE = ("stall", "cut")
+RESUMED = ("ssh", "ssh-stop", "sshd")
+CONNECTING = ("choose", "build", "push")
 
 
 @dataclass
 class Ground:
-    """A controller and its hosts."""
+    """Hosts, each with a user here who runs on it alone: a broker that is killed is that of one host."""
 
     directory: Path
-    machine: Machine
+    machines: dict[str, Machine]
     service: SyncService
     sync_port: int
     hosts: list[NetnsHost]
+    proxies: dict[str, DelayProxy]
     kinds: dict[str, Kind]
     environ: Mapping[str, str]
-    controller: Controller = field(init=False)
     listened: dict[str, set[int]] = field(init=False)
     plans: dict[str, FailingPlan] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.controller = Controller(self.machine.runtime, Path(self.machine.environ["REMOTE_RUNNER_CACHE_DIR"]))
-        self.controller.cache.mkdir(mode=0o700, exist_ok=True)
         self.listened = {host.name: listening(host) for host in self.hosts}
         self.plans = {host.name: self._plan_of(host) for host in self.hosts}
 
@@ -74,21 +76,26 @@ class Ground:
                 environ |= stack.enter_context(private_nix(directory / "nix-here")).environ
             lan = stack.enter_context(Lan.claim())
             keys = Keys.make(directory / "keys")
-            machine = stack.enter_context(Machine.made(directory / "machine"))
+            machines = {name: stack.enter_context(Machine.made(directory / f"machine-{name}")) for name in kinds}
             made = [
                 stack.enter_context(start_host(kind, lan, directory / name, name=name, keys=keys))
                 for name, kind in kinds.items()
             ]
+            proxies = {host.name: stack.enter_context(DelayProxy(host.address, host.port, RTT_S)) for host in made}
             service = stack.enter_context(SyncService())
             wire = stack.enter_context(DelayProxy("127.0.0.1", service.port, 0.3))  # or choose would take no time
-            yield cls(directory, machine, service, wire.port, made, kinds, {**environ, "PATH": machine.environ["PATH"]})
+            yield cls(directory, machines, service, wire.port, made, proxies, kinds, environ)
 
     def _plan_of(self, host: NetnsHost) -> FailingPlan:
         """What all plans of this host have in common."""
-        entry = place_on(host, system=_system(), grace_s=GRACE_S, tolerate_s=TOLERATE_S).entry
+        reached = host.reached_at("127.0.0.1", self.proxies[host.name].port)
+        entry = place_on(reached, system=_system(), grace_s=GRACE_S, tolerate_s=TOLERATE_S).entry
+        machine = self.machines[host.name]
+        controller = Controller(machine.runtime, Path(machine.environ["REMOTE_RUNNER_CACHE_DIR"]))
+        controller.cache.mkdir(mode=0o700, exist_ok=True)
         plan = FailingPlan(
             self.directory / f"plan-{host.name}",
-            self.controller,
+            controller,
             hosts=f"  {host.name}: {json.dumps(entry)}\n",
             host=host.name,
             own_directory=False,
@@ -99,51 +106,40 @@ class Ground:
     def start(self, run: str, host: NetnsHost) -> Trial:
         """Start an instance."""
         plan = plan_of(self.kinds[host.name], run, self.directory / run, self.plans[host.name])
-        return Trial.start(run, host, plan, self.sync_port, self.environ)
-
-    def key(self, host: NetnsHost) -> str:
-        """What the masters' files of this host begin with."""
-        return master_key(host.target, SshSettings.tolerating(TOLERATE_S), pwd.getpwuid(os.getuid()).pw_dir)
-
-    @contextmanager
-    def forwards_held(self, host: NetnsHost) -> Iterator[None]:
-        """Nobody opens a forward to that host meanwhile."""
-        with ExitStack() as stack:
-            for number in range(10):
-                lock: FileLock = self.controller.lock(f"{self.key(host)}-{number}-forwarding")
-                stack.enter_context(lock.acquire(Deadline.after(30)))
-            yield
-
-    def masters(self, host: NetnsHost | None = None) -> list[int]:
-        """The processes of our masters, of one host or all."""
-        return masters_in(self.machine.runtime, self.key(host) if host else "")
+        environ = {**self.environ, "PATH": self.machines[host.name].environ["PATH"]}
+        return Trial.start(run, host, plan, self.sync_port, environ)
 
     def strike(self, fault: str, trial: Trial) -> bool:
         """Make the fault happen to the instance (or its host); says whether there was anything to hit."""
         host, process = trial.host, trial.held.process
+        runtime = self.machines[host.name].runtime
         with suppress(ProcessLookupError):
             match fault:
                 case "TERM" | "INT" | "KILL":
                     process.send_signal(signal.Signals[f"SIG{fault}"])
-                case "group":
-                    os.killpg(process.pid, signal.SIGKILL)
                 case "reader":
                     trial.is_heard = False
                     trial.held.stop_reading()
                 case "stall":
-                    process.send_signal(signal.SIGSTOP)
-                    time.sleep(LOST_S)
-                    process.send_signal(signal.SIGCONT)
+                    return _hold([process.pid])
                 case "cut" | "unplug":
                     host.link_down()
                     time.sleep(CUT_S if fault == "cut" else LOST_S)
                     host.link_up()
                 case "sshd":
-                    return _signal_all(_sessions(host), signal.SIGKILL)
-                case "master":
-                    return _signal_all(self.masters(host), signal.SIGKILL)
-                case "stuck":
-                    return _signal_all(self.masters(host), signal.SIGSTOP)
+                    return _signal_all(host.sessions(), signal.SIGKILL)
+                case "ssh":
+                    return _signal_all(connections(runtime), signal.SIGKILL)
+                case "broker":
+                    return _signal_all(brokers(runtime), signal.SIGKILL)
+                case "agent":
+                    return _signal_all(host.agents(), signal.SIGKILL)
+                case "ssh-stop":
+                    return _hold(connections(runtime))
+                case "broker-stop":
+                    return _hold(brokers(runtime))
+                case "agent-stop":
+                    return _hold(host.agents())
                 case "reboot":
                     host.kill()
                     host.boot()
@@ -163,7 +159,7 @@ class Ground:
         done = subprocess.run(
             [program, "clean", "--host", host.name, *(["--cache"] if cache else [])],
             cwd=self.plans[host.name].directory,
-            env=dict(self.machine.environ),
+            env=dict(self.machines[host.name].environ),
             capture_output=True,
             text=True,
             check=False,
@@ -173,7 +169,7 @@ class Ground:
         left = sorted(path.name for path in (base / "runs").glob("*"))
         if done.returncode or left:
             raise SoakFailedError(f"leaked file on {host.name}: {left}\n{done.stdout}\n{done.stderr}")
-        strange = {path.name for path in base.glob("*")} - {"runs", "artifacts", ".probe", "nix"}
+        strange = {path.name for path in base.glob("*")} - {"runs", "artifacts", "agents", "nix"}
         if strange:
             raise SoakFailedError(f"leaked file on {host.name}: {strange}")
         if self.kinds[host.name] is Kind.NIX:
@@ -187,37 +183,53 @@ class Ground:
                 raise SoakFailedError(f"leaked GC root on {host.name}: {leaked}\n{done.stdout}\n{done.stderr}")
 
     def nothing_listens(self, host: NetnsHost) -> None:
-        """No forward is open there any more."""
-        opened = listening(host) - self.listened[host.name]
-        if opened:
-            raise SoakFailedError(f"leaked forward on {host.name}: ports {sorted(opened)}")
+        """No forward is open there any more, but for a moment after its last user."""
+        end_s = time.monotonic() + 10
+        while opened := listening(host) - self.listened[host.name]:
+            if time.monotonic() > end_s:
+                raise SoakFailedError(f"leaked forward on {host.name}: ports {sorted(opened)}")
+            time.sleep(0.1)  # as above
 
     def what_stays_is_small(self) -> None:
-        """Raise `SoakFailedError` for a master or a warm process with many descriptors or much memory."""
-        for pid in (*self.masters(), *warm_processes(self.machine.runtime)):
-            with suppress(OSError):
-                files, kib = descriptors_of(pid), resident_kib(pid)
-                if files > 100 or kib > 60_000:
-                    raise SoakFailedError(f"process {pid} grew: {files} descriptors, {kib} KiB")
+        """Raise `SoakFailedError` for a broker or an ssh with many descriptors or much memory."""
+        for machine in self.machines.values():
+            for pid in (*connections(machine.runtime), *brokers(machine.runtime)):
+                with suppress(OSError):
+                    files, kib = descriptors_of(pid), resident_kib(pid)
+                    if files > 100 or kib > 80_000:
+                        raise SoakFailedError(f"process {pid} grew: {files} descriptors, {kib} KiB")
 
-    def nothing_is_left_here(self) -> None:
-        """When the masters have been asked to end: no process and no socket of ours."""
-        end_s = time.monotonic() + 10
-        while (pids := [*self.masters(), *self._processes_here()]) and time.monotonic() < end_s:
+    def nothing_is_left(self) -> None:
+        """End the brokers; then there is no process and no socket of ours, here or on a host."""
+        runtimes = [machine.runtime for machine in self.machines.values()]
+        for runtime in runtimes:
+            end_brokers(runtime)
+        end_s = time.monotonic() + SETTLED_S
+        while (pids := self._processes(runtimes)) and time.monotonic() < end_s:
             time.sleep(0.1)  # as above
-        sockets = [path.name for path in self.machine.runtime.rglob("*") if path.is_socket()]
+        sockets = [path.name for runtime in runtimes for path in runtime.rglob("*") if path.is_socket()]
         if pids or sockets:
-            raise SoakFailedError(f"leaked process, master or socket here: processes {pids}, sockets {sockets}")
+            raise SoakFailedError(f"leaked process or socket here, or agent there: processes {pids}, sockets {sockets}")
 
-    def _processes_here(self) -> list[int]:
-        """The processes of our instances and of what they started here, by a variable that only these have."""
-        word = f"REMOTE_RUNNER_RUNTIME_DIR={self.machine.runtime}\0".encode()
-        found = []
+    def _processes(self, runtimes: list[Path]) -> list[int]:
+        """ssh and what our instances started here, by a variable that only these have; agents there."""
+        found = [
+            pid for host in self.hosts for program in ("agent", "serve", "session") for pid in host.agents(program)
+        ]
+        found += [pid for runtime in runtimes for pid in connections(runtime)]
+        words = [f"REMOTE_RUNNER_RUNTIME_DIR={runtime}\0".encode() for runtime in runtimes]
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if word in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
+                environ = (entry / "environ").read_bytes()
+                found += [int(entry.name)] if any(word in environ for word in words) else []
         return found
+
+
+def _hold(pids: list[int]) -> bool:
+    """Stop them for longer than is tolerated."""
+    _signal_all(pids, signal.SIGSTOP)
+    time.sleep(LOST_S)
+    return _signal_all(pids, signal.SIGCONT)
 
 
 def _signal_all(pids: list[int], number: signal.Signals) -> bool:
@@ -238,18 +250,6 @@ def resident_kib(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
     return 0
-
-
-def _sessions(host: NetnsHost) -> list[int]:
-    """sshd's processes of connections, not the one that listens."""
-    assert host.server is not None
-    found = []
-    done = subprocess.run(["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=True)
-    for pid in map(int, done.stdout.split()):
-        with suppress(OSError):
-            if pid != host.server.pid and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sshd"):
-                found.append(pid)
-    return found
 
 
 def _system() -> str:

@@ -17,28 +17,13 @@ from tests.needs import NEEDS
 from tests.nix_bed import simple_flake
 
 FILES = 20
-# Steps that take no time would be missed, so these take a second: on the host by programs first on its PATH.
-SLOW = {
-    "tar": """#!/bin/sh
-case "$*" in
-    *-xf*) sleep 1 ;;
-    *-cf*) case $PWD in */runs/*) run=${PWD%/outputs}; : >"/root/at/fetch-${run##*/}"; sleep 1 ;; esac ;;
-esac
-exec /usr/bin/tar "$@"
-""",
-    "rm": """#!/bin/sh
-for last; do :; done
-case $last in */runs/*) [ -d "$last/outputs" ] && : >"/root/at/clean-${last##*/}" && sleep 1 ;; esac
-exec /bin/rm "$@"
-""",
-    "nix-store": """#!/bin/sh
-case "$*" in *--serve*) sleep 1 ;; esac
-exec /usr/bin/nix-store "$@"
-""",
-}
+# Steps that take no time would be missed: these go over a slow cable, by half a second and more each.
+MEGABITS = 16
+LARGE_BYTES = 1 << 20
 # Writes, says that it has written, leaves a process that gets away from its group, and succeeds.
 APPLICATION = f"""#!/bin/sh
 cd "$TEST_OUTPUTS_PATH"
+head -c {LARGE_BYTES} /dev/urandom >large
 n=0; while [ $n -lt {FILES} ]; do n=$((n + 1)); echo $n >file$n; done
 echo "$TEST_RUN" >result
 run=${{TEST_OUTPUTS_PATH%/outputs}}
@@ -50,8 +35,8 @@ printf '{{"ts":1,"msg":"","event":{{"success_event":{{"group":"{GROUP}"}}}}}}\\n
 
 
 class Kind(enum.Enum):
-    """PLAIN: each instance is a process of its own, its application goes into our cache there. LAUNCHER: it is started
-    as by Testground, and run by a warm process. NIX: Nix builds the application, and it goes into the host's store.
+    """PLAIN: an instance is started by `python -m remote_runner`, its application goes into our cache there. LAUNCHER:
+    it is started as by Testground. NIX: Nix builds the application, and it goes into the host's store.
     """
 
     PLAIN = "plain"
@@ -71,15 +56,11 @@ def kinds_of(hosts: int) -> list[Kind]:
 
 
 def start_host(kind: Kind, lan: Lan, directory: Path, *, name: str, keys: Keys) -> NetnsHost:
-    """A host of that kind, where no step takes no time."""
+    """A host of that kind."""
     start = hosts_nix.single_user if kind is Kind.NIX else NetnsHost.start
     host = start(lan, directory, name=name, keys=keys)
     host.here("/root/at").mkdir()
-    host.here("/root/bin").mkdir()
-    for program, text in SLOW.items():
-        host.here(f"/root/bin/{program}").write_text(text, encoding="utf-8")
-        host.here(f"/root/bin/{program}").chmod(0o755)
-    host.here("/root/.bashrc").write_text("export PATH=/root/bin:$PATH\n", encoding="utf-8")
+    host.slow_down(MEGABITS)
     return host
 
 
@@ -87,7 +68,8 @@ def prepare(kind: Kind, base: FailingPlan) -> None:
     """Make the plan of a host what its instances have in common."""
     base.timeouts |= {"connect_s": 40, "build_s": 60, "push_s": 60, "fetch_s": 60}
     # Another content for each run, so it has to be pushed.
-    base.command = "sh -c 'sleep 1; cat application >{out}; echo \"# $TEST_RUN\" >>{out}; chmod 755 {out}'"
+    base.command = 'sh -c \'sleep 1; { cat application; echo "exit 0 # $TEST_RUN"; '
+    base.command += f'head -c {LARGE_BYTES} /dev/urandom; }} >"$0"; chmod 755 "$0"\' {{out}}'
     if kind is Kind.NIX:
         base.command = None
     base.write_application(APPLICATION)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from remote_runner.job import instance_id
+from remote_runner.connection.job import instance_id
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import GROUP, FailingPlan, event_bodies
 from tests.integration.holding import Held
@@ -46,16 +46,13 @@ class Trial:
         return instance_id(self.run, GROUP, self.plan.outputs.name)
 
     def step(self) -> str:
-        """The step that it is at, as far as can be seen from outside; "" when it has ended."""
+        """The step that it is at, as far as it says so; "" when it has ended."""
         if self.held.process.poll() is not None:
             return ""
-        for mark, step in (("clean", "clean"), ("fetch", "fetch"), ("wrote", "run")):
-            if self._at(mark):
-                return step
         said = bytes(self.held.said)
-        if not said and not _catches(self.held.process.pid, signal.SIGTERM):
-            return STARTING
         for told, step in (
+            (b'"fetch: ', "clean"),
+            (b'"run: ended', "fetch"),
             (b'"forward: ', "run"),
             (b'"push: ', "forward"),
             (b'"build: ', "push"),
@@ -63,6 +60,8 @@ class Trial:
         ):
             if told in said:
                 return step
+        if not said and not _catches(self.held.process.pid, signal.SIGTERM):
+            return STARTING
         return "choose"
 
     def reach(self, step: str) -> bool:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 REPOSITORY = Path(__file__).parent.parent.parent
 ONE_LINE_FABFILE = "from tasks import ns  # noqa: F401\n"
@@ -46,7 +46,9 @@ class PlanDirectory:
     def inventory(self, text: str) -> None:
         self.write("inventory.yaml", text)
 
-    def start(self, *words: str, program: str = "fab") -> subprocess.Popen[bytes]:
+    def start(
+        self, *words: str, program: str = "fab", stdout: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
         """Start `fab` (or `remote-runner`) with these words; the caller waits for it."""
         argv = [str(Path(sys.executable).with_name(program)), *words]
         return subprocess.Popen(
@@ -54,7 +56,7 @@ class PlanDirectory:
             cwd=self.path,
             env={**os.environ, **self.environ},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
         )
 

@@ -15,10 +15,10 @@ STORE_PATH = r"/nix/store/[0-9a-z]{32}-greeter\n"
 
 @pytest.fixture
 def nix_plan(nix_here: NixHere, plan: PlanDirectory, tmp_path: Path) -> PlanDirectory:
-    """The plan with a flake, whose outputs are this test's own; the builder is left to what is there."""
+    """The plan with a flake, whose outputs are this test's own, and no command."""
     simple_flake(plan.path, name="greeter", build=f": {tmp_path}\n")
     plan.inventory(
-        f'app: {{name: greeter, command: "cp greeter.sh {{out}}"}}\nhosts:\n  localhost:\n'
+        "app: {name: greeter}\nhosts:\n  localhost:\n"
         f"    directory: {tmp_path}/near\n  mac: {{system: aarch64-darwin, app: {{build_on: local}}}}\n"
     )
     return plan

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from remote_runner.connection.program import identity
 from remote_runner.controller import Controller
 from tests.hosts import UserSshd
 from tests.tasks.fab import PlanDirectory
@@ -128,7 +130,7 @@ def test_the_cache_goes_only_when_asked(hosts_plan: PlanDirectory, tmp_path: Pat
     assert cleaned(hosts_plan, "--cache", "--older-than", "1h") == []
     assert cleaned(hosts_plan, "--cache") == [("dex", artifact.name, "removed")]
     assert not artifact.exists()
-    assert "sent" in hosts_plan.ok("-H", "dex", "push").words, "this machine knows that it is gone"
+    assert "sent" in hosts_plan.ok("-H", "dex", "push").words
 
 
 def test_a_host_that_does_not_answer_stops_no_other(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
@@ -151,59 +153,100 @@ def aged(path: Path, age_s: float) -> Path:
     return path
 
 
-def test_old_files_here_go_and_what_is_used_stays(plan: PlanDirectory, controller: Controller) -> None:
-    hour_s = 3600.0
-    (controller.cache / "builds/old/key").mkdir(parents=True)
-    (controller.cache / "builds/new/key").mkdir(parents=True)
-    locks = controller.runtime / "locks"
-    gone = [
-        aged(controller.cache / "builds/old", 2 * hour_s),
-        aged(controller.cache / "inventory.yaml.00000000.json", 2 * hour_s),
-        aged(controller.cache / "runs/old.json", 31 * 24 * hour_s),
-        aged(controller.runtime / "systems/0123", 25 * hour_s),
-        aged(controller.runtime / "0123456789ab-0.log", 0.0),
-        aged(locks / "free", 2 * hour_s),
-    ]
+def dead_socket(path: Path) -> Path:
+    """A socket there on which nobody listens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(controller.runtime / "0123456789ab-0"))
-    gone.append(controller.runtime / "0123456789ab-0")
-    stays = [
-        controller.cache / "builds/new",
-        aged(controller.cache / "runs/new.json", 2 * hour_s),
-        aged(locks / "held", 2 * hour_s),
+        dead.bind(str(path))
+    return path
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[None]:
+    """A socket there on which somebody listens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(path))
+        alive.listen()
+        yield
+    path.unlink()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary directories are made in this test."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    return directory
+
+
+def test_old_files_here_go_and_what_is_used_stays(plan: PlanDirectory, controller: Controller, temporary: Path) -> None:
+    hour_s = 3600.0
+    cache, runtime = controller.cache, controller.runtime
+    for name in ("builds/old/key", "builds/new/key", "agents/0123456789abcdef", f"agents/{identity()}"):
+        (cache / name).mkdir(parents=True)
+    gone_process = subprocess.Popen(["true"])
+    gone_process.wait()
+    gone = [
+        aged(cache / "builds/old", 2 * hour_s),
+        aged(cache / "agents/0123456789abcdef", 2 * hour_s),
+        aged(cache / "inventory.yaml.00000000.json", 2 * hour_s),
+        aged(cache / "runs/old.json", 31 * 24 * hour_s),
+        aged(runtime / "systems/0123", 25 * hour_s),
+        aged(runtime / f"ssh-{gone_process.pid}-0123abcd.log", 0.0),
+        aged(runtime / "pushed/0123-4567", 0.0),
+        aged(runtime / "0123456789ab-0.log", 0.0),
+        aged(runtime / "locks/free", 2 * hour_s),
+        dead_socket(runtime / "0123456789ab-0"),
+        dead_socket(runtime / "login-0123"),
+        dead_socket(runtime / "warm/4567"),
     ]
-    with controller.lock("held"):
+    stays = [
+        cache / "builds/new",
+        aged(cache / f"agents/{identity()}", 2 * hour_s),
+        aged(cache / "runs/new.json", 2 * hour_s),
+        aged(runtime / f"ssh-{os.getpid()}-0123abcd.log", 0.0),
+        aged(runtime / "locks/held", 2 * hour_s),
+    ]
+    with controller.lock("held"), listening(runtime / "login-89ab"):
         told = plan.ok("clean", "--dry-run", "--json").data
         assert {one["place"] for one in told} == {str(path) for path in gone}
-        assert all(path.exists() for path in gone)
+        assert all(os.path.lexists(path) for path in gone)
         plan.ok("clean")
-    assert not [path for path in gone if path.exists()]
+    assert not [path for path in gone if os.path.lexists(path)]
     assert all(path.exists() for path in stays)
 
 
-def test_an_open_connection_is_none_of_the_dead(hosts_plan: PlanDirectory, user_sshd: UserSshd) -> None:
-    kept_run(hosts_plan)
-    before = user_sshd.connections()
-    hosts_plan.ok("clean")
-    hosts_plan.ok("-H", "dex", "run", "--", "true")
-    assert user_sshd.connections() == before
-
-
-def test_a_warm_process_that_takes_instances_stays_and_a_dead_one_goes(
-    plan: PlanDirectory, controller: Controller
-) -> None:
-    warm = controller.runtime / "warm"
-    warm.mkdir()
-    gone = [warm / "dead", aged(warm / "dead.log", 0.0), aged(warm / "lost.log", 0.0), aged(warm / "lost.new", 0.0)]
-    stays = [warm / "alive", aged(warm / "alive.log", 0.0), aged(warm / "starting.log", 0.0)]
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(gone[0]))
-    with socket.socket(socket.AF_UNIX) as alive, controller.lock("warm-starting"):
-        alive.bind(str(stays[0]))
-        alive.listen()
+def test_a_broker_that_takes_instances_stays_and_a_dead_one_goes(plan: PlanDirectory, controller: Controller) -> None:
+    broker = controller.runtime / "broker"
+    gone = [dead_socket(broker / "dead"), *(aged(broker / name, 0.0) for name in ("dead.log", "lost.log", "lost.new"))]
+    stays = [broker / "alive", *(aged(broker / name, 0.0) for name in ("alive.log", "starting.log"))]
+    with listening(stays[0]), controller.lock("broker-starting"):
         told = plan.ok("clean", "--dry-run", "--json").data
-        assert {one["place"] for one in told if one["kind"] == "dead warm process"} == {*map(str, gone), str(stays[2])}
+        assert {one["place"] for one in told if one["kind"] == "dead broker"} == {*map(str, gone), str(stays[2])}
         refused = plan.fab("clean", "--json")
         assert [one["place"] for one in refused.data if one["outcome"] == "failed"] == [str(stays[2])]
+    assert not [path for path in gone if os.path.lexists(path)]
+    assert all(path.exists() for path in stays[1:])
+
+
+def test_temporary_directories_of_killed_runs_go(plan: PlanDirectory, temporary: Path) -> None:
+    gone_process = subprocess.Popen(["true"])
+    gone_process.wait()
+    gone = [temporary / f"testground-{gone_process.pid}-abcd", temporary / "testground123"]
+    stays = [temporary / name for name in (f"testground-{os.getpid()}-abcd", "testground456", "testground789", "other")]
+    for path in (*gone, *stays):
+        path.mkdir()
+        (path / "file").write_text("x")
+        aged(path, 120.0)
+    aged(stays[2], 0.0)
+    user = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "TEST_TEMP_PATH": str(stays[1])})
+    try:
+        told = plan.ok("clean", "--json").data
+    finally:
+        user.kill()
+        user.wait()
+    assert {one["place"] for one in told if one["kind"] == "temporary directory"} == {str(path) for path in gone}
     assert not [path for path in gone if path.exists()]
     assert all(path.exists() for path in stays)

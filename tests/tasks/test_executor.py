@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,26 @@ def pinned(c):
 def here(c):
     print(c.local("echo this machine", hide=True).stdout.strip(), c.host)
 
-for one in (env, status, fail, copy, get, put, meet, timeout, terminal, shell, pinned, here):
+@task
+def put_kind(c, kind, there):
+    import pathlib
+    class Broken:
+        def read(self, size): return 1
+        def write(self, data): pass
+    sources = {"path": pathlib.Path("new.txt"), "text": io.StringIO("new\\n"), "bytes": io.BytesIO(b"new\\n")}
+    sources["broken"] = Broken()
+    done = c.put(sources[kind], there)
+    print(done.remote, done.connection.name)
+
+@task
+def get_to(c, path, local):
+    c.get(path, local)
+
+@task
+def catch(c):
+    c.run("trap 'echo caught; exit' INT; echo waiting; while :; do sleep 0.1; done")
+
+for one in (env, status, fail, copy, get, put, meet, timeout, terminal, shell, pinned, here, put_kind, get_to, catch):
     ns.add_task(one)
 """
 )
@@ -199,7 +219,7 @@ def mkfifos(tmp_path: Path) -> Path:
 
 
 class TestUsersOwnTasks:
-    """Fabric tasks of the user's own beside ours: their connection goes through the masters."""
+    """Fabric tasks of the user's own beside ours: their connection is one to the host's agent."""
 
     @pytest.fixture(autouse=True)
     def with_tasks(self, hosts_plan: PlanDirectory) -> None:
@@ -246,8 +266,7 @@ class TestUsersOwnTasks:
     def test_a_file_that_is_not_there_makes_none_here(self, hosts_plan: PlanDirectory, tmp_path: Path) -> None:
         ran = hosts_plan.fab("-H", "dex", "get", "--path", f"{tmp_path}/nothing")
         assert ran.status == 1
-        assert "dex: get " in ran.words
-        assert "No such file" in ran.words
+        assert f"dex: {tmp_path}/nothing is not there" in ran.words
         assert not (hosts_plan.path / "fetched").exists()
         ran = hosts_plan.fab("-H", "dex", "put", "--path", "nothing")
         assert (ran.status, ran.words) == (1, "dex: put nothing: No such file or directory\n")
@@ -263,11 +282,12 @@ class TestUsersOwnTasks:
         assert "Traceback" not in ran.words
 
     @pytest.mark.parametrize("name", ["terminal", "shell"])
-    def test_what_a_master_cannot_give_is_said(self, hosts_plan: PlanDirectory, name: str) -> None:
+    def test_what_an_agent_does_not_give_is_said(self, hosts_plan: PlanDirectory, name: str) -> None:
         ran = hosts_plan.fab("-H", "dex", name)
         assert (ran.status, ran.out) == (1, "")
         assert ran.words.startswith("dex: ")
-        assert "control master" in ran.words
+        assert "through" in ran.words
+        assert "agent" in ran.words
 
     def test_a_tasks_own_hosts_count(self, hosts_plan: PlanDirectory) -> None:
         assert hosts_plan.ok("pinned").out == "dex there\n"
@@ -276,11 +296,53 @@ class TestUsersOwnTasks:
     def test_local_is_this_machine(self, hosts_plan: PlanDirectory) -> None:
         assert hosts_plan.ok("-H", "dex", "here").out == "this machine dex\n"
 
-    def test_all_share_one_connection(self, hosts_plan: PlanDirectory, user_sshd: UserSshd) -> None:
-        for _ in range(2):
-            hosts_plan.ok("-H", "dex", "status")
-        hosts_plan.ok("-H", "dex", "run", "--", "true")
-        assert user_sshd.connections() - 1 == 1, "one is the test's own look whether sshd is up"
+    def test_a_task_has_one_connection_to_each_host(self, hosts_plan: PlanDirectory, user_sshd: UserSshd) -> None:
+        before = user_sshd.connections()
+        hosts_plan.ok("-H", "dex", "get", "--path", "/etc/passwd", "put", "--path", "fetched/passwd")
+        assert user_sshd.connections() - before <= 2, "two tasks"
+        hosts_plan.ok("-H", "dex", "here")
+        assert user_sshd.connections() - before <= 2, "nothing was asked of the host"
+
+    @pytest.mark.parametrize("kind", ["path", "text", "bytes"])
+    def test_put_takes_what_fabric_takes_and_text(self, hosts_plan: PlanDirectory, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "-dash").write_text("as it was\n")
+        (hosts_plan.path / "new.txt").write_text("new\n")
+        ran = hosts_plan.ok("-H", "dex", "put-kind", "--kind", kind, "--there", f"{tmp_path}/-dash")
+        assert (tmp_path / "-dash").read_text() == "new\n"
+        assert ran.out == f"{tmp_path}/-dash dex\n"
+
+    def test_a_put_that_fails_keeps_the_file(self, hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+        (tmp_path / "precious").write_text("as it was\n")
+        ran = hosts_plan.fab("-H", "dex", "put-kind", "--kind", "broken", "--there", f"{tmp_path}/precious")
+        assert ran.status == 1
+        assert "dex: put from an open file: it gives int; expected bytes or text" in ran.words
+        assert "Traceback" not in ran.words
+        assert (tmp_path / "precious").read_text() == "as it was\n"
+        assert [path.name for path in tmp_path.glob("*precious*")] == ["precious"]
+
+    def test_get_fills_in_the_host(self, hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+        (tmp_path / "a file").write_text("there\n")
+        (tmp_path / "a file").chmod(0o640)
+        hosts_plan.ok("-H", "dex,rex", "get-to", "--path", f"{tmp_path}/a file", "--local", "out/{host}/{basename}")
+        for host in ("dex", "rex"):
+            got = hosts_plan.path / "out" / host / "a file"
+            assert (got.read_text(), got.stat().st_mode & 0o777) == ("there\n", 0o640)
+        ran = hosts_plan.fab("-H", "dex", "get-to", "--path", f"{tmp_path}/a file", "--local", "{nothing}")
+        assert ran.status == 1
+        assert "'{nothing}' cannot be filled in" in ran.words
+
+    def test_a_get_that_fails_keeps_the_file(self, hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+        (hosts_plan.path / "precious").write_text("as it was\n")
+        assert hosts_plan.fab("-H", "dex", "get-to", "--path", f"{tmp_path}", "--local", "precious").status == 1
+        assert (hosts_plan.path / "precious").read_text() == "as it was\n"
+
+    def test_ctrl_c_reaches_the_command(self, hosts_plan: PlanDirectory) -> None:
+        process = hosts_plan.start("-H", "dex", "catch")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=30)
+        assert out == b"caught\n", said
 
 
 @pytest.mark.parametrize("fabric_yaml", [True, False], ids=["with fabric.yaml", "one-line fabfile alone"])

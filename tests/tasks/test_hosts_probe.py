@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from remote_runner.controller import Controller
 from remote_runner.inventory.inventory import Inventory
+from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
-from remote_runner.probe import known_system
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, UserSshd, free_port, which
 from tests.hosts_netns import Lan, NetnsHost
@@ -49,7 +52,6 @@ def test_every_login_shell(plan: PlanDirectory, lan: Lan, keys: Keys, known_by_n
                 keys=keys,
                 ordinary_user=number % 2 == 1,
                 login_shell=shell if shell == "busybox" else which(shell),
-                config=("MaxSessions 3", "MaxStartups 30:40:50"),
             )
             known_by_name(stack.enter_context(host))
             for name in (".bashrc", ".cshrc", ".config/fish/config.fish"):
@@ -71,14 +73,9 @@ def test_every_login_shell(plan: PlanDirectory, lan: Lan, keys: Keys, known_by_n
         assert one["free_bytes"] > 0
         assert one["python"].startswith("3.")
         assert abs(one["clock"]["offset_s"]) <= one["clock"]["uncertainty_s"] < 1
-        # Root's by `sshd -T`, the ordinary user's by the file that this sshd was started with.
-        assert one["sshd"] == {
-            "max_sessions": 3,
-            "max_startups": "30:40:50",
-            "allow_tcp_forwarding": "yes",
-            "source": "sshd -T" if user == "root" else "/mnt/sshd_config",
-        }
-    assert found["localhost"]["sshd"] is None
+        assert one["cores"] >= 1
+        assert 0 < one["available_bytes"] <= one["memory_bytes"]
+        assert one["load"] >= 0
     assert found["localhost"]["system"] == str(System.local())
 
 
@@ -87,7 +84,7 @@ def test_what_a_host_said_is_remembered(hosts_plan: PlanDirectory, controller: C
     assert probed(hosts_plan, "--host", "rex").keys() == {"rex"}
     assert user_sshd.connections() == before + 1
     entry = Inventory.load(hosts_plan.path).host("rex")
-    assert known_system(controller, entry) == System.local()
+    assert known_of(controller, entry).system == System.local()
 
 
 def test_dead_hosts_are_rows(
@@ -121,10 +118,37 @@ def test_dead_hosts_are_rows(
     assert header.split()[:3] == ["host", "system", "kernel"]
     assert re.match(rf"{user_sshd.name} +{System.local()} ", alive)
     assert re.match(r"t1 +- .*\bno ", down), down
-    assert re.match(r"t2 +- .*did not end within 3 s", hung_row), hung_row
+    assert re.match(r"t2 +- .*it took the login, but its shell said nothing of ours in time", hung_row), hung_row
     assert re.match(r"nobody +- .*nothing listens at its ssh port", refused), refused
     assert "ForceCommand" in ran.words
     assert "next: start sshd there" in ran.words
+
+
+def test_a_hundred_and_fifty_dead_hosts_cost_the_time_of_one(
+    plan: PlanDirectory, tmp_path: Path, keys: Keys, known_by_name: Known
+) -> None:
+    connect_s = 10
+    with ExitStack() as stack:
+        alive = stack.enter_context(UserSshd.start(tmp_path / "alive", keys=keys, config=("MaxStartups 100",)))
+        known_by_name(alive)
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = silent.getsockname()
+        for _ in range(3):  # its queue is full: nobody answers who comes now
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        dead = [f"dead{number}: {{ssh: {{host: 127.0.0.1, port: {address[1]}}}}}" for number in range(150)]
+        there = [
+            f"alive{number}: {{ssh: {{host: {alive.name}}}, directory: {tmp_path}/far{number}}}" for number in range(5)
+        ]
+        # Those that answer come last.
+        plan.inventory(f"defaults: {{timeouts: {{connect_s: {connect_s}}}}}\n{inventory(*dead, *there)}")
+        began_s = time.monotonic()
+        found = probed(plan, status=1)
+        took_s = time.monotonic() - began_s
+    assert [name for name, one in found.items() if one["error"] is None] == [f"alive{number}" for number in range(5)]
+    # 10.6 s on a quiet machine; in rounds of as many as shake hands at once it would be three times connect_s.
+    assert took_s < 2 * connect_s
 
 
 def test_a_system_that_the_inventory_has_wrong(hosts_plan: PlanDirectory) -> None:
@@ -197,13 +221,14 @@ def test_a_daemon_that_hangs_does_not_take_the_rest_along(
     plan.inventory(inventory("nix2: {timeouts: {connect_s: 4}}"))
     (daemon,) = (process.pid for process in nix_daemon_host.processes() if "nix-daemon" in process.command)
     os.kill(daemon, signal.SIGSTOP)
-    found = probed(plan, status=1)["nix2"]
-    assert "did not end within 4 s" in found["error"]
+    found = probed(plan)["nix2"]
     assert found["system"] == str(System.local())
-    assert found["sshd"]["max_sessions"] == 10
-    assert found["nix"] is None
+    assert found["cores"] >= 1
+    assert found["nix"]["access"] == "refused"
+    assert found["nix"]["why"]
 
 
+@pytest.mark.usefixtures("has_agent_for_arm")
 def test_a_host_of_another_system(plan: PlanDirectory, arm_host: NetnsHost, known_by_name: Known) -> None:
     name = known_by_name(arm_host)
     plan.inventory(inventory(f"{name}: {{system: x86_64-linux}}"))
@@ -211,7 +236,6 @@ def test_a_host_of_another_system(plan: PlanDirectory, arm_host: NetnsHost, know
     assert found["system"] == "aarch64-linux"
     assert found["remarks"] == ["inventory.yaml says x86_64-linux"]
     assert (found["nix"]["access"], found["closures"]) == ("root", "nix")
-    assert found["sshd"]["source"] == "sshd -T"
     refused = plan.fab("push", "--host", name)
     assert refused.status == 1
     assert "inventory.yaml says that it is x86_64-linux, and the host says that it is aarch64-linux" in refused.words

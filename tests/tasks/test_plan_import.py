@@ -265,10 +265,10 @@ def test_the_shim_becomes_the_instance_in_the_plan_that_it_was_built_from(import
     said, _ = process.communicate(timeout=60)
     told, become = said.splitlines()
     # No warm process comes of these words, which end at once; what they said there is the reason.
-    assert "no warm process takes this instance" in json.loads(told)["event"]["message_event"]["message"]
+    assert "no broker takes this instance" in json.loads(told)["event"]["message_event"]["message"]
     where, pid, *environ = json.loads(become)
     assert (where, pid) == (str(imported), process.pid)
-    assert set(environ) <= {*given, "LC_CTYPE"}  # Python's own, where no locale is set
+    assert set(environ) <= {*given, "LC_CTYPE", "REMOTE_RUNNER_BROKER"}  # Python's own, where no locale is set
 
 
 def test_a_linked_plan_is_started_by_the_fab_on_path(imported: Path, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_python_that_has_gone_is_told(imported: Path, tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     build(imported, artifact)
     status, events, _ = start(artifact, environ_of(tmp_path))
-    assert "no warm process takes this instance" in events[0]["message_event"]["message"]
+    assert "no broker takes this instance" in events[0]["message_event"]["message"]
     assert "/nowhere/python cannot be started: no such file" in events[1]["failure_event"]["error"]
     assert "run `fab plan.import` again" in events[1]["failure_event"]["error"]
     assert status == 1

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
+from tests.hosts import UserSshd
 from tests.tasks.fab import PlanDirectory
 
 FILES = ("sh", "-c", 'echo said; echo told >&2; echo 1 >"$TEST_OUTPUTS_PATH/a file"; exit 3')
@@ -140,6 +146,122 @@ def test_ctrl_c_stops_the_command_and_fetches(hosts_plan: PlanDirectory) -> None
     assert len(list(hosts_plan.path.glob("outputs/run/*/dex/part"))) == 1
 
 
+def lasting(directory: Path) -> tuple[str, ...]:
+    """A command that leaves an output and its process id, says so, and goes on until it is ended."""
+    return ("sh", "-c", f'echo 1 >"$TEST_OUTPUTS_PATH/part"; echo $$ >{directory}/pid; echo started; exec sleep 300')
+
+
+def wait_gone(directory: Path) -> None:
+    """Return once the process of `lasting` has ended there."""
+    pid = int((directory / "pid").read_text())
+    until_s = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < until_s, "it goes on"
+        time.sleep(0.05)  # it is not our child
+
+
+def test_a_second_ctrl_c_ends_fab_at_once_and_the_host_ends_the_command(
+    hosts_plan: PlanDirectory, tmp_path: Path
+) -> None:
+    ignores = ("sh", "-c", f'trap "" INT TERM; echo $$ >{tmp_path}/pid; echo started; while :; do sleep 0.1; done')
+    text = (hosts_plan.path / "inventory.yaml").read_text().replace("labels: [lab]", "labels: [lab]\n    grace_s: 3")
+    hosts_plan.inventory(text)
+    process = hosts_plan.start("-H", "dex", "run", "--", *ignores)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"started\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith(b"run ")
+    assert process.stderr.readline().startswith(b"stopping the command")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=2.5)
+    assert process.returncode == -signal.SIGINT
+    wait_gone(tmp_path)
+    run = hosts_plan.ok("clean", "--dry-run", "--json", "--host", "dex").data[0]["name"]
+    hosts_plan.ok("fetch", "--run", run)
+
+
+def test_who_is_suspended_for_too_long_is_told_what_became_of_it(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+    text = (hosts_plan.path / "inventory.yaml").read_text()
+    hosts_plan.inventory(text.replace("labels: [lab]", "labels: [lab]\n    tolerate_s: 3\n    grace_s: 1"))
+    process = hosts_plan.start("-H", "dex", "run", "--", *lasting(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    process.send_signal(signal.SIGSTOP)
+    wait_gone(tmp_path)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert b"Traceback" not in said
+    run = said.split()[1].decode()
+    if not list(hosts_plan.path.glob("outputs/run/*/dex/part")):  # they came, or it is said how they come
+        assert f"fab fetch -H dex --run {run}" in said.decode()
+        hosts_plan.ok("fetch", "--host", "dex", "--run", run)
+
+
+@pytest.mark.parametrize("words", [("run", "--host", "dex", "--", "echo", "hi"), ("hosts",), ("hosts", "--json")])
+def test_results_that_cannot_be_written_are_a_sentence(hosts_plan: PlanDirectory, words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = hosts_plan.start(*words, stdout=full)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    task = words[0]
+    assert f"{task}: stdout cannot be written: No space left on device\n  next: " in said.decode()
+    assert b"Traceback" not in said
+    assert b"Exception ignored" not in said
+
+
+def test_a_closed_stdout_is_as_one_that_nobody_reads(hosts_plan: PlanDirectory) -> None:
+    words = ("sh", "-c", 'exec "$0" run --host localhost -- echo hi >&-', str(Path(sys.executable).with_name("fab")))
+    done = subprocess.run(words, cwd=hosts_plan.path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "localhost: ended with exit status 0" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("push",), ("hosts", "--probe"), ("run", "--", "true")])
+def test_ctrl_c_while_a_host_does_not_answer_ends_in_a_sentence(plan: PlanDirectory, words: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        plan.inventory(f"hosts:\n  dead: {{ssh: {{host: 127.0.0.1, port: {silent.getsockname()[1]}}}}}\n")
+        process = plan.start("-H", "dead", *words)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=10)
+    assert process.returncode == (1 if words[0] == "run" else 130)
+    last = "dead: stopped before the command's start" if words[0] == "run" else "ended here by Ctrl-C\n"
+    assert last in said.decode()
+    assert b"Traceback" not in said
+
+
+def test_a_reader_that_goes_stops_the_command(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+    process = hosts_plan.start("-H", "dex", "run", "--", *lasting(tmp_path))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"started\n"
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 141
+    assert "dex: stopped from here" in said
+    wait_gone(tmp_path)
+
+
+def test_what_is_left_out_of_the_outputs_is_told(hosts_plan: PlanDirectory) -> None:
+    leaves = (
+        "sh",
+        "-c",
+        'cd "$TEST_OUTPUTS_PATH"; mkfifo a-pipe; ln -s /etc/passwd a-link; echo x >remote-runner.mine',
+    )
+    ran = hosts_plan.ok("-H", "dex", "run", "--keep", "--", *leaves)
+    fetched = hosts_plan.ok("fetch", "--run", ran.words.split()[1], "--outputs", "again")
+    for words in (ran.words, fetched.words):
+        assert all(f"dex: left out: {name}: " in words for name in ("a-pipe", "a-link", "remote-runner.mine"))
+
+
+def test_long_lines_pass_as_they_are(hosts_plan: PlanDirectory) -> None:
+    ran = hosts_plan.ok("-H", "dex", "run", "--", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x; echo; printf end")
+    assert ran.out == "x" * 200_000 + "\nend"
+
+
 @pytest.mark.parametrize("words", [("push",), ("run", "--", "true"), ("hosts.login",)])
 def test_a_step_without_a_host_names_those_there_are(hosts_plan: PlanDirectory, words: tuple[str, ...]) -> None:
     ran = hosts_plan.fab(*words)
@@ -181,23 +303,67 @@ def test_hosts_shows_what_is_known_without_asking(hosts_plan: PlanDirectory) -> 
     hosts_plan.ok("-H", "dex", "push")
     after = {one["host"]: one for one in hosts_plan.ok("hosts", "--json").data}
     assert after["dex"]["system"] == after["localhost"]["system"]
-    assert after["dex"]["connected"] is True
+    assert after["dex"]["connected"] is False, "a task's connection ends with it"
     assert after["dex"]["last_contact_s"] < 60
     assert after["localhost"]["connected"] is None
     header, *rows = hosts_plan.ok("hosts", "--host", "dex").out.splitlines()
     assert "last contact" in header
     assert len(rows) == 1
-    assert all(word in rows[0] for word in ("dex", "ssh usershost", "open", "ago", "lab"))
+    assert all(word in rows[0] for word in ("dex", "ssh usershost", "no", "ago", "lab"))
 
 
 def test_login_is_for_ssh_hosts_only(hosts_plan: PlanDirectory) -> None:
     ran = hosts_plan.fab("-H", "localhost", "hosts.login")
     assert (ran.status, ran.out) == (1, "")
     assert ran.words == "hosts.login: localhost is this machine; there is nothing to log in to\n"
-    login = hosts_plan.ok("hosts.login", "--host", "dex").words
-    assert "connected; later steps use this connection" in login
-    assert "it takes 8 instances at once" in login
-    assert "was connected already" in hosts_plan.ok("hosts.login", "--host", "dex").words
+
+
+@pytest.fixture
+def login(controller: Controller) -> Iterator[Callable[[], Path]]:
+    """The one file of a login that is open; it is ended after the test."""
+
+    def only() -> Path:
+        (found,) = controller.runtime.glob("login-*")
+        return found
+
+    yield only
+    subprocess.run(["ssh", "-S", str(only()), "-O", "exit", "dex"], check=True, capture_output=True)
+
+
+def test_later_steps_go_through_a_login(
+    hosts_plan: PlanDirectory, user_sshd: UserSshd, login: Callable[[], Path]
+) -> None:
+    words = "connected; later steps log in through this"
+    assert words in hosts_plan.ok("hosts.login", "--host", "dex").words
+    assert login().is_socket()
+    # The other name is for the same host, by the same options.
+    assert "was connected already" in hosts_plan.ok("hosts.login", "--host", "rex").words
+    before = user_sshd.connections()
+    assert hosts_plan.ok("-H", "dex", "run", "--", "echo", "hi").out == "hi\n"
+    assert user_sshd.connections() == before
+    known = {one["host"]: one["connected"] for one in hosts_plan.ok("hosts", "--json").data}
+    assert known == {"localhost": None, "dex": True, "rex": True}
+
+
+def test_a_login_is_the_users_own_master_where_there_is_one(
+    hosts_plan: PlanDirectory, user_sshd: UserSshd, ssh_config: Path, login: Callable[[], Path], controller: Controller
+) -> None:
+    with ssh_config.open("a", encoding="utf-8") as file:
+        file.write(f"Host *\n    ControlPath {controller.runtime}/own-%C\n")
+    hosts_plan.ok("hosts.login", "--host", "dex")
+    assert login().readlink().name.startswith("own-")
+    subprocess.run(["ssh", "-O", "check", "usershost"], check=True, capture_output=True)
+    before = user_sshd.connections()
+    hosts_plan.ok("-H", "dex", "run", "--", "true")
+    assert user_sshd.connections() == before
+
+
+def test_a_login_that_fails_says_why(hosts_plan: PlanDirectory) -> None:
+    inventory = (hosts_plan.path / "inventory.yaml").read_text()
+    hosts_plan.inventory(f"{inventory}  gone:\n    ssh: {{host: 127.0.0.1, port: 1}}\n")
+    ran = hosts_plan.fab("-H", "gone", "hosts.login")
+    assert ran.status == 1
+    assert "gone: the machine answers, but nothing listens" in ran.words
 
 
 class TestRemoteRunnerProgram:

@@ -110,6 +110,7 @@ func NewKeeper(groups Groups) *Keeper {
 	}
 	becomeSubreaper()
 	forgetInherited()
+	hearIgnored()
 	signal.Notify(k.woken, syscall.SIGCHLD)
 	go k.fork()
 	go func() {
@@ -127,6 +128,16 @@ func NewKeeper(groups Groups) *Keeper {
 func forgetInherited() {
 	for file := 3; file < 1024; file++ {
 		syscall.CloseOnExec(file)
+	}
+}
+
+// hearIgnored keeps from our children the signals that this process was started to ignore (nohup, a script's background
+// job): one that is caught here has its default effect again in what is executed.
+func hearIgnored() {
+	for _, number := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		if signal.Ignored(number) {
+			signal.Notify(make(chan os.Signal, 1), number)
+		}
 	}
 }
 

@@ -322,7 +322,14 @@ func TestNothingIgnoredOrBlockedReachesAProgram(t *testing.T) {
 	text, err := io.ReadAll(said)
 	wait(t, p)
 	keeper.EndRun(p, time.Second)
-	if err != nil || strings.Count(string(text), "0000000000000000") != 2 {
-		t.Errorf("%s", text)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if err != nil || len(lines) != 2 {
+		t.Fatalf("%s", text)
+	}
+	for _, line := range lines {
+		mask, err := strconv.ParseUint(strings.Fields(line)[1], 16, 64)
+		if err != nil || mask&(1<<31-1) != 0 { // the first of those behind are the C library's own
+			t.Errorf("%s", line)
+		}
 	}
 }

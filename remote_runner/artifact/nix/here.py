@@ -39,12 +39,16 @@ def find_nix(environ: Mapping[str, str]) -> Nix | None:
     Its environment is `environ` with the user's home, which Testground does not hand on, and with those places at the
     end of `PATH` (Nix starts git and ssh).
     """
-    known = pwd.getpwuid(os.getuid())
-    path = os.pathsep.join((environ.get("PATH") or os.defpath, *nix_directories(known.pw_dir, known.pw_name)))
+    try:
+        known = pwd.getpwuid(os.getuid())
+        home, user = known.pw_dir, known.pw_name
+    except KeyError:  # a container's user
+        home, user = environ.get("HOME", "/"), environ.get("USER", "")
+    path = os.pathsep.join((environ.get("PATH") or os.defpath, *nix_directories(home, user)))
     nix, store, instantiate = (_program(name, path) for name in ("nix", "nix-store", "nix-instantiate"))
     if nix is None or store is None or instantiate is None:
         return None
-    return Nix(nix, store, instantiate, {"HOME": known.pw_dir, **environ, "PATH": path})
+    return Nix(nix, store, instantiate, {"HOME": home, **environ, "PATH": path})
 
 
 def _program(name: str, path: str) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from remote_runner.sizes import size
 
@@ -13,23 +13,21 @@ INTERVAL_S = 5.0
 WAITING_S = 15.0
 
 
-@contextmanager
-def told_while_waiting(words: str, report: Callable[[str], None]) -> Iterator[None]:
+@asynccontextmanager
+async def told_while_waiting(words: str, report: Callable[[str], None]) -> AsyncIterator[None]:
     """Tell `report` every `WAITING_S` that it still takes, and how long it has taken."""
-    over = threading.Event()
     began_s = time.monotonic()
 
-    def tell() -> None:
-        while not over.wait(WAITING_S):
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(WAITING_S)
             report(f"{words} ({time.monotonic() - began_s:.0f} s)")
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    teller = asyncio.create_task(tell())
     try:
         yield
     finally:
-        over.set()
-        teller.join()
+        teller.cancel()
 
 
 class Progress:

@@ -1,52 +1,57 @@
 """Bringing what Nix built into a host's Nix store, or into the user's own store there.
 
-Not by `nix copy`: a local `nix-store --serve` gives the paths, one on the host takes them (`serve.py`), in a session
+Not by `nix copy`: a local `nix-store --serve` gives the paths, one on the host takes them (`serve.py`), over a stream
 of ours. What the host was asked for with `lock`, and what was added, is held as long as that server runs; before it
-ends, a second session makes the root that stays. So no garbage collection takes a path in between.
+ends, the agent makes the root that stays. So no garbage collection takes a path in between.
 """
 
 from __future__ import annotations
 
-import sys
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from types import TracebackType
+from typing import Self
 
-from remote_runner.artifact.far_artifact import Delivery, Store
+from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.artifact.nix.progress import Progress, told_while_waiting
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
-from remote_runner.artifact.push_faults import disk_fault, push_fault
-from remote_runner.brief import BriefSession
-from remote_runner.controller import Controller
+from remote_runner.connection import faults
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.far_artifact import Store
+from remote_runner.connection.link import Stream, StreamClosed
+from remote_runner.connection.said import nonsense, words
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     DeadlineError,
     FarBuildFailedError,
+    FarDiskFullError,
+    FarReadOnlyError,
+    HostError,
     NoFarStoreError,
     NoNixError,
     NotTrustedError,
     PushFailedError,
 )
-from remote_runner.far_shell import load_script
-from remote_runner.host import Host
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import BuildOn, StoreChoice
-from remote_runner.marks import CHUNK_BYTES
-from remote_runner.probe import wrong_system
 
+_NO_ROOM = "there is no room for the artifact"
+_MAKE_ROOM = "make room in its Nix store, for example with nix-collect-garbage there"
+_MAKE_WRITABLE = "make its Nix store writable"
+_SERVER_STDIN, _SERVER_STDOUT = 0, 1
+_CHUNK_BYTES = 256 << 10
 # A daemon's words for a path that it takes from nobody or from trusted users only (Nix 2.8; 2.12 and later).
 _UNSIGNED = ("lacks a valid signature", "lacks a signature by a trusted key")
 
 
-def push_to_store(
-    host: Host,
+async def push_to_store(
+    agent: Agent,
     entry: HostEntry,
     artifact: StoreArtifact,
     *,
-    controller: Controller,
     environ: Mapping[str, str],
     deadline: Deadline,
     report: Callable[[str], None],
@@ -54,178 +59,173 @@ def push_to_store(
     """Make sure that a store on the host has the artifact, valid and rooted; only missing paths are sent.
 
     `environ` is where this machine's Nix is looked for; `report` is told how far a long copy is. Raises
-    `WrongSystemError`, `NoFarStoreError`, `NotTrustedError`, `FarBuildFailedError`, `PushFailedError` and its kinds,
-    `LocalProgramError`, `NoNixError`, `DeadlineError`, and what the connection raises.
+    `NoFarStoreError`, `NotTrustedError`, `FarBuildFailedError`, `PushFailedError` and its kinds, `LocalProgramError`,
+    `NoNixError`, `DeadlineError`, and what the connection raises.
     """
-    push = _StorePush(host, entry, artifact, controller, environ, deadline, report)
+    push = _StorePush(agent, entry, artifact, environ, deadline, report)
     if entry.store is StoreChoice.USER:
-        return push.into_user_store("hosts.store is user")
+        return await push.into_user_store("hosts.store is user")
     if not artifact.here:
-        return push.into_nix_store(build=True)
+        return await push.into_nix_store(build=True)
     try:
-        return push.into_nix_store()
+        return await push.into_nix_store()
     except NotTrustedError as error:
-        return push.built_there_instead(error)
+        return await push.built_there_instead(error)
 
 
-@dataclass(frozen=True)
 class _StorePush:
-    host: Host
-    entry: HostEntry
-    artifact: StoreArtifact
-    controller: Controller
-    environ: Mapping[str, str]
-    deadline: Deadline
-    report: Callable[[str], None]
+    def __init__(
+        self,
+        agent: Agent,
+        entry: HostEntry,
+        artifact: StoreArtifact,
+        environ: Mapping[str, str],
+        deadline: Deadline,
+        report: Callable[[str], None],
+    ) -> None:
+        self.agent = agent
+        self.entry = entry
+        self.artifact = artifact
+        self.environ = environ
+        self.deadline = deadline
+        self.report = report
+        self.user = ""  # as whom the host's Nix knows us
+        self.unsigned: list[str] = []  # the missing paths that an untrusted user may not add
 
-    def into_nix_store(self, *, build: bool = False) -> Delivery:
+    async def into_nix_store(self, *, build: bool = False) -> Delivery:
         """Into the host's own store; `build`: the derivation goes there, and the host builds it."""
-        values = {
-            "systems": self.artifact.system.unames,
-            "directory": self.entry.directory or "",
+        name = self.agent.name
+        head = {
+            "verb": "nix",
             "out": self.artifact.out,
+            "drv": self.artifact.drv if build else "",
+            "substitute": self.entry.substitute,
         }
-        script = load_script("base.sh", "artifact/nix/store.sh", "artifact/nix/push.sh")
-        what = f"push to {self.host.name}"
-        # The server here gets ready (25 ms) while the connection opens.
-        with self._source() as source, BriefSession(self.host, script, values, self.deadline, what) as session:
-            word, rest = session.answer()
-            if word == "asks":
-                word, rest = self._store_answers(session, rest)
-            if word == "serve":
-                access, user, base = rest.split(" ", 2)
-                delivery = self._serve(source, session, access, user, base, build=build)
-                session.finish(_after(self.deadline))
-                return delivery
-            session.finish()
-        if word == "have":
-            return Delivery(Store.NIX, rest, present=True)
-        if word == "system":
-            raise wrong_system(self.entry, self.artifact.system, rest, controller=self.controller)
+        async with (
+            _Limit(f"push to {name}", self.deadline) as limit,
+            self.agent.asked(limit.what, head, failed=self._failed, within_s=None) as stream,
+        ):
+            answer = (await stream.receive()).head
+            if "asks" in answer:
+                ask = f"ssh {name} nix-store --check-validity {self.artifact.out}"
+                limit.what += f": asking its Nix whether it has {self.artifact.app}"
+                limit.next_step = (
+                    f"see whether `{ask}` ends, whatever it says (a nix-daemon that hangs?); "
+                    "if it does, give it longer: `timeouts.push_s` in inventory.yaml"
+                )
+                answer = (await stream.receive()).head
+            if base := words(answer.get("have")):
+                return Delivery(Store.NIX, base, present=True)
+            if access := words(answer.get("serve")):
+                self.user = words(answer.get("user"))
+                limit.what, limit.next_step = f"push to {name}", ""
+                return await self._serve(stream, limit, access, build=build)
+        why = words(answer.get("why"))
         reasons = {
             "none": "there is no Nix",
             "foreign": "its Nix store is another user's, and no nix-daemon listens",
-            "refused": f"its nix-daemon does not serve this user ({rest})",
+            "refused": f"its nix-daemon does not serve this user ({why})",
         }
-        if word not in reasons:
-            raise push_fault(self.host.name, word, rest)
+        reason = reasons.get(words(answer.get("access")))
+        if reason is None:
+            raise nonsense(name, answer)
         if self.entry.store is StoreChoice.NIX:
             raise NoFarStoreError(
-                self.host.name,
-                f"{reasons[word]}, and hosts.{self.host.name}.store in inventory.yaml is nix",
+                name,
+                f"{reason}, and hosts.{name}.store in inventory.yaml is nix",
                 next_step="set store: auto or user (a store of the user's own), or have Nix set up there for this user",
             )
-        return self.into_user_store(reasons[word])
+        return await self.into_user_store(reason)
 
-    def _store_answers(self, session: BriefSession, nix_store: str) -> tuple[str, str]:
-        try:
-            return session.answer()
-        except DeadlineError as error:
-            ask = f"ssh {self.host.name} {nix_store} --check-validity {self.artifact.out}"
-            raise DeadlineError(
-                f"{error.what}: asking its Nix whether it has {self.artifact.app}",
-                error.seconds,
-                next_step=f"see whether `{ask}` ends, whatever it says (a nix-daemon that hangs?); "
-                "if it does, give it longer: `timeouts.push_s` in inventory.yaml",
-            ) from error
-
-    def into_user_store(self, why: str) -> Delivery:
+    async def into_user_store(self, why: str) -> Delivery:
         """Into the store under the user's own directory; `why` not into the host's own."""
+        name = self.agent.name
         if not self.artifact.here:
             raise NoFarStoreError(
-                self.host.name,
+                name,
                 f"it would have to build {self.artifact.app} itself ({self.artifact.why_not_here}), which it cannot: "
                 f"{why}",
                 next_step=f"let this machine build for {self.artifact.system} (a remote builder, or extra-platforms "
-                f"in nix.conf), or have Nix set up on {self.host.name} for this user",
+                f"in nix.conf), or have Nix set up on {name} for this user",
             )
         from remote_runner.artifact.nix.user_store import push_user_store
 
-        with self._source() as source:
-            closure = ServeClient(source)
-            closure.greet()
-            paths = closure.closure(self.artifact.out)
-        return push_user_store(
-            self.host,
-            self.entry,
-            self.artifact,
-            paths,
-            controller=self.controller,
-            deadline=self.deadline,
-            report=self.report,
+        async with _Limit(f"push to {name}", self.deadline), self._source() as source:
+            client = ServeClient(source)
+            await client.greet()
+            closure = await client.closure(self.artifact.out)
+        return await push_user_store(
+            self.agent, self.entry, self.artifact, closure, deadline=self.deadline, report=self.report
         )
 
-    def built_there_instead(self, error: NotTrustedError) -> Delivery:
+    async def built_there_instead(self, error: NotTrustedError) -> Delivery:
         """What the host does not take from this user it may build itself; else `error`, with what can be done."""
         if not self.artifact.drv or self.entry.app.build_on is BuildOn.LOCAL:
             raise error
-        self.report(f"{self.host.name}: its Nix does not trust this user, so it builds {self.artifact.app} itself")
+        name = self.agent.name
+        self.report(f"{name}: its Nix does not trust this user, so it builds {self.artifact.app} itself")
         try:
-            return self.into_nix_store(build=True)
+            return await self.into_nix_store(build=True)
         except FarBuildFailedError as failed:
-            words = str(failed.args[0]).partition(": ")[2]
+            said = str(failed.args[0]).partition(": ")[2]
             raise NotTrustedError(
-                self.host.name, f"{error.args[0].partition(': ')[2]}; {words}", next_step=error.next_step
+                name, f"{error.args[0].partition(': ')[2]}; {said}", next_step=error.next_step
             ) from failed
 
     def _source(self) -> LocalServer:
         nix = find_nix(self.environ)
         if nix is None:
             raise NoNixError(f"{self.artifact.out}, as a store path,")
-        return LocalServer(nix, self.deadline)
+        return LocalServer(nix)
 
-    def _serve(
-        self, source: LocalServer, session: BriefSession, access: str, user: str, base: str, *, build: bool
-    ) -> Delivery:
-        """The closure over the session that serves, then the root over one of its own."""
+    async def _serve(self, stream: Stream, limit: _Limit, access: str, *, build: bool) -> Delivery:
+        """The closure to the server there, then the root."""
         artifact = self.artifact
-        far = _FarServer(self.host.name, session)
-        copy = _Copy(source, far, self.report)
-        copy.find_missing(artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build)
-        if access == "untrusted" and copy.unsigned:
-            raise self._not_trusted(user, copy.unsigned)
-        try:
-            copy.send()
-            self._realise(base, copy.wait, build=build)
-        except _UnsignedError as error:
-            raise self._not_trusted(user, copy.unsigned) from error
+        async with self._source() as source:
+            copy = _Copy(source, _FarServer(self.agent.name, stream), self.report)
+            await copy.find_missing(
+                artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build
+            )
+            self.unsigned = copy.unsigned
+            if access == "untrusted" and self.unsigned:
+                raise self._not_trusted()
+            await copy.send()
+        await copy.wait()
+        base = await self._realise(stream, limit, build=build)
         return Delivery(Store.NIX, base, False, copy.sent_bytes, len(copy.infos), copy.paths, built=build)
 
-    def _realise(self, base: str, all_there: Callable[[], None], *, build: bool) -> None:
-        """Make the root that stays, once `all_there` has returned."""
-        artifact, host = self.artifact, self.host
-        deadline = self.deadline
-        if build and artifact.here:  # then nobody has reckoned with a build
-            deadline = Deadline.after(self.entry.timeouts.build_s)
-        values = {
-            "base": base,
-            "out": artifact.out,
-            "drv": artifact.drv if build else "",
-            "substitute": "true" if self.entry.substitute else "false",
-        }
-        what = f"build of {artifact.app} on {host.name}" if build else f"push to {host.name}"
+    async def _realise(self, stream: Stream, limit: _Limit, *, build: bool) -> str:
+        """Have what came rooted there, or built and rooted; our directory there."""
+        name, app = self.agent.name, self.artifact.app
         if build:
-            self.report(f"{host.name}: builds {artifact.app} now")
-        with BriefSession(host, load_script("base.sh", "artifact/nix/realise.sh"), values, deadline, what) as session:
-            all_there()  # the session opens meanwhile
-            session.send((b"now\n",), more=True)
-            doing = "builds" if build else "roots"
-            with told_while_waiting(f"{host.name}: still {doing} {artifact.app}", self.report):
-                word, rest = session.answer()
-            _, stderr = session.end()
-        if word == "unbuilt":
+            self.report(f"{name}: builds {app} now")
+            limit.what = f"build of {app} on {name}"
+            if self.artifact.here:  # then nobody has reckoned with a build
+                limit.begin_anew(self.entry.timeouts.build_s)
+        async with told_while_waiting(f"{name}: still {'builds' if build else 'roots'} {app}", self.report):
+            await stream.send({"realise": True})
+            answer = (await stream.receive()).head
+        if "unbuilt" in answer:
             raise FarBuildFailedError(
-                host.name,
-                f"it could not build {artifact.drv} (status {rest})",
-                stderr=stderr,
-                next_step=f"see `nix log {artifact.drv}` there",
+                name,
+                f"it could not build {self.artifact.drv} (status {words(str(answer['unbuilt']))})",
+                stderr=words(answer.get("said")),
+                next_step=f"see `nix log {self.artifact.drv}` there",
             )
-        if word != "rooted":
-            raise _push_fault(host.name, rest)
+        if not (base := words(answer.get("rooted"))):
+            raise nonsense(name, answer)
+        return base
 
-    def _not_trusted(self, user: str, unsigned: list[str]) -> NotTrustedError:
-        name = self.host.name
-        which = f" (such as {unsigned[0]})" if unsigned else ""
+    def _failed(self, closed: StreamClosed) -> HostError:
+        if closed.kind != "nix":
+            return faults.push_fault(self.agent.name, closed)
+        if any(said in closed.text for said in _UNSIGNED):
+            return self._not_trusted()
+        return _nix_fault(self.agent.name, words(closed.text))
+
+    def _not_trusted(self) -> NotTrustedError:
+        name, user = self.agent.name, self.user
+        which = f" (such as {self.unsigned[0]})" if self.unsigned else ""
         return NotTrustedError(
             name,
             f"its nix-daemon does not trust user {user} and takes no path that nobody signed{which}",
@@ -241,43 +241,50 @@ class _StorePush:
         )
 
 
-class _UnsignedError(Exception):
-    """The far server takes only signed paths; only for this file."""
+class _Limit:
+    """The time within which something has to be done; `what` and `next_step` say it in the error when it was not."""
+
+    def __init__(self, what: str, deadline: Deadline) -> None:
+        self.what = what
+        self.next_step = ""
+        self._budget_s = deadline.budget_s
+        self._timeout = asyncio.timeout(deadline.timeout_s)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, value, trace)
+        except TimeoutError as error:
+            raise DeadlineError(self.what, self._budget_s, next_step=self.next_step or None) from error
+
+    def begin_anew(self, seconds: float) -> None:
+        """Have that much time from now on."""
+        self._budget_s = seconds
+        self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class _FarServer:
-    """The server at the other end of a session; a `Stream` for `ServeClient`."""
+    """The server on the host; a `Stream` for `ServeClient`."""
 
-    def __init__(self, host: str, session: BriefSession) -> None:
+    def __init__(self, host: str, stream: Stream) -> None:
         self.host = host
-        self._session = session
+        self._stream = stream
 
-    def write(self, data: bytes) -> None:
-        if not self._session.write(data):
-            self._fail()
+    async def write(self, data: bytes, *, bulk: bool = False) -> None:
+        await self._stream.write(_SERVER_STDIN, data, bulk=bulk)
 
-    def read_some(self, count: int) -> bytes:
-        data = self._session.read_some(count)
+    async def read_some(self, count: int) -> bytes:
+        """The next bytes, however many."""
+        data = await self._stream.read(_SERVER_STDOUT)
         if not data:
-            self._fail()
+            said = await self._stream.receive()  # raises why
+            raise nonsense(self.host, said.head)
         return data
-
-    def send_from(self, source: LocalServer, count: int) -> int:
-        """Send at least one and at most `count` of the next bytes of `source`; how many."""
-        # Through this process 100 MB took a tenth more CPU, there and here together.
-        if sys.platform == "linux" and (moved := self._session.splice(source.pipe(), count)) != 0:
-            if moved is None:
-                self._fail()
-            return moved
-        data = source.read_some(min(count, CHUNK_BYTES))
-        self.write(data)
-        return len(data)
-
-    def _fail(self) -> NoReturn:
-        _, stderr = self._session.end()
-        if any(words in stderr for words in _UNSIGNED):
-            raise _UnsignedError
-        raise _push_fault(self.host, stderr)
 
 
 class _Copy:
@@ -298,43 +305,48 @@ class _Copy:
         """The missing paths that an untrusted user may not add."""
         return [info.path for info in self.infos if not info.ca and not info.signatures]
 
-    def find_missing(self, path: str, *, substitute: bool) -> None:
+    async def find_missing(self, path: str, *, substitute: bool) -> None:
         """Ask both stores; from here on all of the closure that is there, or will be, is held there."""
-        self._source.greet()
-        closure = self._source.closure(path)
-        self._sink.greet()
-        with told_while_waiting(f"{self._far.host}: still looks for what it has or can fetch itself", self._report):
-            valid = self._sink.valid_paths(closure, lock=True, substitute=substitute)
+        await self._source.greet()
+        closure = await self._source.closure(path)
+        await self._sink.greet()
+        async with told_while_waiting(
+            f"{self._far.host}: still looks for what it has or can fetch itself", self._report
+        ):
+            valid = await self._sink.valid_paths(closure, lock=True, substitute=substitute)
         missing = [path for path in closure if path not in valid]
-        self.infos = in_dependency_order(self._source.path_infos(missing)) if missing else []
+        self.infos = in_dependency_order(await self._source.path_infos(missing)) if missing else []
         self.paths = len(closure)
 
-    def send(self) -> None:
+    async def send(self) -> None:
         """Send what is missing, without waiting for an answer."""
         total_bytes = sum(info.nar_bytes for info in self.infos)
         progress = Progress(self._far.host, len(self.infos), self._report, total_bytes=total_bytes)
-        for number, info in enumerate(self._source.dump(self.infos), 1):
-            self._sink.add(info)
+        number = 0
+        async for info in self._source.dump(self.infos):
+            number += 1
+            await self._sink.add(info)
             left = info.nar_bytes
             while left:
-                moved = self._far.send_from(self._near, left)
-                left -= moved
-                progress.sent(moved, number)
+                data = await self._near.read_some(min(left, _CHUNK_BYTES))
+                await self._far.write(data, bulk=True)
+                left -= len(data)
+                progress.sent(len(data), number)
         self.sent_bytes = progress.sent_bytes
 
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """Return once all that was sent is there."""
         for _ in self.infos:
-            self._sink.added()
+            await self._sink.added()
 
 
-def _push_fault(host: str, said: str) -> PushFailedError:
-    full = "make room in its Nix store, for example with nix-collect-garbage there"
-    return disk_fault(host, said, full=full, read_only="make its Nix store writable") or PushFailedError(
-        host, "its Nix store did not take the artifact", stderr=said
-    )
-
-
-def _after(deadline: Deadline) -> Deadline:
-    # A build there has a time of its own; what is left to do is to end the session.
-    return deadline if deadline.remaining_s > 10.0 else Deadline.after(10.0)
+def _nix_fault(host: str, said: str) -> PushFailedError:
+    """The error for words of the host's Nix."""
+    for text, kind, what, next_step in (
+        ("no space left", FarDiskFullError, _NO_ROOM, _MAKE_ROOM),
+        ("quota exceeded", FarDiskFullError, _NO_ROOM, _MAKE_ROOM),
+        ("read-only file system", FarReadOnlyError, "the file system there is read-only", _MAKE_WRITABLE),
+    ):
+        if text in said.lower():
+            return kind(host, what, stderr=said, next_step=next_step)
+    return PushFailedError(host, "its Nix store did not take the artifact", stderr=said)

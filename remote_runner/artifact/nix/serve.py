@@ -11,12 +11,11 @@ fails it ends, its reason on stderr.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from remote_runner.errors import ServeProtocolError
-from remote_runner.marks import CHUNK_BYTES
 
 VERSION = 0x205
 _CLIENT, _SERVER = 0x390C9DEB, 0x5452EECB
@@ -24,6 +23,7 @@ _QUERY_VALID_PATHS, _QUERY_PATH_INFOS, _DUMP_STORE_PATH, _QUERY_CLOSURE, _ADD_TO
 # What no server says on purpose: somebody else speaks, and nobody here reserves memory for it.
 _LONGEST_STRING = 1 << 20
 _MOST_STRINGS = 1 << 20
+_READ_BYTES = 256 << 10
 _BASE32 = "0123456789abcdfghijklmnpqrsvwxyz"
 
 Value = TypeVar("Value")
@@ -51,9 +51,9 @@ class PathInfo:
 class Stream(Protocol):
     """Bytes to a server and from it; both raise where it has gone."""
 
-    def write(self, data: bytes) -> None: ...
+    async def write(self, data: bytes) -> None: ...
 
-    def read_some(self, count: int) -> bytes:
+    async def read_some(self, count: int) -> bytes:
         """At least one, and at most that many."""
 
 
@@ -206,30 +206,30 @@ def in_dependency_order(infos: Mapping[str, PathInfo]) -> list[PathInfo]:
 class ServeClient:
     """Talks to one server over a stream. Raises `ServeProtocolError`, and what the stream raises.
 
-    Our greeting is sent at once; `greet` waits for the server's, which comes before everything else.
+    `greet` comes before everything else.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._read_ahead = bytearray()
-        self._stream.write(hello())
 
-    def greet(self) -> int:
-        return self._run(read_hello())
+    async def greet(self) -> int:
+        await self._stream.write(hello())
+        return await self._run(read_hello())
 
-    def valid_paths(self, paths: Collection[str], *, lock: bool, substitute: bool) -> frozenset[str]:
-        self._stream.write(query_valid_paths(paths, lock=lock, substitute=substitute))
-        return frozenset(self._run(read_strings()))
+    async def valid_paths(self, paths: Collection[str], *, lock: bool, substitute: bool) -> frozenset[str]:
+        await self._stream.write(query_valid_paths(paths, lock=lock, substitute=substitute))
+        return frozenset(await self._run(read_strings()))
 
-    def path_infos(self, paths: Collection[str]) -> dict[str, PathInfo]:
-        self._stream.write(query_path_infos(paths))
-        return self._run(read_path_infos())
+    async def path_infos(self, paths: Collection[str]) -> dict[str, PathInfo]:
+        await self._stream.write(query_path_infos(paths))
+        return await self._run(read_path_infos())
 
-    def closure(self, path: str) -> list[str]:
-        self._stream.write(query_closure([path]))
-        return self._run(read_strings())
+    async def closure(self, path: str) -> list[str]:
+        await self._stream.write(query_closure([path]))
+        return await self._run(read_strings())
 
-    def dump(self, infos: Iterable[PathInfo]) -> Iterator[PathInfo]:
+    async def dump(self, infos: Iterable[PathInfo]) -> AsyncIterator[PathInfo]:
         """Each path in turn: the next on the stream is its archive, which the caller takes before it goes on.
 
         The server reads the next path while this one is taken.
@@ -238,20 +238,20 @@ class ServeClient:
             raise ServeProtocolError(f"{len(self._read_ahead)} bytes that nobody asked for")
         behind: PathInfo | None = None
         for info in infos:
-            self._stream.write(dump_store_path(info.path))
+            await self._stream.write(dump_store_path(info.path))
             if behind is not None:
                 yield behind
             behind = info
         if behind is not None:
             yield behind
 
-    def add(self, info: PathInfo) -> None:
+    async def add(self, info: PathInfo) -> None:
         """Announce a path, whose archive the caller puts on the stream next; `added` waits until it is there."""
-        self._stream.write(add_to_store_nar(info))
+        await self._stream.write(add_to_store_nar(info))
 
-    def added(self) -> None:
+    async def added(self) -> None:
         """The answer to the oldest `add` that was not answered yet."""
-        answer = self._run(read_number())
+        answer = await self._run(read_number())
         if answer != 1:
             raise ServeProtocolError(f"the answer {answer} to a path")
 
@@ -261,12 +261,12 @@ class ServeClient:
         del self._read_ahead[:count]
         return data
 
-    def _run(self, reading: Reading[Value]) -> Value:
+    async def _run(self, reading: Reading[Value]) -> Value:
         try:
             wanted = next(reading)
             while True:
                 while len(self._read_ahead) < wanted:
-                    self._read_ahead += self._stream.read_some(CHUNK_BYTES)
+                    self._read_ahead += await self._stream.read_some(_READ_BYTES)
                 wanted = reading.send(self._take(wanted))
         except StopIteration as done:
             value: Value = done.value

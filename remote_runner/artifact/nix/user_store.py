@@ -1,82 +1,80 @@
-"""A closure into a store of the user's own, on a host without a Nix that would take it (`user.sh` has the layout)."""
+"""A closure into a store of the user's own, on a host without a Nix that would take it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from remote_runner.artifact.content import ContentEntry, tar_entries, walk_path
-from remote_runner.artifact.far_artifact import Delivery, Store
+from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.progress import Progress
-from remote_runner.artifact.push_faults import push_fault
-from remote_runner.brief import BriefSession
-from remote_runner.controller import Controller
+from remote_runner.connection import faults
+from remote_runner.connection.agent import Agent, send_chunks
+from remote_runner.connection.far_artifact import Store
+from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.said import nonsense, words
 from remote_runner.deadline import Deadline
-from remote_runner.far_shell import load_script
-from remote_runner.host import Host
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.probe import wrong_system
 
 
-def push_user_store(
-    host: Host,
+async def push_user_store(
+    agent: Agent,
     entry: HostEntry,
     artifact: StoreArtifact,
     closure: Sequence[str],
     *,
-    controller: Controller,
     deadline: Deadline,
     report: Callable[[str], None],
 ) -> Delivery:
-    """Make sure that the user's own store there has `closure`, store paths of this machine's, in one session.
+    """Make sure that the user's own store there has `closure`, store paths of this machine's.
 
-    Only what is missing is sent, and `report` told how far a long copy is. Raises `WrongSystemError` and
-    `NamespaceRefusedError` before anything is sent, `FarDiskFullError`, `FarReadOnlyError`, `FarToolMissingError`,
-    `NoFarDirectoryError`, `PushFailedError`, `ArtifactError`, `FarShellError`, `DeadlineError`, and what the
-    connection raises.
+    Only what is missing is sent, and `report` told how far a long copy is. Raises `NamespaceRefusedError` before
+    anything is sent, `FarDiskFullError`, `FarReadOnlyError`, `PushFailedError`, `ArtifactError`, `DeadlineError`, and
+    what the connection raises.
     """
     names = "".join(f"{Path(path).name}\n" for path in closure).encode()
-    values = {
-        "systems": artifact.system.unames,
-        "directory": entry.directory or "",
-        "out": artifact.hash,
-        "length": str(len(names)),
-        "limit_kib": str(entry.cache_limit_bytes // 1024),
-        "rr_enter": load_script("artifact/nix/enter.sh"),
-    }
-    script = load_script("base.sh", "artifact/nix/user.sh", "artifact/nix/user_store.sh")
-    missing: list[Path] = []
-    with BriefSession(host, script, values, deadline, f"push to {host.name}") as session:
-        session.send((names,), more=True)
-        word, rest = session.answer()
-        while word == "missing":
-            missing += (Path(closure[int(number) - 1]) for number in rest.split())
-            word, rest = session.answer()
-        asked_bytes = session.sent_bytes
-        if word == "send":
-            session.send(_reported(missing, host.name, report))
-            word, rest = session.answer()
-        session.finish()
-    if word == "system":
-        raise wrong_system(entry, artifact.system, rest, controller=controller)
-    if word not in ("have", "done"):
-        raise push_fault(host.name, word, rest)
-    sent_bytes = session.sent_bytes - asked_bytes
-    return Delivery(Store.USER, rest, not missing, sent_bytes, len(missing), len(closure))
+    head = {"verb": "closure", "out": artifact.hash, "length": len(names), "limit": entry.cache_limit_bytes}
+    failed = partial(faults.push_fault, agent.name)
+    sent_bytes, missing = 0, []
+    async with agent.asked(f"push to {agent.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
+        with suppress(StreamClosed):  # the answer, which comes next, says why
+            await stream.write(0, names)
+        answer = (await stream.receive()).head
+        if "missing" in answer:
+            missing = _missing(agent.name, answer["missing"], closure)
+            walk = _Walk(missing)
+            progress = Progress(agent.name, len(missing), report)
+            sent_bytes = await send_chunks(
+                stream, walk.tar(), lambda total: progress.sent(total - progress.sent_bytes, walk.number)
+            )
+            answer = (await stream.receive()).head
+    base = words(answer.get("done") or answer.get("have"))
+    if not base:
+        raise nonsense(agent.name, answer)
+    return Delivery(Store.USER, base, not missing, sent_bytes, len(missing), len(closure))
 
 
-def _reported(paths: Sequence[Path], host: str, report: Callable[[str], None]) -> Iterator[bytes]:
-    """The tar stream of these paths, with a word now and then."""
-    number = 0
-    progress = Progress(host, len(paths), report)
+def _missing(host: str, said: object, closure: Sequence[str]) -> list[Path]:
+    """The paths at those positions in the closure."""
+    if not isinstance(said, list) or not all(type(number) is int and 0 <= number < len(closure) for number in said):
+        raise nonsense(host, said)
+    return [Path(closure[number]) for number in said]
 
-    def entries() -> Iterator[ContentEntry]:
-        nonlocal number
-        for path in paths:
-            number += 1
+
+class _Walk:
+    """Reads store paths; `number` is that of the path (from 1) that it has come to."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self.number = 0
+
+    def tar(self) -> Iterator[bytes]:
+        return tar_entries(self._entries(), last="complete", as_in_store=True)
+
+    def _entries(self) -> Iterator[ContentEntry]:
+        for path in self._paths:
+            self.number += 1
             yield from walk_path(path)
-
-    for chunk in tar_entries(entries(), last="complete", as_in_store=True):
-        yield chunk
-        progress.sent(len(chunk), number)

@@ -37,7 +37,7 @@ def program(directory: Path) -> Path:
     return path
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], agent: Callable[[socket.socket, str], Peer] | None = None) -> None:
     """The program of the session: starts the agent where it has to, hands over, and waits."""
     _, base, nonce, session, epoch = argv
     os.chdir(f"{base}/agents")  # a socket's path is short
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             for fd in range(3):
                 os.dup2(null, fd)
             try:
-                asyncio.run(Peer(listener, base).serve())
+                asyncio.run((agent or Peer)(listener, base).serve())
             finally:
                 Path(path).unlink(missing_ok=True)
                 os._exit(0)

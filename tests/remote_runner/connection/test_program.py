@@ -171,13 +171,13 @@ def test_it_builds_for_this_machine_at_installation(
         "REMOTE_RUNNER_RUNTIME_DIR": str(controller.runtime),
         "REMOTE_RUNNER_CACHE_DIR": str(controller.cache),
     }
-    assert program.main({**go(), **directories}) == 0
+    assert program.main([], {**go(), **directories}) == 0
     built = tmp_path / "built" / identity() / str(System.local())
     assert capsys.readouterr().out == f"{built}\n"
     assert find_program(System.local(), controller.cache) == built
     identity.cache_clear()
     (sources / "main.go").write_text("package main // changed\n")
-    assert program.main({"PATH": "", **directories}) == 1
+    assert program.main([], {"PATH": "", **directories}) == 1
     assert "install Go" in capsys.readouterr().err
 
 

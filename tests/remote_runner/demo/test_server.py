@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import select
-import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,61 +151,6 @@ def test_a_client_that_does_not_read_holds_the_command_up(client: Client, tmp_pa
         while piece := process.stdout.read(65536):
             size_bytes += len(piece)
         assert (process.wait(timeout=30), size_bytes) == (0, 20_000_000)
-
-
-def test_a_reverse_forward_gets_a_port_and_carries_a_connection(demo: DemoHost, client: Client) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as service:
-
-        def answer() -> None:
-            connection, _ = service.accept()
-            with connection:
-                connection.sendall(b"from the controller: " + connection.recv(100))
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        near = f"127.0.0.1:{service.getsockname()[1]}"
-        with subprocess.Popen(
-            client.argv("-N", "-R", f"0:{near}", client.host), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-        ) as process:
-            assert process.stderr is not None
-            found = re.search(rb"Allocated port (\d+)", read_line(process.stderr.fileno()))
-            assert found
-            with socket.create_connection(("127.0.0.1", int(found[1])), timeout=30) as connection:
-                connection.sendall(b"hello")
-                assert connection.recv(100) == b"from the controller: hello"
-            process.terminate()
-        thread.join()
-
-
-def test_a_reverse_forward_stays_on_loopback(client: Client) -> None:
-    done = subprocess.run(
-        client.argv("-oExitOnForwardFailure=yes", "-R", "192.0.2.1:0:127.0.0.1:9", client.host, "true"),
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert done.returncode == 255
-    assert b"forwarding failed" in done.stderr
-
-
-def test_a_local_forward_carries_a_connection(client: Client) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        service.settimeout(30)
-        with subprocess.Popen(
-            client.argv("-W", f"localhost:{service.getsockname()[1]}", client.host),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            connection, _ = service.accept()
-            with connection:
-                connection.sendall(b"there\n")
-                assert read_line(process.stdout.fileno()) == b"there\n"
-                process.stdin.write(b"and back\n")
-                process.stdin.flush()
-                assert connection.recv(100) == b"and back\n"
-            process.terminate()  # with both ends closed, OpenSSH 9.2 waits for one more packet
 
 
 def test_many_sessions_share_one_connection(client: Client, tmp_path_factory: pytest.TempPathFactory) -> None:

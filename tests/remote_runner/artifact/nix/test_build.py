@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -25,6 +25,7 @@ from remote_runner.artifact.nix.builder import planned_commands, store_artifact
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.artifact.nix.serve import ServeClient
 from remote_runner.artifact.nix.source import LocalServer
+from remote_runner.cancellation import Cancellation, WorkCancelledError
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
@@ -39,7 +40,6 @@ from remote_runner.errors import (
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder, BuildOn
 from remote_runner.inventory.systems import System
-from remote_runner.stop import InstanceStoppedError, Stop
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan
@@ -413,6 +413,14 @@ def failure(settings: AppSettings, plan: Path, controller: Controller, **changes
     return caught.value
 
 
+async def closure(nix: Nix, path: str) -> list[str]:
+    """What the serve protocol says of it."""
+    async with LocalServer(nix) as server:
+        client = ServeClient(server)
+        await client.greet()
+        return await client.closure(path)
+
+
 def test_a_build_that_fails_shows_its_last_lines_and_its_log(plan: Path, controller: Controller) -> None:
     packages(plan, node("seq 1 50; echo broken >&2; exit 3"))
     error = failure(app(), plan, controller)
@@ -431,10 +439,7 @@ def test_a_daemon_of_this_machine_builds(nix_here: NixHere, plan: Path, controll
                 assert daemon.poll() is None
                 time.sleep(0.01)
             artifact = built(app(), plan, controller, environ=environ)
-            with LocalServer(replace(the_nix(), environ=environ), Deadline.after(60)) as server:
-                client = ServeClient(server)
-                client.greet()
-                assert client.closure(artifact.out) == [artifact.out]
+            assert asyncio.run(closure(replace(the_nix(), environ=environ), artifact.out)) == [artifact.out]
         finally:
             daemon.terminate()
             assert daemon.stderr is not None
@@ -541,25 +546,25 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_stop_ends_the_build_and_leaves_it_to_the_next(plan: Path, tmp_path: Path, controller: Controller) -> None:
+def test_a_cancellation_ends_the_build_and_leaves_it_to_the_next(
+    plan: Path, tmp_path: Path, controller: Controller
+) -> None:
     os.mkfifo(tmp_path / "begun")
     packages(plan, node(f"[ -e {tmp_path}/second ] || {{ echo $$ > {tmp_path}/begun; sleep 600; }}; {MAKE}"))
-    stop = Stop()
     pids = []
+    with Cancellation() as cancellation:
 
-    def ask() -> None:
-        pids.append(int((tmp_path / "begun").read_text()))
-        os.kill(os.getpid(), signal.SIGUSR1)
+        def cancel() -> None:
+            pids.append(int((tmp_path / "begun").read_text()))
+            cancellation.cancel("enough")
 
-    before = signal.signal(signal.SIGUSR1, lambda number, frame: stop.request("enough"))
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        with pytest.raises(InstanceStoppedError, match="enough"), stop.interruptible():
-            build(app(), plan, controller, stop=stop)
-    finally:
-        thread.join(30)
-        signal.signal(signal.SIGUSR1, before)
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        try:
+            with pytest.raises(WorkCancelledError, match="enough"):
+                build(app(), plan, controller, cancellation=cancellation)
+        finally:
+            thread.join(30)
     wait_until_gone(pids[0])
     (tmp_path / "second").touch()
     assert built(app(), plan, controller).here

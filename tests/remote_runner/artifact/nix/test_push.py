@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import re
@@ -8,19 +9,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from remote_runner.artifact.far_artifact import Store
 from remote_runner.artifact.nix import progress
 from remote_runner.artifact.nix import push as nix_push
 from remote_runner.artifact.nix.artifact import StoreArtifact
-from remote_runner.artifact.push import Pushed, already_pushed, forget_push, push
+from remote_runner.artifact.push import Pushed, push_artifact
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.far_artifact import Store
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
@@ -33,8 +33,7 @@ from remote_runner.errors import (
     RemoteRunnerError,
     WrongSystemError,
 )
-from remote_runner.hosts import open_host
-from remote_runner.inventory.inventory import HostEntry, Inventory, host_key
+from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import BuildOn, StoreChoice
 from remote_runner.inventory.systems import System
 from tests import hosts_nix
@@ -49,7 +48,7 @@ LARGE = "head -c 60000000 /dev/urandom >$out/large\n"
 
 @dataclass
 class Pushing:
-    """Pushes as an instance does, from this process, with masters of the test's own."""
+    """Pushes as a task by hand does: over a connection for each."""
 
     controller: Controller
     known_by_name: Callable[[TestHost], str]
@@ -63,9 +62,6 @@ class Pushing:
         entry = self.entry(host, **changes)
         return push_entry(self.controller, entry, artifact, seconds=seconds, report=self.reports.append)
 
-    def forget(self, host: TestHost, artifact: StoreArtifact) -> None:
-        forget_push(self.controller, self.entry(host), artifact.hash)
-
 
 def push_entry(
     controller: Controller,
@@ -73,23 +69,24 @@ def push_entry(
     artifact: StoreArtifact,
     *,
     seconds: float = WAIT_S,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda words: None,
 ) -> Pushed:
-    with open_host(entry, controller, os.environ) as host:
-        return push(
-            host,
-            entry,
-            artifact,
-            controller=controller,
-            deadline=Deadline.after(seconds),
-            environ=os.environ,
-            report=report,
-        )
+    build_s = entry.timeouts.build_s if artifact.here else 0.0
+    entry = replace(entry, timeouts=replace(entry.timeouts, push_s=seconds, build_s=build_s))
+
+    async def push() -> Pushed:
+        agent = await Agent.connect(entry, controller, os.environ, Deadline.after(WAIT_S))
+        try:
+            return await push_artifact(agent, entry, artifact, controller, os.environ, report)
+        finally:
+            await agent.close()
+
+    return asyncio.run(push())
 
 
 @pytest.fixture
-def pushing(controller: Controller, known_by_name: Callable[[TestHost], str]) -> Pushing:
-    return Pushing(controller, known_by_name, [])
+def pushing(agents: Controller, known_by_name: Callable[[TestHost], str]) -> Pushing:
+    return Pushing(agents, known_by_name, [])
 
 
 @dataclass
@@ -161,16 +158,10 @@ def test_a_closure_arrives_stays_and_is_then_there(pushing: Pushing, apps: Apps,
     second = pushing.push(host, artifact)
     assert second.present
     assert (second.sent_bytes, second.directory) == (0, first.directory)
-    known = already_pushed(pushing.controller, pushing.entry(host), artifact)
-    assert known is not None
-    assert known.far_artifact == first.far_artifact
+    assert second.far_artifact == first.far_artifact
 
 
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_archives_arrive_whole_where_the_kernel_moves_them_and_where_it_does_not(
-    pushing: Pushing, apps: Apps, host: NetnsHost, monkeypatch: pytest.MonkeyPatch, platform: str
-) -> None:
-    monkeypatch.setattr(nix_push, "sys", SimpleNamespace(platform=platform))
+def test_archives_arrive_whole(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:
     artifact = apps.app(texts=["a", "b"], build=LARGE)
     pushed = pushing.push(host, artifact)
     assert pushed.sent_paths == 3
@@ -189,15 +180,11 @@ def test_of_a_closure_of_300_paths_with_3_missing_3_are_sent(pushing: Pushing, a
     assert is_valid(host, artifact.out)
 
 
-def test_what_is_valid_there_is_rooted_in_the_one_session_that_asks(
-    pushing: Pushing, apps: Apps, host: NetnsHost
-) -> None:
+def test_what_is_valid_there_is_rooted(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:
     artifact = apps.app()
     pushing.push(host, artifact)
     run(host, "rm .cache/remote-runner/nix/roots/*")
-    begun = host.log.read_text().count("Starting session")
     assert pushing.push(host, artifact).present
-    assert host.log.read_text().count("Starting session") == begun + 1
     run(host, "nix-store --gc")
     assert is_valid(host, artifact.out)
 
@@ -215,8 +202,6 @@ def test_what_was_collected_since_is_pushed_again(pushing: Pushing, apps: Apps, 
     pushing.push(host, artifact)
     run(host, "rm .cache/remote-runner/nix/roots/* && nix-store --gc")
     assert not is_valid(host, artifact.out)
-    pushing.forget(host, artifact)
-    assert already_pushed(pushing.controller, pushing.entry(host), artifact) is None
     assert not pushing.push(host, artifact).present
     assert is_valid(host, artifact.out)
 
@@ -318,7 +303,7 @@ def test_a_server_that_dies_there_is_told(pushing: Pushing, apps: Apps, host: Ne
     killer = threading.Thread(target=reboot)
     killer.start()
     with pytest.raises(HostLostError):
-        pushing.push(host, artifact)
+        pushing.push(host, artifact, tolerate_s=2.0)
     killer.join()
 
 
@@ -333,24 +318,6 @@ def test_a_full_disk_is_told(pushing: Pushing, apps: Apps, lan: Lan, keys: Keys,
                 pushing.push(host, apps.app(build=LARGE))
     finally:
         subprocess.run([which("umount"), "--lazy", str(small / "nix")], check=True)
-
-
-def test_twenty_instances_make_one_copy(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:
-    artifact = apps.app(texts=["a", "b", "c"])
-    entry = pushing.entry(host)
-    context = multiprocessing.get_context("spawn")
-    ready, results = context.Semaphore(0), context.Queue()
-    arguments = (pushing.controller, entry, artifact, ready, results)
-    processes = [context.Process(target=push_in_process, args=arguments) for _ in range(20)]
-    with pushing.controller.lock(f"push-{host_key(entry)}-{artifact.hash}"):
-        for process in processes:
-            process.start()
-        for _ in processes:
-            assert ready.acquire(timeout=WAIT_S)
-    said = [results.get(timeout=WAIT_S) for _ in processes]
-    for process in processes:
-        process.join(WAIT_S)
-    assert sorted(said) == [(False, artifact.out), *[(True, artifact.out)] * 19]
 
 
 # Garbage collection
@@ -390,12 +357,12 @@ def test_garbage_collections_at_the_seams_take_nothing_away(
     def collect() -> None:
         collected.append(run(host, "nix-store --gc --print-dead | wc -l; nix-store --gc"))
 
-    def send(copy: Any) -> None:
+    async def send(copy: Any) -> None:
         collect()  # what is there was asked for
-        original_send(copy)
+        await original_send(copy)
 
-    def wait(copy: Any) -> None:
-        original_wait(copy)
+    async def wait(copy: Any) -> None:
+        await original_wait(copy)
         collect()  # all is there, without a root
 
     monkeypatch.setattr(nix_push._Copy, "send", send)
@@ -428,15 +395,6 @@ def test_a_user_whom_the_daemon_does_not_trust_has_it_built_there(
     assert run(daemon, "ls .cache/remote-runner/nix/roots") == f"{artifact.hash}\n"
     assert run(daemon, "ls -A .cache/remote-runner/nix") == "roots\n"
     assert pushing.push(daemon, artifact).present
-
-
-def test_who_waits_for_such_a_push_waits_for_the_build_as_well(pushing: Pushing, apps: Apps, daemon: NetnsHost) -> None:
-    artifact = apps.app(build="case $(uname -n) in nix2) sleep 4 ;; esac\n")
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(pushing.push, daemon, artifact)
-        wait_until(lambda: "nix2: builds app now" in pushing.reports or first.done())
-        assert pushing.push(daemon, artifact, seconds=1).present
-        assert first.result().built
 
 
 def test_who_is_not_trusted_and_may_not_build_there_is_told_the_ways(
@@ -550,8 +508,6 @@ def test_without_a_store_to_add_to_it_goes_into_the_users_own(
     assert pushed.sent_bytes > 0
     assert str(pushed.program) == f"{artifact.out}/bin/app"
     assert pushing.push(host, artifact).present
-    assert already_pushed(pushing.controller, pushing.entry(host), artifact) is not None
-    assert already_pushed(pushing.controller, pushing.entry(host, store=StoreChoice.NIX), artifact) is None
 
 
 def test_the_users_own_store_can_be_asked_for(pushing: Pushing, apps: Apps, host: NetnsHost) -> None:

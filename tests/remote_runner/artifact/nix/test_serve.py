@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from remote_runner.artifact.nix import serve
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
-from remote_runner.deadline import Deadline
-from remote_runner.errors import DeadlineError, LocalProgramError, ServeProtocolError
+from remote_runner.errors import LocalProgramError, ServeProtocolError
 from tests.nix_bed import NixHere, simple_flake
 
 
@@ -116,22 +116,22 @@ def nix(nix_here: NixHere) -> Nix:
     return found
 
 
-@pytest.fixture
-def source(nix: Nix) -> Iterator[ServeClient]:
-    with LocalServer(nix, Deadline.after(60)) as server:
-        client = ServeClient(server)
-        assert client.greet() == 0x205
-        yield client
-
-
-def test_a_real_server_says_of_paths_what_nix_says(nix_here: NixHere, source: ServeClient, tmp_path: Path) -> None:
+def test_a_real_server_says_of_paths_what_nix_says(nix_here: NixHere, nix: Nix, tmp_path: Path) -> None:
     out = nix_here.build(f"path:{simple_flake(tmp_path / 'f', texts=['one', 'two'])}#packages.x86_64-linux.app")
-    closure = source.closure(out)
+    absent = f"{out[:43]}-absent"
+
+    async def ask() -> tuple[list[str], frozenset[str], dict[str, PathInfo]]:
+        async with LocalServer(nix) as server:
+            client = ServeClient(server)
+            assert await client.greet() == 0x205
+            closure = await client.closure(out)
+            valid = await client.valid_paths([*closure, absent], lock=False, substitute=False)
+            return closure, valid, await client.path_infos([*closure, absent])
+
+    closure, valid, infos = asyncio.run(ask())
     assert sorted(closure) == sorted(nix_here.closure(out))
     assert len(closure) == 3
-    absent = f"{out[:43]}-absent"
-    assert source.valid_paths([*closure, absent], lock=False, substitute=False) == frozenset(closure)
-    infos = source.path_infos([*closure, absent])
+    assert valid == frozenset(closure)
     assert infos.keys() == set(closure)
     for path, found in infos.items():
         assert sorted(found.references) == sorted(nix_here.run("nix-store", "-q", "--references", path).split())
@@ -146,23 +146,37 @@ def test_archives_come_whole_and_in_order(nix_here: NixHere, nix: Nix, tmp_path:
     build = "head -c 1000000 /dev/urandom >$out/large\n"
     flake = simple_flake(tmp_path / "f", texts=["three", "four"], build=build)
     out = nix_here.build(f"path:{flake}#packages.x86_64-linux.app")
-    with LocalServer(nix, Deadline.after(60)) as server:
-        source = ServeClient(server)
-        source.greet()
-        infos = in_dependency_order(source.path_infos(source.closure(out)))
-        for found in source.dump(infos):
-            archive = b""
-            while len(archive) < found.nar_bytes:
-                archive += server.read_some(found.nar_bytes - len(archive))
-            assert hashlib.sha256(archive).hexdigest() == found.nar_hash
-        assert source.closure(infos[0].path)  # the stream is where it should be
+
+    async def take() -> None:
+        async with LocalServer(nix) as server:
+            source = ServeClient(server)
+            await source.greet()
+            infos = in_dependency_order(await source.path_infos(await source.closure(out)))
+            async for found in source.dump(infos):
+                archive = b""
+                while len(archive) < found.nar_bytes:
+                    archive += await server.read_some(found.nar_bytes - len(archive))
+                assert hashlib.sha256(archive).hexdigest() == found.nar_hash
+            assert await source.closure(infos[0].path)  # the stream is where it should be
+
+    asyncio.run(take())
 
 
-def test_a_server_that_fails_is_an_error_with_its_words(nix: Nix, source: ServeClient) -> None:
+def test_a_server_that_fails_is_an_error_with_its_words(nix: Nix) -> None:
+    async def ask() -> None:
+        async with LocalServer(nix) as server:
+            client = ServeClient(server)
+            await client.greet()
+            await client.closure("/nix/store/00000000000000000000000000000000-absent")
+
     with pytest.raises(LocalProgramError, match=r"status 1.*\n.*is not valid"):
-        source.closure("/nix/store/00000000000000000000000000000000-absent")
+        asyncio.run(ask())
 
 
-def test_a_server_that_says_nothing_ends_with_the_deadline(nix: Nix) -> None:
-    with LocalServer(nix, Deadline.after(0.2)) as server, pytest.raises(DeadlineError):
-        server.read_some(1)  # it waits for our greeting
+def test_a_server_that_says_nothing_can_be_given_up(nix: Nix) -> None:
+    async def ask() -> None:
+        async with LocalServer(nix) as server, asyncio.timeout(0.2):
+            await server.read_some(1)  # it waits for our greeting
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask())

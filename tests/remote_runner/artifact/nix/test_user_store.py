@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from remote_runner.artifact.far_artifact import Delivery, FarArtifact, Store
+from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix import progress
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.user_store import push_user_store
+from remote_runner.connection.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
@@ -24,20 +25,15 @@ from remote_runner.errors import (
     FarDiskFullError,
     FarReadOnlyError,
     NamespaceRefusedError,
-    NoFarDirectoryError,
     ProgramUnusableError,
-    WrongSystemError,
 )
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.leftovers import list_artifacts, remove_artifacts
-from remote_runner.masters import SshHost
 from tests import hosts_nix
-from tests.hosts import Keys, which
+from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan, NetnsHost
-from tests.needs import need
 from tests.nix_bed import NixHere, simple_flake
-from tests.remote_runner.far import WAIT_S, Far
+from tests.remote_runner.artifact.nix.far import WAIT_S, Far
 
 BASE = "/home/tester/.cache/remote-runner"
 STORE = f"{BASE}/store"
@@ -84,80 +80,61 @@ class Bare:
     """A machine without Nix, and a connection to it."""
 
     machine: NetnsHost
-    host: SshHost
-    controller: Controller
-    outputs: Path
+    far: Far
     reports: list[str] = field(default_factory=list)
 
     def push(self, app: Built, **settings: Any) -> Delivery:
-        entry = replace(Inventory.parse("", Path("/plan/inventory.yaml")).host("bare"), **settings)
-        return push_user_store(
-            self.host,
-            entry,
-            app.artifact,
-            app.closure,
-            controller=self.controller,
-            deadline=Deadline.after(WAIT_S),
-            report=self.reports.append,
+        entry = replace(Inventory.parse("", Path("/plan/inventory.yaml")).host(self.machine.name), **settings)
+        return self.far.do(
+            push_user_store(
+                self.far.agent,
+                entry,
+                app.artifact,
+                app.closure,
+                deadline=Deadline.after(WAIT_S),
+                report=self.reports.append,
+            )
         )
-
-    @property
-    def far(self) -> Far:
-        return Far(self.host, "/bin/sh", Path(BASE), self.outputs)
 
     def names(self, place: str) -> list[str]:
         directory = self.machine.here(f"{STORE}/{place}")
         return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
     def wait_empty(self, place: str) -> None:
-        """Until the script there, whose session ended, has tidied up."""
+        """Until the agent has tidied up behind a request that was given up."""
         deadline = time.monotonic() + WAIT_S
         while left := [name for name in self.names(place) if name.startswith(".tmp-")]:
             assert time.monotonic() < deadline, left
-            time.sleep(0.02)  # nobody tells the end of a process that is not ours
+            time.sleep(0.02)  # nobody tells
+
+
+Opened = Callable[..., Bare]
 
 
 @pytest.fixture
-def bare(no_nix_host: NetnsHost, controller: Controller, tmp_path: Path) -> Iterator[Bare]:
-    with SshHost(no_nix_host.target, controller, os.environ) as host:
-        yield Bare(no_nix_host, host, controller, tmp_path / "outputs")
+def opened(
+    nix_here: NixHere, agents: Controller, known_by_name: Callable[[TestHost], str], tmp_path: Path
+) -> Iterator[Opened]:
+    """Connects to a machine, until the end of the test."""
+    with ExitStack() as stack:
+
+        def connect(machine: NetnsHost, **settings: Any) -> Bare:
+            known_by_name(machine)
+            entry = replace(Inventory.parse("", Path("/plan/inventory.yaml")).host(machine.name), **settings)
+            return Bare(machine, stack.enter_context(Far.open(entry, agents, tmp_path / "outputs")))
+
+        yield connect
 
 
-@pytest.fixture(params=["dash", "bash", "busybox"])
-def bare_in_any_sh(
-    request: pytest.FixtureRequest,
-    nix_here: NixHere,
-    lan: Lan,
-    keys: Keys,
-    controller: Controller,
-    tmp_path: Path,
-) -> Iterator[Bare]:
-    """With busybox every tool is busybox's, unshare and mount among them."""
-    need(request.param)
-    config = ("SetEnv PATH=/home/tester/applets",) if request.param == "busybox" else ()
-    with NetnsHost.start(
-        lan,
-        tmp_path / "bare",
-        name="bare",
-        ordinary_user=True,
-        sh=request.param,
-        without=("/nix",),
-        config=config,
-        keys=keys,
-    ) as machine:
-        if request.param == "busybox":
-            applets = machine.here("/home/tester/applets")
-            applets.mkdir()
-            subprocess.run([which("busybox"), "--install", "-s", applets], check=True)
-        with SshHost(machine.target, controller, os.environ) as host:
-            yield Bare(machine, host, controller, tmp_path / "outputs")
+@pytest.fixture
+def bare(no_nix_host: NetnsHost, opened: Opened) -> Bare:
+    return opened(no_nix_host)
 
 
 # --- the push
 
 
-def test_the_store_there_is_a_copy_of_the_one_here(nix_here: NixHere, app: Built, bare_in_any_sh: Bare) -> None:
-    bare = bare_in_any_sh
+def test_the_store_there_is_a_copy_of_the_one_here(nix_here: NixHere, app: Built, bare: Bare) -> None:
     pushed = bare.push(app)
     sent_bytes = pushed.sent_bytes
     assert (pushed.store, pushed.base, pushed.present) == (Store.USER, BASE, False)
@@ -192,13 +169,6 @@ def test_only_what_is_missing_is_sent(nix_here: NixHere, tmp_path: Path, bare: B
     assert set(bare.names("nix/store")) == {Path(path).name for path in (*old.closure, *new.closure)}
 
 
-def test_another_system_is_told_of_before_anything_is_sent(app: Built, bare: Bare) -> None:
-    other = replace(app, artifact=replace(app.artifact, system=System("aarch64", "linux")))
-    with pytest.raises(WrongSystemError):
-        bare.push(other)
-    assert not bare.machine.here(BASE).exists()
-
-
 def test_a_long_copy_tells_how_far_it_is(app: Built, bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     bare.push(app)
@@ -213,54 +183,57 @@ def test_a_push_that_is_cut_off_leaves_nothing_that_counts(app: Built, bare: Bar
     bare.wait_empty("closures")
     assert bare.names("nix/store") == bare.names("closures") == []
     assert not bare.push(app).present
-    assert bare.far.run("bin/app", "-c", "exit 4", artifact=app.far).finish().exit_status == 4
+    assert bare.far.run("bin/app", "-c", "exit 4", artifact=app.far)[1].exit_status == 4
 
 
 @pytest.mark.parametrize(
     ("options", "then", "error", "words"),
     [
         ("size=64k", "true", FarDiskFullError, "no room"),
-        ("size=10m", "mount -o remount,ro /mnt/small", FarReadOnlyError, "read-only"),
-        ("size=10m,noexec", "true", NoFarDirectoryError, "noexec"),
+        ("size=10m", f"mount -o remount,ro {STORE}", FarReadOnlyError, "read-only"),
     ],
 )
 def test_a_file_system_that_will_not_do_is_told_of(
-    app: Built, bare: Bare, options: str, then: str, error: type[Exception], words: str
+    app: Built,
+    no_nix_host: NetnsHost,
+    opened: Opened,
+    options: str,
+    then: str,
+    error: type[Exception],
+    words: str,
 ) -> None:
-    mount = f"mkdir /mnt/small && mount -t tmpfs -o uid=4242,gid=4242,mode=700,{options} none /mnt/small && {then}"
-    bare.machine.as_root(mount)
+    mount = f"mkdir -p {STORE} && chown -R tester /home/tester/.cache && chmod 700 {BASE} && mount -t tmpfs -o "
+    no_nix_host.as_root(f"{mount}uid=4242,gid=4242,mode=700,{options} none {STORE} && {then}")
+    bare = opened(no_nix_host)
     with pytest.raises(error, match=words):
-        bare.push(app, directory="/mnt/small")
-    assert bare.machine.as_root("ls -A /mnt/small/store/nix/store 2>/dev/null || :") == ""
+        bare.push(app)
+    assert bare.names("nix/store") == []
 
 
 # --- a program in it
 
 
-def test_a_program_finds_its_store_at_its_place(app: Built, bare_in_any_sh: Bare) -> None:
-    bare = bare_in_any_sh
+def test_a_program_finds_its_store_at_its_place(app: Built, bare: Bare) -> None:
     script = """readlink /proc/$$/exe; ls -d /nix/store/*; ls /; pwd; id -u; uname -n
         cat /proc/$$/stat; ls /proc/$$/fd; echo words >&2; echo kept >"$TEST_OUTPUTS_PATH/file"; exit 5"""
     bare.push(app)
-    running = bare.far.run("bin/app", "-c", script, artifact=app.far)
-    result = running.finish()
+    running, exited = bare.far.run("bin/app", "-c", script, artifact=app.far)
     lines = running.stdout.decode().splitlines()
     assert lines.pop(0) == f"{app.artifact.out}/bin/app"
     assert [lines.pop(0) for _ in app.closure] == sorted(app.closure)
     outside = bare.machine.ssh("ls /").decode().split()
     assert [lines.pop(0) for _ in range(len(outside) + 1)] == sorted([*outside, "nix"])
-    uses_busybox = bare.machine.sh == "busybox"
-    assert lines[:3] == [f"{result.far_directory}/tmp", "0" if uses_busybox else "4242", "bare"]
+    assert lines[:3] == [f"{running.directory}/tmp", "4242", "bare"]
     stat = lines[3].rpartition(")")[2].split()
     assert stat[2] == lines[3].split()[0], "it leads a process group of its own"
     assert lines[4:] == ["0", "1", "2"]
     assert running.stderr == b"words\n"
-    assert (result.exit_status, result.leftover_processes) == (5, 0)
+    assert (exited.exit_status, exited.leftover_processes) == (5, 0)
     assert (running.outputs / "file").read_text() == "kept\n"
     assert bare.far.runs() == []
 
 
-def test_its_environment_is_the_given_one(app: Built, bare_in_any_sh: Bare) -> None:
+def test_its_environment_is_the_given_one(app: Built, bare: Bare) -> None:
     given = {
         "PATH": "/nowhere:/usr/bin:/bin",
         "PS1": "$ ",
@@ -269,8 +242,8 @@ def test_its_environment_is_the_given_one(app: Built, bare_in_any_sh: Bare) -> N
         "BYTES": "\udcff\n'\"",
         "UID": "7",
     }
-    bare_in_any_sh.push(app)
-    running = bare_in_any_sh.far.run("bin/app", "-c", "cat /proc/$$/environ", artifact=app.far, environment=given)
+    bare.push(app)
+    running, _ = bare.far.run("bin/app", "-c", "cat /proc/$$/environ", artifact=app.far, environment=given)
     found = dict(entry.split(b"=", 1) for entry in running.stdout.split(b"\0") if entry)
     assert found.pop(b"HOME") == b"/home/tester"
     assert {found.pop(name.encode()) for name in given} == {os.fsencode(value) for value in given.values()}
@@ -279,33 +252,45 @@ def test_its_environment_is_the_given_one(app: Built, bare_in_any_sh: Bare) -> N
     assert running.stderr == b""
 
 
-def test_it_gets_term_and_what_it_leaves_is_ended(app: Built, bare_in_any_sh: Bare) -> None:
-    script = "setsid sleep 600 & trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
-    bare_in_any_sh.push(app)
-    with bare_in_any_sh.far.start("bin/app", "-c", script, artifact=app.far, grace_s=3) as running:
+def test_it_gets_term_and_what_it_leaves_is_ended(app: Built, bare: Bare) -> None:
+    script = "trap 'echo told; exit 3' TERM; setsid sh -c 'echo ready; exec sleep 600' & while :; do sleep 0.1; done"
+    bare.push(app)
+    with bare.far.start("bin/app", "-c", script, artifact=app.far, grace_s=3) as running:
         running.wait_for(b"ready")
-        running.stop.set()
-        result = running.finish()
-    assert (result.exit_status, result.reason, running.stdout) == (3, "stop", b"ready\ntold\n")
-    assert result.leftover_processes == 1
-    assert not [process for process in bare_in_any_sh.machine.processes() if "sleep 600" in process.command]
+        running.stop()
+        exited = running.finish()
+    assert (exited.exit_status, exited.reason, running.stdout) == (3, "stop", b"ready\ntold\n")
+    assert exited.leftover_processes == 1
+    assert not [process for process in bare.machine.processes() if "sleep 600" in process.command]
 
 
 def test_where_somebody_else_has_a_store_it_is_hidden_from_the_program_alone(
-    app: Built, foreign_nix_host: NetnsHost, controller: Controller, tmp_path: Path
+    app: Built, foreign_nix_host: NetnsHost, opened: Opened
 ) -> None:
-    with SshHost(foreign_nix_host.target, controller, os.environ) as host:
-        bare = Bare(foreign_nix_host, host, controller, tmp_path / "outputs")
+    bare = opened(foreign_nix_host)
+    bare.push(app)
+    running, _ = bare.far.run("bin/app", "-c", "readlink /proc/$$/exe; ls /nix/store; id -un", artifact=app.far)
+    names = [Path(path).name for path in app.closure]
+    assert running.stdout.decode().split() == [f"{app.artifact.out}/bin/app", *sorted(names), "tester"]
+    assert app.artifact.hash not in foreign_nix_host.as_root("ls /nix/store")
+
+
+def test_none_of_the_hosts_tools_is_needed(
+    nix_here: NixHere, app: Built, lan: Lan, keys: Keys, opened: Opened, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").touch(mode=0o644)
+    binds = {which(tool): tmp_path / "nothing" for tool in ("unshare", "mount", "tar", "find")}
+    with NetnsHost.start(
+        lan, tmp_path / "bare", name="bare", ordinary_user=True, without=("/nix",), binds=binds, keys=keys
+    ) as machine:
+        bare = opened(machine)
         bare.push(app)
-        running = bare.far.run("bin/app", "-c", "readlink /proc/$$/exe; ls /nix/store; id -un", artifact=app.far)
-        names = [Path(path).name for path in app.closure]
-        assert running.stdout.decode().split() == [f"{app.artifact.out}/bin/app", *sorted(names), "tester"]
-        assert app.artifact.hash not in foreign_nix_host.as_root("ls /nix/store")
+        assert bare.far.run("bin/app", "-c", "exit 4", artifact=app.far)[1].exit_status == 4
 
 
 def test_links_in_the_store_are_followed_as_the_program_would(app: Built, bare: Bare) -> None:
     bare.push(app)
-    running = bare.far.run("itself/itself/bin/link", "-c", "echo $0 $1", "a", "b", artifact=app.far)
+    running, _ = bare.far.run("itself/itself/bin/link", "-c", "echo $0 $1", "a", "b", artifact=app.far)
     assert running.stdout == b"a b\n"
     for program, kind in (
         ("itself/bin/none", "nothing"),
@@ -323,16 +308,15 @@ def test_a_closure_that_was_cleaned_away_is_missed(app: Built, bare: Bare) -> No
     with pytest.raises(ArtifactMissingError, match=app.artifact.hash):
         bare.far.run("bin/app", artifact=app.far)
     assert bare.push(app).present
-    assert bare.far.run("bin/app", "-c", "exit 4", artifact=app.far).finish().exit_status == 4
+    assert bare.far.run("bin/app", "-c", "exit 4", artifact=app.far)[1].exit_status == 4
 
 
 # --- what stays there
 
 
 def test_a_closure_that_runs_stays_and_of_the_others_what_only_they_have_goes(
-    nix_here: NixHere, tmp_path: Path, bare_in_any_sh: Bare
+    nix_here: NixHere, tmp_path: Path, bare: Bare
 ) -> None:
-    bare = bare_in_any_sh
     used = build(nix_here, tmp_path / "used", texts=("one", "two"))
     unused = build(nix_here, tmp_path / "unused", texts=("one", "three"), more="head -c 300000 /dev/zero >$out/large")
     for app in (used, unused):
@@ -346,7 +330,7 @@ def test_a_closure_that_runs_stays_and_of_the_others_what_only_they_have_goes(
     bare.machine.as_root(f"chown -R tester {STORE}")
     with bare.far.start("bin/app", "-c", "echo ready; sleep 60", artifact=used.far, grace_s=1) as running:
         running.wait_for(b"ready")
-        found = {artifact.name: artifact for artifact in list_artifacts(bare.host)}
+        found = {artifact.name: artifact for artifact in bare.far.artifacts()}
         assert {name: (one.is_used, one.is_partial) for name, one in found.items()} == {
             used.artifact.hash: (True, False),
             gone: (False, False),
@@ -355,55 +339,15 @@ def test_a_closure_that_runs_stays_and_of_the_others_what_only_they_have_goes(
         assert (found[gone].store, found[gone].directory) == (Store.USER, PurePosixPath(f"{STORE}/closures/{gone}"))
         assert 300_000 < found[gone].size_bytes < 600_000
         assert found[gone].age_s > 1_000_000 > found[used.artifact.hash].age_s
-        removal = remove_artifacts(bare.host, [*found, "unknown"])
+        removal = bare.far.remove_artifacts([*found, "unknown"])
         assert set(removal.removed) == {f"{STORE}/closures/{gone}", f"{STORE}/nix/store/0-left"}
         assert removal.alive == (f"{STORE}/closures/{used.artifact.hash}",)
         assert removal.unknown == ("unknown",)
         assert bare.names("nix/store") == ["0-found", *sorted(Path(path).name for path in used.closure)]
-        running.stop.set()
-        running.finish()
     bare.machine.here(f"{STORE}/closures/.tmp-other").unlink()
-    remove_artifacts(bare.host, [used.artifact.hash])
+    bare.far.remove_artifacts([used.artifact.hash])
     assert bare.names("nix/store") == bare.names("closures") == []
-    assert list_artifacts(bare.host) == ()
-
-
-def test_a_run_that_begins_while_its_closure_is_cleaned_away_keeps_it(
-    nix_here: NixHere, app: Built, lan: Lan, keys: Keys, controller: Controller, tmp_path: Path
-) -> None:
-    tools = "/home/tester/tools"
-    with (
-        NetnsHost.start(
-            lan,
-            tmp_path / "bare",
-            name="bare",
-            ordinary_user=True,
-            without=("/nix",),
-            config=(f"SetEnv PATH={tools}:/usr/bin:/bin",),
-            keys=keys,
-        ) as machine,
-        SshHost(machine.target, controller, os.environ) as host,
-    ):
-        bare = Bare(machine, host, controller, tmp_path / "outputs")
-        bare.push(app)
-        with bare.far.start("bin/app", "-c", "echo ready; sleep 60", artifact=app.far, grace_s=1) as running:
-            running.wait_for(b"ready")
-            # A run whose record appears when the first list is taken away, so after the look at what runs.
-            machine.here(f"{BASE}/runs").rename(machine.here(f"{BASE}/later"))
-            machine.here(tools).mkdir()
-            for name in ("mv", "rm"):
-                tool = machine.here(f"{tools}/{name}")
-                tool.write_text(
-                    f'#!/bin/sh\n[ ! -d {BASE}/later ] || /bin/mv {BASE}/later {BASE}/runs\nexec /bin/{name} "$@"\n'
-                )
-                tool.chmod(0o755)
-            removal = remove_artifacts(bare.host, [app.artifact.hash])
-            assert machine.here(f"{BASE}/runs").is_dir()
-            assert removal.alive == (f"{STORE}/closures/{app.artifact.hash}",)
-            assert bare.names("closures") == [app.artifact.hash]
-            assert bare.names("nix/store") == sorted(Path(path).name for path in app.closure)
-            running.stop.set()
-            running.finish()
+    assert bare.far.artifacts() == ()
 
 
 def test_a_push_makes_room_by_what_was_not_used_for_long(nix_here: NixHere, tmp_path: Path, bare: Bare) -> None:
@@ -432,10 +376,9 @@ def test_a_push_makes_room_by_what_was_not_used_for_long(nix_here: NixHere, tmp_
 
 
 @pytest.fixture
-def refusing(nix_here: NixHere, lan: Lan, keys: Keys, controller: Controller, tmp_path: Path) -> Iterator[Bare]:
+def refusing(lan: Lan, keys: Keys, opened: Opened, tmp_path: Path) -> Iterator[Bare]:
     with hosts_nix.without_nix(lan, tmp_path / "bare", name="bare", keys=keys, conf=(NO_NAMESPACES,)) as machine:
-        with SshHost(machine.target, controller, os.environ) as host:
-            yield Bare(machine, host, controller, tmp_path / "outputs")
+        yield opened(machine)
 
 
 def test_a_kernel_that_refuses_is_told_of_before_anything_is_sent(app: Built, refusing: Bare) -> None:
@@ -443,7 +386,7 @@ def test_a_kernel_that_refuses_is_told_of_before_anything_is_sent(app: Built, re
         # Were it sent, the missing path would be told of.
         refusing.push(replace(app, closure=("/nix/store/00000000000000000000000000000000-gone",)))
     words = str(caught.value)
-    assert "unshare: unshare failed: No space left on device" in words
+    assert "the kernel gives no namespaces: no space left on device" in words
     assert "max_user_namespaces" in words
     assert "store: nix" in words
     assert "builder: command" in words
@@ -460,19 +403,8 @@ def test_a_kernel_that_refuses_since_the_push_is_told_of_at_the_start(app: Built
     program.write_bytes(Path(which("dash")).read_bytes())
     program.chmod(0o755)
     refusing.machine.as_root("chown -R tester /home/tester/.cache && chmod 700 " + BASE)
-    with pytest.raises(NamespaceRefusedError, match="No space left on device"):
+    with pytest.raises(NamespaceRefusedError, match="no space left on device"):
         refusing.far.run("bin/app", "-c", "exit 0", artifact=app.far)
     assert refusing.far.runs() == []
-    with pytest.raises(NamespaceRefusedError, match="No space left on device"):
+    with pytest.raises(NamespaceRefusedError, match="no space left on device"):
         refusing.push(app)
-
-
-def test_a_host_without_unshare_is_told_of(
-    nix_here: NixHere, app: Built, lan: Lan, keys: Keys, controller: Controller, tmp_path: Path
-) -> None:
-    (tmp_path / "nothing").touch(mode=0o644)
-    binds = {which("unshare"): tmp_path / "nothing"}
-    with NetnsHost.start(lan, tmp_path / "bare", name="bare", ordinary_user=True, binds=binds, keys=keys) as machine:
-        with SshHost(machine.target, controller, os.environ) as host:
-            with pytest.raises(NamespaceRefusedError, match="no unshare"):
-                Bare(machine, host, controller, tmp_path / "outputs").push(app)

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// What both sides say is in remote_runner/broker/protocol.py.
+const (
+	protocol      = "rrb1"
+	answerBytes   = len(protocol) + 1
+	answerTakes   = 'y'
+	answerStale   = 's'
+	startVariable = "REMOTE_RUNNER_BROKER"
+	// A broker takes an instance in milliseconds. One that was stopped, or hangs at its start, is not waited for.
+	patience = 30 * time.Second
+	attempts = 3
+	backlog  = 4096
+)
+
+var (
+	errNotTaken = errors.New("it ended before it took the instance")
+	errSilent   = fmt.Errorf("it says nothing within %s", patience)
+)
+
+// handOver lets a broker run the instance and returns its exit status. An error says why none could: then nothing
+// of the instance has begun.
+func handOver(instance command) (int, error) {
+	place, err := newPlace(instance)
+	if err != nil {
+		return 0, err
+	}
+	for attempt := 0; attempt < attempts; attempt++ {
+		connection, started, err := place.reach()
+		if err == nil {
+			answer, failure := readAnswer(connection)
+			if failure == nil && answer == answerTakes {
+				return follow(connection)
+			}
+			syscall.Close(connection)
+			if failure == nil && answer == answerStale {
+				continue // its code has changed, and it listens no more
+			}
+			err = failure
+		}
+		if started != 0 && (err == errNotTaken || err == errSilent) {
+			return 0, place.explain(started, err)
+		}
+		if err != errNotTaken {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("%d of them ended before one took it", attempts)
+}
+
+// A place is where the broker of a command listens: everything that it is started with decides it.
+type place struct {
+	command
+	socket, log, lock string
+	environ           []string
+}
+
+func newPlace(instance command) (place, error) {
+	runtimeDir, err := runtimeDirectory()
+	if err != nil {
+		return place{}, err
+	}
+	for _, name := range []string{"broker", "locks"} {
+		if err := ownDirectory(filepath.Join(runtimeDir, name)); err != nil {
+			return place{}, err
+		}
+	}
+	environ := []string{}
+	for _, variable := range os.Environ() {
+		if isForInterpreter(variable) {
+			environ = append(environ, variable)
+		}
+	}
+	sort.Strings(environ)
+	whole := append(append([]string{protocol, instance.directory}, instance.words...), environ...)
+	key := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(whole, "\x00"))))[:16]
+	socket := filepath.Join(runtimeDir, "broker", key)
+	lock := filepath.Join(runtimeDir, "locks", "broker-"+key)
+	return place{instance, socket, socket + ".log", lock, environ}, nil
+}
+
+// isForInterpreter says whether a variable decides how an interpreter starts. The others are an instance's own.
+func isForInterpreter(variable string) bool {
+	name := strings.SplitN(variable, "=", 2)[0]
+	for _, other := range []string{"PATH", "HOME", "LANG", "TZ"} {
+		if name == other {
+			return true
+		}
+	}
+	for _, prefix := range []string{"LC_", "PYTHON", "LD_", "DYLD_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// reach connects to the broker. Where none listens, exactly one of all launchers starts it, and has its process id.
+func (place place) reach() (connection, started int, err error) {
+	if connection, err = connect(place.socket); err == nil {
+		return connection, 0, nil
+	}
+	lock, err := acquire(place.lock, patience)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer lock.release()
+	if connection, err = connect(place.socket); err == nil {
+		return connection, 0, nil // another was first
+	}
+	listener, err := place.listen()
+	if err != nil {
+		return 0, 0, err
+	}
+	started, err = place.start(listener)
+	syscall.Close(listener)
+	if err != nil {
+		os.Remove(place.socket)
+		return 0, 0, err
+	}
+	if connection, err = connect(place.socket); err != nil {
+		return 0, started, errNotTaken
+	}
+	return connection, started, nil
+}
+
+// listen makes the socket before there is a process behind it, so that everybody else connects and waits from then on.
+func (place place) listen() (int, error) {
+	fd, err := unixSocket()
+	if err != nil {
+		return 0, err
+	}
+	fresh := place.socket + ".new"
+	os.Remove(fresh) // left by one who was killed here
+	umask := syscall.Umask(0o177)
+	err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: fresh})
+	syscall.Umask(umask)
+	if err == nil {
+		err = syscall.Listen(fd, backlog)
+	}
+	if err == nil {
+		err = os.Rename(fresh, place.socket)
+	}
+	if err != nil {
+		syscall.Close(fd)
+		os.Remove(fresh)
+		return 0, fmt.Errorf("%s: %w", place.socket, err)
+	}
+	return fd, nil
+}
+
+func (place place) start(listener int) (int, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	log, err := os.OpenFile(place.log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	var socket syscall.Stat_t
+	if err := syscall.Stat(place.socket, &socket); err != nil {
+		return 0, err
+	}
+	if err := keepDescriptors(); err != nil {
+		return 0, err
+	}
+	directory := place.directory
+	if directory == "" {
+		directory = "/"
+	}
+	pid, err := syscall.ForkExec(place.words[0], place.words, &syscall.ProcAttr{
+		Dir:   directory,
+		Env:   append(place.environ, fmt.Sprintf("%s=%d %s", startVariable, socket.Ino, place.socket)),
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)}, // which is descriptor 3 there
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", place.words[0], err)
+	}
+	return pid, nil
+}
+
+// keepDescriptors lets nothing that this process was given by chance (a lock, a pipe) live on in the broker.
+func keepDescriptors() error {
+	names, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var fd int
+		if _, err := fmt.Sscan(name.Name(), &fd); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// explain ends the broker that was started here and took nothing, and says what is known of it.
+func (place place) explain(pid int, reason error) error {
+	syscall.Kill(pid, syscall.SIGKILL)
+	var status syscall.WaitStatus
+	ignoringInterrupts(func() error { _, err := syscall.Wait4(pid, &status, 0, nil); return err })
+	said, _ := os.ReadFile(place.log)
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	if last := lines[len(lines)-1]; last != "" {
+		return fmt.Errorf("%w: %s", reason, last)
+	}
+	return reason
+}
+
+func unixSocket() (int, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fd)
+	}
+	return fd, err
+}
+
+func setLimit(fd, which int, limit time.Duration) error {
+	value := syscall.NsecToTimeval(limit.Nanoseconds())
+	return syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, which, &value)
+}
+
+// connect waits while the listener's queue is full, which package net would take for an error.
+func connect(socket string) (int, error) {
+	fd, err := unixSocket()
+	if err != nil {
+		return 0, err
+	}
+	if err = setLimit(fd, syscall.SO_SNDTIMEO, patience); err == nil {
+		err = ignoringInterrupts(func() error { return syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}) })
+	}
+	if err != nil {
+		syscall.Close(fd)
+		return 0, fmt.Errorf("%s: %w", socket, err)
+	}
+	return fd, nil
+}
+
+// readAnswer is what the broker says first: whether it takes the instance.
+func readAnswer(connection int) (byte, error) {
+	if err := setLimit(connection, syscall.SO_RCVTIMEO, patience); err != nil {
+		return 0, err
+	}
+	answer := make([]byte, answerBytes)
+	for read := 0; read < len(answer); {
+		count := 0
+		err := ignoringInterrupts(func() (err error) { count, err = syscall.Read(connection, answer[read:]); return })
+		if err == syscall.EAGAIN {
+			return 0, errSilent
+		}
+		if err != nil || count == 0 {
+			return 0, errNotTaken
+		}
+		read += count
+	}
+	if string(answer[:len(protocol)]) != protocol {
+		return 0, fmt.Errorf("it speaks %q, and this launcher %q", answer[:len(protocol)], protocol)
+	}
+	kind := answer[len(protocol)]
+	if kind != answerTakes && kind != answerStale {
+		return 0, errors.New("it takes no instance")
+	}
+	return kind, setLimit(connection, syscall.SO_RCVTIMEO, 0)
+}
+
+// follow hands the instance over and waits for its end; signals go to it.
+func follow(connection int) (int, error) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	request, err := request()
+	if err == nil {
+		err = send(connection, request)
+	}
+	if err != nil {
+		syscall.Close(connection) // it runs nothing before it has all of the request
+		return 0, fmt.Errorf("the instance cannot be handed over: %w", err)
+	}
+	go func() {
+		for number := range signals {
+			syscall.Write(connection, []byte{byte(number.(syscall.Signal))})
+		}
+	}()
+	status := []byte{0}
+	count := 0
+	err = ignoringInterrupts(func() (err error) { count, err = syscall.Read(connection, status); return })
+	if err != nil || count == 0 {
+		run := os.Getenv("TEST_RUN")
+		fail("the broker that ran this instance ended: it was killed, or has crashed",
+			"run it again; the application ends on its host by itself, `fab fetch --run "+run+"` brings what it had written,"+
+				" `fab clean --run "+run+"` removes it")
+	}
+	return int(status[0]), nil
+}
+
+func request() ([]byte, error) {
+	directory, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	umask := syscall.Umask(0)
+	syscall.Umask(umask)
+	fields := append([]string{fmt.Sprintf("%o", umask), directory}, os.Environ()...)
+	body := strings.Join(fields, "\x00") + "\x00"
+	head := make([]byte, len(protocol)+4)
+	copy(head, protocol)
+	binary.BigEndian.PutUint32(head[len(protocol):], uint32(len(body)))
+	return append(head, body...), nil
+}
+
+// send sends all of the request, and stdin, stdout and stderr with its first bytes.
+func send(connection int, request []byte) error {
+	head := len(protocol) + 4
+	err := ignoringInterrupts(func() error {
+		return syscall.Sendmsg(connection, request[:head], syscall.UnixRights(0, 1, 2), nil, 0)
+	})
+	for sent := head; err == nil && sent < len(request); {
+		count := 0
+		err = ignoringInterrupts(func() (err error) { count, err = syscall.Write(connection, request[sent:]); return })
+		sent += count
+	}
+	return err
+}

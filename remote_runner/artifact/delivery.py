@@ -1,0 +1,23 @@
+"""What a push to a host came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remote_runner.connection.far_artifact import Store
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a push came to. `base` is our directory there; of `paths` store paths, `sent_paths` were missing and sent.
+
+    built: the host has built the artifact itself, and what was sent is the closure of its derivation.
+    """
+
+    store: Store
+    base: str
+    present: bool
+    sent_bytes: int = 0
+    sent_paths: int = 0
+    paths: int = 0
+    built: bool = False

@@ -1,0 +1,88 @@
+"""Instances as coroutines in a thread of this process, for `fab local.*`: none starts a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller
+from remote_runner.instance.instance import run_instance
+from remote_runner.instance.shared import Shared
+from remote_runner.instance.writer import Writer
+from testground.local_exec import Started
+
+_CLOSE_S = 30.0
+
+
+class InProcess:
+    """A `testground.local_exec.Starter`; a context manager that ends its connections."""
+
+    def __init__(self, plan_dir: Path, controller: Controller) -> None:
+        self._plan_dir = plan_dir
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="instances", daemon=True)
+        self._shared = Shared(controller)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._shared.close(), self._loop).result(_CLOSE_S)
+        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(_CLOSE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def start(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int) -> Started:
+        """Run an instance with this environment on these descriptors, which are closed at its end."""
+        stop = Cancellation()
+        future = asyncio.run_coroutine_threadsafe(self._run(environ, stdout_fd, stderr_fd, stop), self._loop)
+        return _Instance(future, stop)
+
+    async def _run(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int, stop: Cancellation) -> int:
+        stdout, stderr = Writer(stdout_fd), Writer(stderr_fd)
+        try:
+            with stop:
+                return await run_instance(
+                    environ, self._plan_dir, shared=self._shared, stop=stop, stdout=stdout, stderr=stderr
+                )
+        finally:
+            for writer, fd in ((stdout, stdout_fd), (stderr, stderr_fd)):
+                writer.close()
+                os.close(fd)
+
+
+async def _end_tasks() -> None:
+    """End what still goes on, as `asyncio.run` does."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class _Instance:
+    def __init__(self, future: Future[int], stop: Cancellation) -> None:
+        self._future = future
+        self._stop = stop
+
+    def terminate(self) -> None:
+        self._stop.cancel("somebody here ended the instance")
+
+    def kill(self) -> None:
+        self._future.cancel()
+
+    def wait(self) -> int | None:
+        try:
+            return self._future.result()
+        except CancelledError:
+            return None

@@ -1,0 +1,52 @@
+"""Where a broker listens: everything that it is started with decides it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from remote_runner.broker.protocol import MAGIC
+from remote_runner.controller import Controller
+
+VARIABLE = "REMOTE_RUNNER_BROKER"
+"""What the broker is told of its socket (inode and path); `off` makes an instance run in its own process."""
+DIRECTORY = "broker"
+_NAMES = ("PATH", "HOME", "LANG", "TZ")
+_PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_")
+
+
+@dataclass(frozen=True)
+class BrokerPlace:
+    """The socket, what the broker says, and the lock under which the socket is made and removed."""
+
+    socket: Path
+
+    @classmethod
+    def of(cls, controller: Controller, words: Sequence[str], directory: str, environ: Mapping[str, str]) -> Self:
+        """The place of the broker that is started by these words; exec-go/broker.go finds the same one."""
+        text = "\0".join((MAGIC.decode(), directory, *words, *interpreter_variables(environ)))
+        key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+        return cls(controller.runtime / DIRECTORY / key)
+
+    @property
+    def log(self) -> Path:
+        """What it and its interpreter said."""
+        return self.socket.with_name(f"{self.socket.name}.log")
+
+    @property
+    def lock(self) -> Path:
+        """Held while its socket comes or goes."""
+        return self.socket.parent.parent / "locks" / self.lock_name
+
+    @property
+    def lock_name(self) -> str:
+        """The lock's name among those of `Controller.lock`."""
+        return f"broker-{self.socket.name}"
+
+
+def interpreter_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables that decide how an interpreter starts, as NAME=VALUE, sorted; the others are an instance's own."""
+    return sorted(f"{name}={value}" for name, value in environ.items() if name in _NAMES or name.startswith(_PREFIXES))

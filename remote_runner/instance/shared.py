@@ -1,0 +1,265 @@
+"""What the instances of a process share: connections, builds, pushes, forwards, and one client to each sync service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from remote_runner.artifact.build import AnyArtifact, build_for
+from remote_runner.artifact.push import Pushed, push_artifact
+from remote_runner.cancellation import Cancellation
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.forwards import Listener, LocalForward
+from remote_runner.controller import Controller
+from remote_runner.deadline import Deadline
+from remote_runner.instance.single_flight import SingleFlight
+from remote_runner.inventory.endpoint import Endpoint
+from remote_runner.inventory.inventory import AppSettings, HostEntry, Inventory
+from remote_runner.inventory.kinds import ForwardUsers
+from remote_runner.inventory.known import remember_contact
+from remote_runner.inventory.systems import System
+from testground.sync.shared_client import SharedSyncClient
+
+# Results of builds that are kept for the instances of a run that come later; on disk they stay longer.
+_KEPT_BUILDS = 256
+_PUSH_KEPT = 1024
+_LINGER_S = 2.0
+
+
+def reached_by(entry: HostEntry) -> tuple[object, ...]:
+    """What makes two entries the same connection: how the host is reached, and where our directory is on it."""
+    return (entry.name, entry.ssh, entry.directory, entry.tolerate_s, entry.connect)
+
+
+@dataclass
+class _Host:
+    """A connection, and what this process knows of the host behind it."""
+
+    agent: Agent
+    pushes: SingleFlight[tuple[object, ...], Pushed] = field(
+        default_factory=lambda: SingleFlight[tuple[object, ...], Pushed](keeps=_PUSH_KEPT)
+    )
+    listeners: SingleFlight[tuple[object, ...], Listener] = field(
+        default_factory=lambda: SingleFlight[tuple[object, ...], Listener](keeps=_PUSH_KEPT)
+    )
+    near_forwards: SingleFlight[tuple[object, ...], LocalForward] = field(
+        default_factory=lambda: SingleFlight[tuple[object, ...], LocalForward](keeps=_PUSH_KEPT)
+    )
+
+
+class Shared:
+    """For one event loop; an async context manager that closes what it has opened."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self._hosts: SingleFlight[tuple[object, ...], _Host] = SingleFlight(keeps=10_000)
+        self._opened: list[_Host] = []
+        self._builds: SingleFlight[tuple[object, ...], AnyArtifact] = SingleFlight(
+            keeps=_KEPT_BUILDS, keeps_failures=True
+        )
+        self._services: SingleFlight[tuple[str, int], SharedSyncClient] = SingleFlight(keeps=100)
+        self._clients: list[SharedSyncClient] = []
+        self._closing: set[asyncio.Future[None]] = set()
+        self._inventories: dict[Path, tuple[object, Inventory]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every connection."""
+        opened, self._opened = self._opened, []
+        clients, self._clients = self._clients, []
+        closing = [*(host.agent.close() for host in opened), *(client.close() for client in clients)]
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    def inventory(self, plan_dir: Path) -> Inventory:
+        """The plan's inventory; read anew when the file is another one. Raises `InventoryError`."""
+        state = Inventory.state_of(plan_dir)
+        found = self._inventories.get(plan_dir)
+        if found is None or found[0] != state:
+            found = self._inventories[plan_dir] = (state, Inventory.load(plan_dir, cache=self.controller.cache))
+            while len(self._inventories) > 64:
+                del self._inventories[next(iter(self._inventories))]
+        return found[1]
+
+    # Connections
+
+    async def agent(self, entry: HostEntry, environ: Mapping[str, str]) -> Agent:
+        """The connection to a host: the one that is open, or a new one within `timeouts.connect_s`.
+
+        Raises what `Agent.connect` raises.
+        """
+        return (await self._host(entry, environ)).agent
+
+    def open_agent(self, entry: HostEntry) -> Agent | None:
+        """The connection to a host, where one is open."""
+        host = self._hosts.peek(reached_by(entry))
+        return None if host is None or host.agent.is_lost else host.agent
+
+    async def _host(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
+        key = reached_by(entry)
+        host = self._hosts.peek(key)
+        if host is not None:
+            if not host.agent.is_lost:
+                return host
+            self._hosts.forget(key)
+            if host in self._opened:
+                self._opened.remove(host)
+        return await self._hosts.get(key, lambda: self._connect(entry, environ))
+
+    async def _connect(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
+        agent = await Agent.connect(entry, self.controller, environ, Deadline.after(entry.timeouts.connect_s))
+        host = _Host(agent)
+        self._opened.append(host)
+        remember_contact(self.controller, entry, agent.system)
+        return host
+
+    # Builds
+
+    async def artifact(
+        self,
+        app: AppSettings,
+        system: System,
+        *,
+        plan_dir: Path,
+        run_id: str,
+        environ: Mapping[str, str],
+        build_s: float,
+    ) -> AnyArtifact:
+        """The application for a system, built once for each run. Raises what `build_for` raises."""
+        key = (run_id, plan_dir, app, system)
+        return await self._builds.get(key, lambda: self.build(app, system, plan_dir, run_id, environ, build_s))
+
+    async def build(
+        self,
+        app: AppSettings,
+        system: System,
+        plan_dir: Path,
+        run_id: str | None,
+        environ: Mapping[str, str],
+        build_s: float,
+    ) -> AnyArtifact:
+        """The same, without sharing a result of this process; by hand (`run_id` is `None`) it is built anew."""
+
+        def work() -> AnyArtifact:
+            return build_for(
+                app,
+                system,
+                plan_dir=plan_dir,
+                run_id=run_id,
+                controller=self.controller,
+                environ=environ,
+                deadline=Deadline.after(build_s),
+                cancellation=cancellation,
+            )
+
+        with Cancellation() as cancellation:
+            building = asyncio.create_task(asyncio.to_thread(work))
+            try:
+                return await asyncio.shield(building)
+            except asyncio.CancelledError:
+                cancellation.cancel("nobody waits for the build any more")
+                with suppress(Exception):  # what it says of its end is nobody's
+                    await building
+                raise
+
+    # What is on a host
+
+    async def push(
+        self, entry: HostEntry, artifact: AnyArtifact, environ: Mapping[str, str], report: Callable[[str], None]
+    ) -> Pushed:
+        """Bring the artifact to the host, once for each connection. Raises what `push_artifact` raises."""
+        host = await self._host(entry, environ)
+        key = (artifact.hash, artifact.system, entry.store)
+        known = host.pushes.peek(key)
+        if known is not None:
+            return known.again()
+        is_ours = False
+
+        def start() -> Awaitable[Pushed]:
+            nonlocal is_ours
+            is_ours = True
+            return push_artifact(host.agent, entry, artifact, self.controller, environ, report)
+
+        pushed = await host.pushes.get(key, start)
+        return pushed if is_ours else pushed.again()
+
+    def forget_push(self, entry: HostEntry, artifact: AnyArtifact) -> None:
+        """The host does not have it any more."""
+        host = self._hosts.peek(reached_by(entry))
+        if host is not None:
+            host.pushes.forget((artifact.hash, artifact.system, entry.store))
+
+    async def listener(
+        self,
+        entry: HostEntry,
+        environ: Mapping[str, str],
+        near: Endpoint,
+        port: int,
+        told: Callable[[str], None],
+        stack: ExitStack,
+    ) -> Listener:
+        """A port of the host's loopback that leads to `near` until `stack` is closed.
+
+        Others on the same connection share it. It stays for a moment after its last user, so that the next instance
+        need not ask; nothing is dialled for who comes to it meanwhile.
+        """
+        host = await self._host(entry, environ)
+        any_user = entry.forward_users is ForwardUsers.ANY
+        key = (near, port, any_user)
+        listener = host.listeners.peek(key)
+        if listener is None:
+            listener = await host.listeners.get(
+                key, lambda: host.agent.listen(near, port, any_user=any_user, told=told)
+            )
+        stack.callback(self._let_go, host, key, listener)
+        stack.enter_context(listener.use())
+        return listener
+
+    def _let_go(self, host: _Host, key: tuple[object, ...], listener: Listener) -> None:
+        asyncio.get_running_loop().call_later(_LINGER_S, self._close_unused, host, key, listener)
+
+    def _close_unused(self, host: _Host, key: tuple[object, ...], listener: Listener) -> None:
+        if not listener.in_use and host.listeners.peek(key) is listener:
+            host.listeners.forget(key)
+            closing = asyncio.ensure_future(listener.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def near_forward(
+        self, entry: HostEntry, environ: Mapping[str, str], far: Endpoint, port: int
+    ) -> LocalForward:
+        """A port of this machine's loopback that leads to `far`, dialled from the host, while somebody uses it."""
+        host = await self._host(entry, environ)
+        key = (far, port)
+        forward = host.near_forwards.peek(key)
+        if forward is not None and forward.is_open:
+            return forward
+        host.near_forwards.forget(key)
+        return await host.near_forwards.get(key, lambda: host.agent.forward_local(far, port))
+
+    # Services
+
+    async def sync_service(self, host: str, port: int) -> SharedSyncClient:
+        """The client of the sync service there. Raises `SyncUnreachableError`."""
+        client = self._services.peek((host, port))
+        if client is not None:
+            if client.is_open:
+                return client
+            self._services.forget((host, port))
+        return await self._services.get((host, port), lambda: self._open_service(host, port))
+
+    async def _open_service(self, host: str, port: int) -> SharedSyncClient:
+        client = await SharedSyncClient.open(host, port)
+        self._clients = [*(other for other in self._clients if other.is_open), client]
+        return client

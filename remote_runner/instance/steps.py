@@ -1,0 +1,153 @@
+"""The steps of an instance, each one function from values to values: choose, build, push, forward, run, fetch, clean.
+
+The tasks of these names and `run_instance` call the very same ones; a fabfile of the user's may chain them otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from remote_runner.artifact.build import AnyArtifact, Artifact
+from remote_runner.artifact.push import Pushed
+from remote_runner.cancellation import Cancellation
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.job import Job
+from remote_runner.connection.run import Exited, Run, Sink
+from remote_runner.errors import PlacementError
+from remote_runner.instance.forwarding import Forwarded, open_forwards
+from remote_runner.instance.shared import Shared
+from remote_runner.inventory.inventory import HostEntry, Inventory
+from remote_runner.inventory.placement import PARAM, Entry, Placement, needs_groups, parse_entries, place, places_after
+from remote_runner.inventory.systems import System
+from remote_runner.outputs import OutputsReport
+from testground.runenv import RunEnv
+from testground.sync.client import service_address
+
+CHOOSE_STATE = "choose_server"
+CHOOSE_TOPIC = "choose_server_groups"
+_GROUPS_S = 60.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An instance's number and its place; `others` are the places that follow it in the list, `entries` the list."""
+
+    number: int
+    placement: Placement
+    others: tuple[Placement, ...]
+    entries: tuple[Entry, ...]
+
+
+async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: Mapping[str, str]) -> Chosen:
+    """Take the instance's number from the sync service, and find its place in the list of hosts.
+
+    Raises `PlacementError`, `SyncError` and its kinds, `UnknownHostError`.
+    """
+    listed = parse_entries(runenv.params.get(PARAM, ""))
+    entries = inventory.entries() if listed is None else inventory.complete(listed)
+    group = runenv.group_id
+    earlier: list[str] = []
+    sync = await shared.sync_service(*service_address(environ))
+    number = await sync.signal_entry(runenv, CHOOSE_STATE)
+    if needs_groups(entries):
+        await sync.publish(runenv, CHOOSE_TOPIC, {"number": number, "group": group})
+        groups: dict[int, str] = {}
+        published = sync.subscribe(runenv, CHOOSE_TOPIC, timeout_s=_GROUPS_S)
+        async for message in published:
+            other, name = _published_group(message)
+            groups[other] = name
+            if all(earlier_number in groups for earlier_number in range(1, number + 1)):
+                break
+        await published.aclose()
+        earlier = [groups[other] for other in range(1, number)]
+    placement = place(entries, number, group, earlier, inventory.spread)
+    return Chosen(number, placement, tuple(places_after(entries, placement, group)), tuple(entries))
+
+
+async def build(
+    shared: Shared, entry: HostEntry, system: System, *, plan_dir: Path, run_id: str, environ: Mapping[str, str]
+) -> AnyArtifact:
+    """The application for a host's system, built once for each run. Raises what `build_for`, `check_target` raise."""
+    artifact = await shared.artifact(
+        entry.app, system, plan_dir=plan_dir, run_id=run_id, environ=environ, build_s=entry.timeouts.build_s
+    )
+    if not isinstance(artifact, Artifact):
+        from remote_runner.artifact.nix.builder import check_target
+
+        check_target(artifact, entry)
+    return artifact
+
+
+async def push(
+    shared: Shared,
+    entry: HostEntry,
+    artifact: AnyArtifact,
+    environ: Mapping[str, str],
+    report: Callable[[str], None],
+) -> Pushed:
+    """Bring it to the host, once for each connection; `report` hears of a long push how far it is.
+
+    Raises what `push_artifact` raises.
+    """
+    return await shared.push(entry, artifact, environ, report)
+
+
+async def forward(
+    shared: Shared, entry: HostEntry, environ: Mapping[str, str], report: Callable[[str], None]
+) -> Forwarded:
+    """A way to each service that `environ` names, and the inventory's own forwards; a context manager that lets go.
+
+    Raises `PortTakenError`, `RunEnvironmentError`, and what the connection raises.
+    """
+    return await open_forwards(shared, entry, environ, report)
+
+
+async def run(agent: Agent, job: Job) -> Run:
+    """Start the application. Raises what `Agent.start_run` raises."""
+    return await agent.start_run(job)
+
+
+async def follow(run: Run, stdout: Sink, stderr: Sink, stop: Cancellation) -> Exited:
+    """Pass its streams on until it and all that it left behind have ended; `stop` ends it there.
+
+    Raises `SupervisorLostError`, `ProgramUnusableError`.
+    """
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+
+    def end() -> None:
+        loop.call_soon_threadsafe(lambda: stopping.append(loop.create_task(run.stop(stop.reason))))
+
+    stop.then(end)
+    try:
+        return await run.follow(stdout, stderr)
+    finally:
+        stop.forget(end)
+        await asyncio.gather(*stopping, return_exceptions=True)
+
+
+async def fetch(run: Run, outputs: Path, limit_bytes: int, umask: int | None = None) -> OutputsReport:
+    """Bring its outputs home; `umask` holds for what is made.
+
+    Raises `OutputsError` and its kinds, `DeadlineError`, `HostLostError`.
+    """
+    return await run.fetch(outputs, limit_bytes=limit_bytes, umask=umask)
+
+
+async def clean(run: Run, *, keep: bool = False) -> None:
+    """Remove its directory there, or leave it for `fetch`."""
+    await (run.keep() if keep else run.clean())
+
+
+def _published_group(published: object) -> tuple[int, str]:
+    """An instance's number and group, as it published them."""
+    match published:
+        case {"number": int(number), "group": str(group)}:
+            return number, group
+    raise PlacementError(
+        f"topic {CHOOSE_TOPIC}: found {published!r}, expected an instance's number and group",
+        next_step="run the same remote-runner for all instances, and let the application publish on other topics",
+    )

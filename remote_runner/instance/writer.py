@@ -1,0 +1,211 @@
+"""Writing to descriptors that others share, in an event loop that nothing may block."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+_R = TypeVar("_R")
+
+_PIPE_BUF = select.PIPE_BUF
+# For regular files: a disk that hangs keeps a thread, not the loop.
+_FILES = ThreadPoolExecutor(64, thread_name_prefix="writer")
+HELD_BYTES = 1 << 18
+"""Up to which a writer takes more before it lets who feeds it wait."""
+
+
+async def run_in_files(work: Callable[..., _R], *args: object) -> _R:
+    """Do something with files in one of the threads that may hang on a disk."""
+    return await asyncio.get_running_loop().run_in_executor(_FILES, work, *args)
+
+
+class Writer:
+    """Writes to a pipe, a file, a terminal, a socket or /dev/null without changing its flags.
+
+    asyncio's own transports refuse files, and set O_NONBLOCK for everybody who shares a pipe. A pipe or a terminal is
+    opened once more through /proc, which gives flags of our own; where that is not possible, poll(2) says that
+    PIPE_BUF bytes fit. `feed` takes any amount, `drain` waits until less than `HELD_BYTES` are held.
+
+    `on_unread` is called once, when the last reader has gone or the descriptor can take nothing more (its argument says
+    why: "" for a reader that has gone); from then on everything is dropped, as after `close`.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.on_unread: Callable[[str], None] = lambda why: None
+        self._fd = fd
+        self._held: list[bytes | memoryview] = []
+        self._held_bytes = 0
+        self._is_dead = False
+        self._is_waiting = False
+        self._room: asyncio.Future[None] | None = None
+        mode = os.fstat(fd).st_mode
+        self._is_file = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+        self._own = -1
+        self._most = 1 << 20
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            try:
+                self._own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            except OSError:
+                self._most = _PIPE_BUF
+        elif stat.S_ISSOCK(mode):
+            self._most = _PIPE_BUF
+        self._watched = False
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            # Only an error makes the writing end of a pipe ready for reading: its last reader has gone.
+            with suppress(OSError, ValueError):
+                asyncio.get_running_loop().add_reader(self._write_fd, self._look)
+                self._watched = True
+
+    @property
+    def _write_fd(self) -> int:
+        return self._own if self._own >= 0 else self._fd
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Write it, as soon as that is possible, behind what was fed before."""
+        if self._is_dead or not data:
+            return
+        if not self._held and not self._is_file:
+            try:
+                written = self._write_some(data)
+            except OSError as error:
+                self._die(error)
+                return
+            if written == len(data):
+                return
+            data = memoryview(data)[written:]
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self._wait()
+
+    async def drain(self) -> None:
+        """Return once there is room for more."""
+        while self._held_bytes > HELD_BYTES and not self._is_dead:
+            await self._wait_for_room()
+
+    async def flush(self) -> None:
+        """Return once everything is written, or cannot be."""
+        while self._held and not self._is_dead:
+            await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        if self._room is None or self._room.done():
+            self._room = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._room)
+
+    def close(self) -> None:
+        """Let go of what is our own; the descriptor stays who gave it's."""
+        self._stop_waiting()
+        self._is_dead = True
+        self._unwatch()
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+        self._held.clear()
+        self._signal_room()
+
+    def _write_some(self, data: bytes | memoryview) -> int:
+        """How many bytes the kernel took without making us wait."""
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            if self._own < 0:
+                poller = select.poll()
+                poller.register(self._fd, select.POLLOUT)
+                found = poller.poll(0)
+                if not found:
+                    return done
+                if found[0][1] & (select.POLLERR | select.POLLNVAL):
+                    raise BrokenPipeError
+            try:
+                done += os.write(self._write_fd, view[done : done + self._most])
+            except BlockingIOError:
+                return done
+        return done
+
+    def _wait(self) -> None:
+        if self._is_waiting:
+            return
+        self._is_waiting = True
+        loop = asyncio.get_running_loop()
+        if self._is_file:
+            taken, self._held = b"".join(self._held), []
+            loop.run_in_executor(_FILES, _write_all, self._fd, taken).add_done_callback(
+                lambda done: self._file_written(done, len(taken))
+            )
+            # It counts as held until it is written.
+            self._held = [b""]
+        else:
+            loop.add_writer(self._write_fd, self._go_on)
+
+    def _file_written(self, done: asyncio.Future[None], count: int) -> None:
+        self._is_waiting = False
+        self._held = self._held[1:]
+        self._held_bytes -= count
+        error = done.exception()
+        if isinstance(error, OSError):
+            self._die(error)
+            return
+        if self._held and not self._is_dead:
+            self._wait()
+        self._signal_room()
+
+    def _go_on(self) -> None:
+        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        try:
+            written = self._write_some(data)
+        except OSError as error:
+            self._die(error)
+            return
+        self._held_bytes -= written
+        if written == len(data):
+            self._held.clear()
+            self._stop_waiting()
+        else:
+            self._held = [memoryview(data)[written:]]
+        self._signal_room()
+
+    def _stop_waiting(self) -> None:
+        if self._is_waiting and not self._is_file:
+            asyncio.get_running_loop().remove_writer(self._write_fd)
+            self._is_waiting = False
+
+    def _look(self) -> None:
+        poller = select.poll()
+        poller.register(self._write_fd, 0)
+        found = dict(poller.poll(0)).get(self._write_fd, 0)
+        if found & (select.POLLERR | select.POLLHUP):
+            self._die(None)
+        elif found:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            asyncio.get_running_loop().remove_reader(self._write_fd)
+            self._watched = False
+
+    def _die(self, error: OSError | None) -> None:
+        if self._is_dead:
+            return
+        self._stop_waiting()
+        self._unwatch()
+        self._is_dead = True
+        self._held.clear()
+        self._held_bytes = 0
+        self._signal_room()
+        self.on_unread("" if error is None or isinstance(error, BrokenPipeError) else error.strerror or str(error))
+
+    def _signal_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
