@@ -94,11 +94,11 @@ class Stream:
     async def receive(self) -> Message:
         """The next message of the agent. Raises `StreamClosed` once it has closed the stream and all were received."""
         state = self._state
-        while not state.messages:
+        while (message := self._core.take_message(state)) is None:
             if state.is_closed_there or state.is_closed_here:
                 raise self._closed()
             await self._wait(_MESSAGES)
-        return state.messages.popleft()
+        return message
 
     async def read(self, lane: int) -> bytes:
         """The next bytes of that lane, b"" at its end. What was returned is taken for consumed at the next call."""

@@ -47,6 +47,13 @@ MOST_BULK_BYTES = 8 << 20
 _INTERACTIVE_BYTES = 64 << 10  # a lane that has more waiting is bulk
 _QUEUE_BYTES = 256 << 10  # of a stream, not yet sent; a writer waits beyond it
 _READ_BYTES = 256 << 10
+# What a peer can make this side hold beside the windows. Each is far beyond what happens, and a breach.
+MOST_MESSAGE_BYTES = 4 << 20  # of messages that nobody has received yet, on all streams
+_MESSAGE_BYTES = 256  # of the smallest, as it lies in memory
+_MOST_OPEN_BYTES = 256  # of an OPEN of the agent, which says but whose connection it is
+MOST_STREAMS = 1 << 16
+MOST_UNACKNOWLEDGED = 1 << 18  # frames: each stream that the peer opens is answered with one
+_LANES = 4
 
 _LONG = struct.Struct(">Q")
 _INT = struct.Struct(">I")
@@ -81,6 +88,7 @@ class StreamState:
     id: int
     head: Message
     messages: deque[Message] = field(default_factory=deque)
+    message_bytes: int = 0  # of these, as long as one of them waits
     inward: dict[int, Inward] = field(default_factory=dict)
     outward: dict[int, Outward] = field(default_factory=dict)
     bulk: deque[_Queued] = field(default_factory=deque)
@@ -120,6 +128,7 @@ class SessionCore:
         self._last_opened = 0
         self._touched: list[StreamState] = []
         self._opened: list[StreamState] = []
+        self._message_bytes = 0
         self._decoder = Decoder()
         # Sending.
         self._sent = 0
@@ -127,7 +136,7 @@ class SessionCore:
         self._kept: deque[_Sent] = deque()
         self._kept_bytes = 0
         self._again: deque[_Sent] = deque()
-        self._control: deque[bytes] = deque()
+        self._control: dict[int, bytes] = {}  # by kind: of what was not sent yet, only the last counts
         self._urgent: deque[_Queued] = deque()
         self._bulky: deque[StreamState] = deque()  # those with bulk that waits, in turn
         self._queued = 0
@@ -211,8 +220,8 @@ class SessionCore:
         size = 0
         if self._owes_ack and (self._again or self._urgent or self._bulky):
             self.acknowledge()
-        while self._control:
-            buffers.append(self._control.popleft())
+        buffers += self._control.values()
+        self._control.clear()
         while self._again and size < most:
             number, head, payload, _, _ = self._again.popleft()
             if number > self._acknowledged:
@@ -346,6 +355,11 @@ class SessionCore:
 
     def close(self, stream: StreamState, failure: Mapping[str, Any] | None = None) -> None:
         """Be done with the stream. What it has queued goes first, unless the peer is done with it as well."""
+        stream.messages.clear()
+        self._count_messages(stream)
+        self._close(stream, failure)
+
+    def _close(self, stream: StreamState, failure: Mapping[str, Any] | None = None) -> None:
         if stream.is_closed_here:
             return
         stream.is_closed_here = True
@@ -360,6 +374,19 @@ class SessionCore:
             stream.inward.clear()
         self._touch(stream)
         self._add_behind(stream, (CLOSE, 0, stream, b"" if failure is None else encode_message(failure), None))
+
+    def take_message(self, stream: StreamState) -> Message | None:
+        """The next message that has come, if there is one."""
+        if not stream.messages:
+            return None
+        message = stream.messages.popleft()
+        self._count_messages(stream)
+        return message
+
+    def _count_messages(self, stream: StreamState) -> None:
+        if not stream.messages:
+            self._message_bytes -= stream.message_bytes
+            stream.message_bytes = 0
 
     def read(self, stream: StreamState, lane: int) -> bytes | None:
         """What has come on that lane, b"" at its end, `None` where nothing is there yet."""
@@ -423,7 +450,7 @@ class SessionCore:
     def _take_data(self, stream: StreamState, lane: int, payload: bytes) -> None:
         found = stream.inward.get(lane)
         if found is None:
-            found = stream.inward[lane] = Inward()
+            found = stream.inward[_lane(lane)] = Inward()
         found.credit -= len(payload)
         if found.credit < 0:
             raise BreachError(f"DATA beyond the credit of stream {stream.id}")
@@ -451,22 +478,34 @@ class SessionCore:
             if stream.is_closed_here:
                 del self._streams[number]
             else:
-                self.close(stream)
+                self._close(stream)
         elif stream.is_closed_here:
             return
         elif kind == MESSAGE:
-            stream.messages.append(decode_message(payload))
+            self._take_message(stream, payload)
         elif kind == CREDIT:
             if len(payload) != 4:
                 raise BreachError("a CREDIT without its size")
-            stream.outward.setdefault(lane, Outward()).credit += _INT.unpack(payload)[0]
+            stream.outward.setdefault(_lane(lane), Outward()).credit += _INT.unpack(payload)[0]
         elif kind == END:
-            stream.inward.setdefault(lane, Inward()).is_ended = True
+            stream.inward.setdefault(_lane(lane), Inward()).is_ended = True
         self._touch(stream)
+
+    def _take_message(self, stream: StreamState, payload: bytes) -> None:
+        size = _MESSAGE_BYTES + len(payload)
+        if self._message_bytes + size > MOST_MESSAGE_BYTES:
+            raise BreachError(f"messages of more than {MOST_MESSAGE_BYTES} bytes that nobody has asked for")
+        stream.messages.append(decode_message(payload))
+        stream.message_bytes += size
+        self._message_bytes += size
 
     def _take_open(self, number: int, payload: bytes) -> None:
         if number % 2 == self._next_stream % 2 or number <= self._last_opened:
             raise BreachError(f"stream {number} cannot be opened")
+        if self._is_client:
+            waiting = len(self._urgent) + len(self._kept)
+            if len(payload) > _MOST_OPEN_BYTES or len(self._streams) > MOST_STREAMS or waiting > MOST_UNACKNOWLEDGED:
+                raise BreachError(f"stream {number} is more than an agent opens")
         stream = StreamState(number, decode_message(payload))
         self._last_opened = number
         self._streams[number] = stream
@@ -475,7 +514,7 @@ class SessionCore:
     # What goes
 
     def _add_control(self, kind: int, payload: bytes) -> None:
-        self._control.append(header(kind, 0, 0, 0, len(payload)) + payload)
+        self._control[kind] = header(kind, 0, 0, 0, len(payload)) + payload
 
     def _add_bulk(self, stream: StreamState, queued: _Queued) -> None:
         if not stream.bulk:
@@ -535,3 +574,9 @@ class SessionCore:
             return
         self._is_limited = False
         self._limit_changed = self._sent
+
+
+def _lane(lane: int) -> int:
+    if lane >= _LANES:
+        raise BreachError(f"lane {lane}")
+    return lane

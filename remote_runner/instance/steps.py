@@ -58,7 +58,8 @@ async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: 
         published = sync.subscribe(runenv, CHOOSE_TOPIC, timeout_s=_GROUPS_S)
         async for message in published:
             other, name = _published_group(message)
-            groups[other] = name
+            if 0 < other <= number:  # an application may publish there as well, whatever and without end
+                groups[other] = name
             if all(earlier_number in groups for earlier_number in range(1, number + 1)):
                 break
         await published.aclose()

@@ -35,6 +35,33 @@ from testground.sync.websocket import WebSocketError
 _LIMIT_BYTES = 2**22 + 2**10
 _READ_BYTES = 64 * 1024
 _PING_S = 30.0
+_WAITING_BYTES = 8 << 20
+_ANSWER_BYTES = 512  # of the smallest, as it lies in memory
+
+
+class _Inbox:
+    """The answers to one request. What nobody takes has a bound: beyond it the request ends as a failure."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[tuple[Response | SyncError, int]] = asyncio.Queue()
+        self._waiting_bytes = 0
+
+    def put(self, answer: Response, size_bytes: int) -> bool:
+        """Whether there was room for it."""
+        size_bytes += _ANSWER_BYTES
+        if self._waiting_bytes and self._waiting_bytes + size_bytes > _WAITING_BYTES:
+            return False
+        self._waiting_bytes += size_bytes
+        self._queue.put_nowait((answer, size_bytes))
+        return True
+
+    def end(self, error: SyncError) -> None:
+        self._queue.put_nowait((error, 0))
+
+    async def get(self) -> Response | SyncError:
+        answer, size_bytes = await self._queue.get()
+        self._waiting_bytes -= size_bytes
+        return answer
 
 
 class SharedSyncClient:
@@ -48,7 +75,7 @@ class SharedSyncClient:
         self._reader = reader
         self._writer = writer
         self._ids = itertools.count()
-        self._inboxes: dict[str, asyncio.Queue[Response | SyncError]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._ended: SyncError | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -132,16 +159,16 @@ class SharedSyncClient:
         finally:
             self._inboxes.pop(request_id, None)
 
-    def _send(self, action: Action) -> tuple[str, asyncio.Queue[Response | SyncError]]:
+    def _send(self, action: Action) -> tuple[str, _Inbox]:
         if self._ended is not None:
             raise self._ended
         request_id = str(next(self._ids))
-        inbox: asyncio.Queue[Response | SyncError] = asyncio.Queue()
+        inbox = _Inbox()
         self._inboxes[request_id] = inbox
         self._write(websocket.TEXT, encode_request(Request(request_id, action)).encode())
         return request_id, inbox
 
-    async def _answer(self, inbox: asyncio.Queue[Response | SyncError], what: str, timeout_s: float) -> Response:
+    async def _answer(self, inbox: _Inbox, what: str, timeout_s: float) -> Response:
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await inbox.get()
@@ -171,6 +198,7 @@ class SharedSyncClient:
                         self._write(websocket.PONG, payload)
                     elif opcode != websocket.PONG:
                         self._deliver(payload)
+                await self._writer.drain()  # a service that takes no answers to its pings is not listened to either
                 data = await self._receive()
                 if not data:
                     return
@@ -181,7 +209,7 @@ class SharedSyncClient:
         finally:
             self._ended = ended
             for inbox in self._inboxes.values():
-                inbox.put_nowait(ended)
+                inbox.end(ended)
             self._writer.close()
 
     async def _receive(self) -> bytes:
@@ -195,8 +223,10 @@ class SharedSyncClient:
     def _deliver(self, payload: bytes) -> None:
         answer = decode_response(payload)
         inbox = self._inboxes.get(answer.id)
-        if inbox is not None:
-            inbox.put_nowait(answer)
+        if inbox is not None and not inbox.put(answer, len(payload)):
+            del self._inboxes[answer.id]
+            words = f"answers of more than {_WAITING_BYTES} bytes before one was taken"
+            inbox.end(SyncAnswerError(self.endpoint, "a request", words))
 
 
 def _named(host: str, port: int) -> str:

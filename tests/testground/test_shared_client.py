@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from testground.errors import SyncClosedError, SyncTimeoutError, SyncUnreachableError
+from testground.errors import SyncAnswerError, SyncClosedError, SyncTimeoutError, SyncUnreachableError
 from testground.sync.service import SyncService
 from testground.sync.shared_client import SharedSyncClient
 
@@ -81,3 +81,22 @@ def test_nobody_at_the_port_is_told() -> None:
             await SharedSyncClient.open("localhost", 1)
 
     asyncio.run(ask())
+
+
+def test_a_topic_without_end_ends_who_does_not_take_it_and_nobody_else() -> None:
+    async def ask(port: int) -> None:
+        client = await SharedSyncClient.open("localhost", port)
+        names = Names("run")
+        messages = client.subscribe(names, "topic", timeout_s=10.0)
+        await client.publish(names, "topic", "")
+        await anext(messages)
+        for _ in range(20):  # nobody takes any meanwhile
+            await client.publish(names, "topic", "x" * 500_000)
+        assert all([len(str(await anext(messages))) == 500_000 for _ in range(16)])
+        with pytest.raises(SyncAnswerError, match="before one was taken"):
+            await anext(messages)
+        assert await client.signal_entry(names, "state") == 1
+        await client.close()
+
+    with SyncService() as service:
+        asyncio.run(ask(service.port))

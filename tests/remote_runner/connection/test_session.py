@@ -66,8 +66,8 @@ class Wire:
     def act(self) -> None:
         self.asked += self.agent.take_opened()
         for stream in self.asked:
-            while stream.messages:
-                self.agent.send(stream, {"answer": stream.messages.popleft().head})
+            while (message := self.agent.take_message(stream)) is not None:
+                self.agent.send(stream, {"answer": message.head})
             rest = self.echo.pop(stream.id, b"")
             while not stream.is_closed_here:
                 data = rest or self.agent.read(stream, 0)
@@ -113,8 +113,8 @@ def test_streams_are_byte_for_byte_through_cuts(seed: int, streams: int, most: i
             if chance.random() < 0.7 and (data := wire.client.read(stream, 0)):
                 came[n] += data
                 wire.client.consume(stream, 0, len(data))
-            while stream.messages:
-                answers[n].append(stream.messages.popleft().head["answer"]["n"])
+            while (message := wire.client.take_message(stream)) is not None:
+                answers[n].append(message.head["answer"]["n"])
         wire.send()
         fate = chance.random()
         if fate < 0.05 and turn < 500:
@@ -248,6 +248,7 @@ BREACHES = {
     "no JSON": header(frames.OPEN, 0, 2, 1, 2) + b"{x",
     "an ACK of what was not sent": header(frames.ACK, 0, 0, 0, 8) + (99).to_bytes(8, "big"),
     "an ACK of nothing": header(frames.ACK, 0, 0, 0, 0),
+    "more to an OPEN than whose connection it is": header(frames.OPEN, 0, 2, 1, 300) + b'{"a":"' + b"x" * 292 + b'"}',
     "a HELLO": header(frames.HELLO, 0, 0, 0, 2) + b"{}",
 }
 
@@ -290,3 +291,69 @@ def test_an_agent_that_claims_what_was_never_sent_is_a_breach() -> None:
     core.attach()
     with pytest.raises(BreachError):
         core.resume(1, 0.0)
+
+
+def client() -> SessionCore:
+    core = SessionCore()
+    core.attach()
+    core.resume(0, 0.0)
+    return core
+
+
+def test_messages_that_nobody_receives_are_a_breach() -> None:
+    core = client()
+    streams = [core.open({}), core.open({})]
+    payload = b'{"a":"' + b"x" * (frames.MOST_PAYLOAD_BYTES - 8) + b'"}'
+    flood = [
+        header(frames.MESSAGE, 0, streams[number % 2].id, number, len(payload)) + payload for number in range(1, 13)
+    ]
+    core.receive(b"".join(flood[:3]), 0.0)
+    assert core.take_message(streams[0]) is not None
+    with pytest.raises(BreachError, match="nobody has asked for"):
+        core.receive(b"".join(flood[3:]), 0.0)
+    assert core.received <= 4
+
+    core = client()
+    streams = [core.open({}), core.open({})]
+    for frame in flood:  # whoever receives them may have any number
+        core.receive(frame, 0.0)
+        while any(core.take_message(stream) for stream in streams):
+            pass
+    assert core.received == len(flood)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_streams_that_the_agent_opens_without_end_are_a_breach(closes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MOST_STREAMS", 1000)
+    monkeypatch.setattr(session, "MOST_UNACKNOWLEDGED", 1000)
+    core = client()
+
+    def opens(stream: int) -> None:
+        number = stream if closes else stream // 2
+        core.receive(header(frames.OPEN, 0, stream, number - closes, 2) + b"{}", 0.0)
+        for opened in core.take_opened():
+            core.close(opened)
+        core.pull(0.0)
+        if closes:
+            core.receive(header(frames.CLOSE, 0, stream, number, 0), 0.0)
+
+    with pytest.raises(BreachError, match="more than an agent opens"):
+        deque(map(opens, range(2, 5000, 2)), 0)
+    assert len(core.streams) <= 1001
+    assert len(core._urgent) + len(core._kept) <= 1001
+
+
+def test_signs_of_life_do_not_pile_up_where_nothing_goes_out() -> None:
+    core = client()
+    core.pull(0.0)
+    for number in range(1000):
+        core.receive(header(frames.PING, 0, 0, 0, 8) + number.to_bytes(8, "big"), 0.0)
+    assert core.pull(0.0) == [header(frames.PONG, 0, 0, 0, 8) + (999).to_bytes(8, "big")]
+
+
+@pytest.mark.parametrize(("kind", "payload"), [(frames.DATA, b"x"), (frames.END, b""), (frames.CREDIT, bytes(4))])
+def test_there_are_four_lanes(kind: int, payload: bytes) -> None:
+    core = client()
+    stream = core.open({})
+    with pytest.raises(BreachError, match="lane 4"):
+        core.receive(header(kind, 4, stream.id, 1, len(payload)) + payload, 0.0)
