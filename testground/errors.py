@@ -170,7 +170,7 @@ class SyncAnswerError(SyncError):
     next_step = "see what the sync service logged"
 
     def __init__(self, endpoint: str, what: str, answer: str) -> None:
-        super().__init__(endpoint, f"{what} was answered: {answer}")
+        super().__init__(endpoint, f"{what} was answered: {answer[:1000]}")
         self.what, self.answer = what, answer
 
 

@@ -149,6 +149,6 @@ def _published_group(published: object) -> tuple[int, str]:
         case {"number": int(number), "group": str(group)}:
             return number, group
     raise PlacementError(
-        f"topic {CHOOSE_TOPIC}: found {published!r}, expected an instance's number and group",
+        f"topic {CHOOSE_TOPIC}: found {repr(published)[:200]}, expected an instance's number and group",
         next_step="run the same remote-runner for all instances, and let the application publish on other topics",
     )
