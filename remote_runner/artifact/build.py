@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -46,7 +46,7 @@ _KEPT_S = 3600.0
 class Artifact:
     """A file or folder built for a system; `hash` is that of its content, `program` what is started inside it.
 
-    A single file counts as a folder that holds it, so `program` is then its name.
+    A single file counts as a folder that holds it, so `program` is then its name. choice: what built it, and why that.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Artifact:
     files: int
     program: str
     system: System
+    choice: str = field(default="", compare=False)
 
     @property
     def here(self) -> bool:
@@ -96,6 +97,9 @@ class BuilderChoice:
 
     builder: Builder
     reason: str
+
+    def __str__(self) -> str:
+        return f"builder {self.builder.value}: {self.reason}"
 
 
 def decide_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> BuilderChoice:
@@ -181,6 +185,7 @@ def build_for(
     Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
     `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.
     """
+    choice = decide_builder(app, plan_dir, environ)
     nix = choose_builder(app, plan_dir, environ)
     if nix is None:
         plan_build(app, system, plan_dir, Path("out"))
@@ -212,7 +217,7 @@ def build_for(
     if "failure" in values:
         raise unpack_failure(values["failure"])
     kind = StoreArtifact if values["builder"] == Builder.NIX.value else Artifact
-    return kind.from_json(values["artifact"])
+    return replace(kind.from_json(values["artifact"]), choice=str(choice))
 
 
 def _make_directory(directory: Path) -> None:

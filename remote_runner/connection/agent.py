@@ -132,6 +132,10 @@ class Agent:
             )
         raise WrongSystemError(entry.name, why, str(wanted), str(self.system), next_step=next_step)
 
+    def reconnect_with(self, environ: Mapping[str, str]) -> None:
+        """After a cut, connect anew with these variables: the youngest instance's ssh agent is the one that lives."""
+        self._link.reconnect_with(environ)
+
     async def close(self) -> None:
         """End the connection; what still runs there is ended."""
         await self._link.close()

@@ -273,6 +273,11 @@ class Link:
         self._flush_soon()
         return stream
 
+    def reconnect_with(self, environ: Mapping[str, str]) -> None:
+        """The variables for the next attachment."""
+        if not self._transport.is_local:
+            self._transport.environ = environ
+
     async def close(self) -> None:
         """End the session: the agent ends what still runs there, and itself; waits shortly for that."""
         if self._is_closing:

@@ -294,6 +294,7 @@ class Transport(Protocol):
 
     name: str
     is_local: bool
+    environ: Mapping[str, str]
 
     async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
         """Start the process; `first` for the attachment of a session, where the user's own master may be used.
@@ -329,7 +330,7 @@ class CommandTransport:
 
     def __init__(self, name: str, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.name = name
-        self.environ = dict(environ)
+        self.environ: Mapping[str, str] = dict(environ)
         self._argv = [word.replace("{host}", name) for word in argv]
 
     async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
@@ -395,7 +396,7 @@ class SshTransport:
         nearest: Sequence[str] = (),
     ) -> None:
         self.name = target.name
-        self.environ = dict(environ)
+        self.environ: Mapping[str, str] = dict(environ)
         self._target = target
         self._directory = directory
         self._tolerate_s = tolerate_s

@@ -431,8 +431,9 @@ class _Instance:
 def _built_words(entry: HostEntry, artifact: AnyArtifact) -> str:
     what = f"{entry.app.name} for {artifact.system}"
     if isinstance(artifact, Artifact):
-        return f"{what}, {artifact.size_bytes} bytes, {artifact.hash}"
-    return f"{what}, {artifact.out} ({'built here' if artifact.here else f'{entry.name} will build it'})"
+        return f"{what}, {artifact.size_bytes} bytes, {artifact.hash}; {artifact.choice}"
+    where = "built here" if artifact.here else f"{entry.name} will build it"
+    return f"{what}, {artifact.out} ({where}); {artifact.choice}"
 
 
 def _pushed_words(pushed: Pushed) -> str:

@@ -111,6 +111,7 @@ class Shared:
         host = self._hosts.peek(key)
         if host is not None:
             if not host.agent.is_lost:
+                host.agent.reconnect_with(environ)
                 return host
             self._hosts.forget(key)
             if host in self._opened:

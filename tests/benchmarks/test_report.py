@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ground import ROOT
-from benchmarks.report import BEGIN, END, bounds_table, readme_section, row_table, row_values, show, with_section
+from benchmarks.report import BEGIN, END, bounds_table, row_table, row_values, show, table_section, with_section
 from benchmarks.work import OURS, Bound, Contestant, Result, Work
 
 WORK = Work(
@@ -73,7 +73,7 @@ def test_the_readme_has_ours_with_its_bounds_the_others_in_a_cell_and_what_they_
         "load": [[0.1, 0, 0], [1, 1, 1]],
         "rows": [row],
     }
-    lines = readme_section(values).splitlines()
+    lines = table_section(values).splitlines()
     (line,) = [line for line in lines if line.startswith("| a hundred")]
     _, work, ours, bound, met, others, _ = (cell.strip() for cell in line.replace("\\|", "").split("|"))
     assert work == "a hundred things at once"
@@ -86,7 +86,7 @@ def test_the_readme_has_ours_with_its_bounds_the_others_in_a_cell_and_what_they_
 def test_ours_without_a_result_says_why(row: Any) -> None:
     row["contestants"][0].update(trials=[], reason="it broke")
     values = {"machine": "", "accounts": "", "repeats": 3, "load": [[0.1, 0, 0], [1, 1, 1]], "rows": [row]}
-    assert "| a hundred things at once | failed: it broke |" in readme_section(values)
+    assert "| a hundred things at once | failed: it broke |" in table_section(values)
 
 
 def test_a_section_takes_the_place_of_the_last() -> None:

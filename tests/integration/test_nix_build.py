@@ -42,6 +42,7 @@ def nix_plan(tmp_path: Path, machine: Machine, places: list[Place], *, build: st
 
 
 SYSTEMS = ("x86_64-linux", "aarch64-darwin")
+BY_NIX = "builder nix: the plan has a flake.nix, and app.command is not set"
 
 
 def test_a_run_builds_here_once_and_runs_from_the_store(
@@ -55,7 +56,7 @@ def test_a_run_builds_here_once_and_runs_from_the_store(
     for instance in outcome.instances:
         assert instance.text("where") == f"{out}/bin/application\n"
         assert instance.record["artifact"] == Path(out).name
-        assert instance.step("build")["detail"] == f"application for x86_64-linux, {out} (built here)"
+        assert instance.step("build")["detail"] == f"application for x86_64-linux, {out} (built here); {BY_NIX}"
     assert (tmp_path / "count").read_text() == "x\n"
     assert len(list(Path(machine.environ["REMOTE_RUNNER_CACHE_DIR"]).glob(f"builds/{outcome.run}/*/result.json"))) == 1
     nothing_left(outcome.run, places)
@@ -68,7 +69,7 @@ def test_a_build_on_the_target_itself(
     outcome = plan.single(2).all_ok()
     for instance in outcome.instances:
         out = instance.text("where").strip().removesuffix("/bin/application")
-        assert instance.step("build")["detail"] == f"application for x86_64-linux, {out} (nix1 will build it)"
+        assert instance.step("build")["detail"] == f"application for x86_64-linux, {out} (nix1 will build it); {BY_NIX}"
     assert nix_host.as_root(f"nix-store --check-validity {out} && echo there") == "there"
     assert not nix_here.is_valid(out)
     assert nix_host.as_root("cat /tmp/count") == "x"
@@ -164,7 +165,9 @@ def test_the_flakes_own_remote_runner_builds_without_evaluating(
         assert record.artifact == Path(node).name
         step = record.step("build")
         assert step is not None
-        assert step.detail == f"node for x86_64-linux, {node} (built here)"
+        assert step.detail == (
+            f"node for x86_64-linux, {node} (built here); builder nix: Testground's Nix builder made this launcher"
+        )
     cache = Path(machine.environ["REMOTE_RUNNER_CACHE_DIR"])
     assert [path.name for path in cache.glob(f"builds/{outcome.run}/*/*/out")] == ["out"]
     assert not list(cache.glob("builds/*/*/*/evaluation.log"))

@@ -27,7 +27,10 @@ def nix_plan(nix_here: NixHere, plan: PlanDirectory, tmp_path: Path) -> PlanDire
 def test_build_prints_the_store_path_alone(nix_here: NixHere, nix_plan: PlanDirectory) -> None:
     ran = nix_plan.ok("build")
     assert re.fullmatch(STORE_PATH, ran.out)
-    assert ran.words == "building greeter for x86_64-linux\n"
+    assert (
+        ran.words
+        == "building greeter for x86_64-linux (builder nix: the plan has a flake.nix, and app.command is not set)\n"
+    )
     assert nix_here.is_valid(ran.out.strip())
     (artifact,) = nix_plan.ok("build", "--json").data
     assert artifact["path"] == artifact["out"] == ran.out.strip()

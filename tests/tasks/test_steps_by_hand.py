@@ -23,6 +23,7 @@ def test_build_prints_the_artifact_alone(plan: PlanDirectory) -> None:
     ran = plan.ok("build")
     path = Path(ran.out.removesuffix("\n"))
     assert path.read_text() == "#!/bin/sh\necho hello\n"
+    assert "(builder command: app.builder is command)" in ran.words
     (artifact,) = plan.ok("build", "--json").data
     assert artifact["program"] == "greeter"
     assert len(artifact["hash"]) == 32

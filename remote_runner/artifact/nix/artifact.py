@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ class StoreArtifact:
     out: the output's store path; drv: that of its derivation, valid in this machine's store ("" for an output that
     was given by hand). program: what is started, as a path inside the output.
     here: whether the output is valid in this machine's store; where it is not, the target builds it, and
-    `why_not_here` says why (a part of a sentence).
+    `why_not_here` says why (a part of a sentence). choice: what built it, and why that.
     """
 
     out: str
@@ -30,6 +30,7 @@ class StoreArtifact:
     system: System
     here: bool
     why_not_here: str = ""
+    choice: str = field(default="", compare=False)
 
     @property
     def path(self) -> Path:
