@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.needs import need
 from tests.nix_bed import NixHere, private_nix
 from tests.nix_plan import make_stub
 
+ROOT = Path(__file__).parent.parent
 _AGENT_VARIABLES = ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "KRB5CCNAME")
 
 
@@ -148,8 +151,17 @@ def nixpkgs_stub_for_arm(nix_here: NixHere, arm_tree: Path, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def arm_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root directory of an aarch64-linux machine; aarch64 programs start on this machine from now on."""
+    """The root directory of an aarch64-linux machine; aarch64 programs start on this machine from now on.
+
+    The agent's program for it is built into `build/agents`, where every test finds it: it takes Go a while.
+    """
     need("arm64")
+    build = [sys.executable, "-m", "remote_runner.connection.program", "aarch64-linux"]
+    cache = {
+        "GOCACHE": str(ROOT / "build" / "go-cache"),
+        "REMOTE_RUNNER_CACHE_DIR": str(ROOT / "build" / "agent-cache"),
+    }
+    subprocess.run(build, cwd=ROOT, env={**os.environ, **cache}, check=True)
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # the session's, for all its workers

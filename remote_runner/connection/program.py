@@ -165,7 +165,7 @@ def release(systems: Sequence[System], target: Path, controller: Controller, env
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Build the program for this machine into `build/agents` and say where it lies; or what a package brings along."""
+    """Build the program for these systems (this machine's) into `build/agents`, or all that a package brings along."""
     parser = argparse.ArgumentParser(prog="python -m remote_runner.connection.program", description=main.__doc__)
     parser.add_argument("--release", type=Path, metavar="DIR", help="build for SYSTEM … into this folder")
     parser.add_argument("--go", action="store_true", help="print where Go is, and build nothing")
@@ -176,10 +176,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     try:
         controller = Controller.from_environ(environ)
+        systems = [System.parse(name) for name in given.systems] or [System.local()]
         if given.release is not None:
-            release([System.parse(name) for name in given.systems], given.release, controller, environ)
+            release(systems, given.release, controller, environ)
         else:
-            print(program_for(System.local(), controller, environ, into=_BUILT))
+            for system in systems:
+                print(program_for(system, controller, environ, into=_BUILT))
     except RemoteRunnerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from remote_runner.connection.program import identity, program_for
 from remote_runner.controller import Controller
-from remote_runner.inventory.systems import System
 from tests.hosts import TestHost, UserSshd
-from tests.needs import need
 from tests.tasks.fab import ONE_LINE_FABFILE, PlanDirectory
 
 APP = """\
@@ -48,19 +43,3 @@ def hosts_plan(
     )
     plan.inventory(f"{APP}hosts:\n  localhost:\n    directory: {tmp_path}/near\n{hosts}")
     return plan
-
-
-@pytest.fixture(scope="session")
-def agent_for_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The agent's program for aarch64-linux, which takes Go a while."""
-    need("go")
-    directory = tmp_path_factory.mktemp("agent-for-arm")
-    return program_for(System("aarch64", "linux"), Controller(directory, directory), os.environ)
-
-
-@pytest.fixture
-def has_agent_for_arm(controller: Controller, agent_for_arm: Path) -> None:
-    """The test's cache has that program."""
-    there = controller.cache / "agents" / identity() / agent_for_arm.name
-    there.parent.mkdir(parents=True)
-    shutil.copy(agent_for_arm, there)

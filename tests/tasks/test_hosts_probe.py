@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from remote_runner.controller import Controller
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.known import known_of
@@ -228,7 +226,6 @@ def test_a_daemon_that_hangs_does_not_take_the_rest_along(
     assert found["nix"]["why"]
 
 
-@pytest.mark.usefixtures("has_agent_for_arm")
 def test_a_host_of_another_system(plan: PlanDirectory, arm_host: NetnsHost, known_by_name: Known) -> None:
     name = known_by_name(arm_host)
     plan.inventory(inventory(f"{name}: {{system: x86_64-linux}}"))
