@@ -27,7 +27,7 @@ func verbs(a *host.Agent) wire.Handler {
 	left := &leftovers.Service{Base: a.Base, Home: home, SendOutputs: sendOutputs}
 	nixes := &nix.Service{Base: a.Base, Processes: keeper, Environ: environ, Home: home}
 	artifacts := &store.Service{Base: a.Base, Used: left.Used, Places: left.Places, Prove: nixes.Prove}
-	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ, Nix: nixes}
+	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ, Nix: nixes, Artifact: artifacts.Use}
 	copies := &files.Service{Home: home}
 	// The session is made after this.
 	relays := &relay.Service{Open: func(head any, fields ...[]byte) (*wire.Stream, error) {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remote_runner.artifact.attempt import Attempt
-from remote_runner.artifact.build import AnyArtifact, Artifact
+from remote_runner.artifact.build import AnyArtifact, Artifact, decide_builder
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.deadline import Deadline
 from remote_runner.instance import steps
@@ -60,7 +60,8 @@ async def wanted_system(plan: Plan, shared: Shared, entry: HostEntry, arch: str)
 
 async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> AnyArtifact:
     """Build by hand: always anew. With Nix it may be only the derivation, which one of the target's hosts can build."""
-    say(f"building {target.app.name} for {target.system}")
+    choice = decide_builder(target.app, plan.directory, plan.environ)
+    say(f"building {target.app.name} for {target.system} ({choice})")
     run_id = f"by-hand-{new_run_id()}"
     # The first builds; the others share what came of it, and are looked at.
     for entry in sorted(target.hosts, key=lambda entry: -entry.timeouts.build_s):

@@ -318,7 +318,7 @@ class _Instance:
             # The cache there was cleaned since this machine pushed last.
             self._shared.forget_push(ready.entry, ready.artifact)
             pushed = await steps.push(self._shared, ready.entry, ready.artifact, self._environ, self._push_says)
-            self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there")
+            self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there, or changed")
             return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
 
     async def _bring_home(self, run: Run, entry: HostEntry, exited: Exited, exited_s: float) -> _Ended:

@@ -49,6 +49,8 @@ def test_many_instances_take_one_connection_one_build_one_push(
     assert user_sshd.connections() - before == 1
     assert builds(plan) == 1
     assert sum(pushes(outcome)) == 1
+    details = [instance.step("build")["detail"] for instance in outcome.instances]
+    assert all(detail.endswith("; builder command: app.builder is command") for detail in details), details
     assert len(place.artifacts()) == 1
     nothing_left(outcome.run, [place])
 
@@ -104,6 +106,22 @@ def test_an_artifact_that_was_cleaned_away_is_pushed_again(
 
     assert "for it was no longer there" in again.ended.stderr
     assert place.artifacts() == [artifact]
+
+
+def test_an_artifact_that_its_application_changed_is_pushed_again(
+    user_sshd: UserSshd, tmp_path: Path, machine: Machine
+) -> None:
+    """Also where one process runs both, and remembers that it pushed it."""
+    place = place_on(user_sshd, tmp_path / "far")
+    script = 'grep -q "^# changed" "$0" && exit 9\nchmod u+w "$0"; echo "# changed" >>"$0"; ok\n'
+    plan = Plan.of_script(tmp_path / "plan", machine, script, [place])
+    let_fab_start_by(plan.directory, DIRECT)
+    plan.single().all_ok()
+
+    again = plan.single().all_ok()
+
+    assert "or changed" in again.ended.stderr
+    assert len(place.artifacts()) == 1
 
 
 def test_two_runs_at_once_on_one_host(netns_host: NetnsHost, tmp_path: Path, machine: Machine) -> None:

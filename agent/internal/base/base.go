@@ -7,12 +7,10 @@
 package base
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"time"
 )
 
 // Directory is the path of our directory, absolute and without links.
@@ -35,17 +33,6 @@ func (d Directory) Content(hash string) string { return filepath.Join(d.Artifact
 
 // Agents is where the agents' programs and sockets are.
 func (d Directory) Agents() string { return filepath.Join(string(d), "agents") }
-
-// Use notes that an artifact is used now. That it cannot be noted (a full disk) keeps nobody from using it.
-func (d Directory) Use(hash string) {
-	used := filepath.Join(d.Artifact(hash), "used")
-	now := time.Now()
-	if err := os.Chtimes(used, now, now); errors.Is(err, fs.ErrNotExist) {
-		if file, err := os.OpenFile(used, os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
-			file.Close()
-		}
-	}
-}
 
 // Run is the directory of one run.
 type Run string

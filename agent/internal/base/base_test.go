@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestARecordIsReadAsItWasWritten(t *testing.T) {
@@ -95,23 +94,6 @@ func TestRemoveTakesWhatIsClosed(t *testing.T) {
 	}
 	if err := Remove(root); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestUseTellsTheTime(t *testing.T) {
-	d := Directory(t.TempDir())
-	if err := os.MkdirAll(d.Content("h"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	used := filepath.Join(d.Artifact("h"), "used")
-	d.Use("h")
-	long := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(used, long, long); err != nil {
-		t.Fatal(err)
-	}
-	d.Use("h")
-	if info, err := os.Stat(used); err != nil || time.Since(info.ModTime()) > time.Minute {
-		t.Errorf("%v %v", info, err)
 	}
 }
 

@@ -35,12 +35,11 @@ func (s *Service) find(ctx context.Context, directory base.Run, r request) (Prog
 		if !base.IsName(r.Artifact) {
 			return Program{}, wire.Fail("breach", "run: %q is no artifact", r.Artifact)
 		}
-		content := s.Base.Content(r.Artifact)
-		if info, err := os.Stat(content); err != nil || !info.IsDir() {
-			return Program{}, wire.Fail("missing", "the artifact %s is not there", r.Artifact).With("artifact", r.Artifact)
+		if !s.Artifact(r.Artifact) {
+			return Program{}, wire.Fail("missing", "the artifact %s is not there, or was changed", r.Artifact).
+				With("artifact", r.Artifact)
 		}
-		s.Base.Use(r.Artifact)
-		path = filepath.Join(content, path)
+		path = filepath.Join(s.Base.Content(r.Artifact), path)
 	case !strings.Contains(path, "/"):
 		path = search(path, s.Environ)
 	}

@@ -35,6 +35,9 @@ type Service struct {
 	Processes *process.Keeper
 	Environ   []string // of the login
 	Nix       *nix.Service
+	// Artifact says whether it is there and what its hash says, and that it is used now: a run may change what the next
+	// one starts.
+	Artifact func(hash string) bool
 }
 
 // Program is what shall be started: its path as it sees it itself.

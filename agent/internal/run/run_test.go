@@ -20,6 +20,7 @@ import (
 
 	"remote-runner/agent/internal/base"
 	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/store"
 	"remote-runner/agent/internal/wire"
 )
 
@@ -163,7 +164,10 @@ func newTrial(t *testing.T) *trial {
 	}
 	return &trial{
 		client: newClient(), t: t,
-		service: Service{Base: base.Directory(directory), Processes: keeper, Environ: os.Environ()},
+		service: Service{
+			Base: base.Directory(directory), Processes: keeper, Environ: os.Environ(),
+			Artifact: (&store.Service{Base: base.Directory(directory)}).Use,
+		},
 		head: map[string]any{
 			"verb": "run", "id": "run-1", "artifact": "", "store": "", "grace_s": 1, "run_s": nil, "fetch": true,
 			"pass": []string{"PATH", "HOME"}, "record": map[string]string{"plan": "p"}, "set_tmpdir": true,
@@ -598,16 +602,25 @@ func TestWhatHasNoFirstLineIsAScriptOfSh(t *testing.T) {
 
 func TestAnArtifactRunsOrIsMissed(t *testing.T) {
 	r := newTrial(t)
-	r.head["artifact"], r.head["store"] = "abc123", "cache"
+	made := t.TempDir()
+	script := []byte("#!/bin/sh\necho $0\n")
+	if err := errors.Join(os.Mkdir(filepath.Join(made, "bin"), 0o700), os.WriteFile(filepath.Join(made, "bin", "app"), script, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	content, err := store.ReadContent(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.head["artifact"], r.head["store"] = content.Hash, "cache"
 	r.start([]string{"bin/app"})
-	if failure := r.failure(); failure.Kind != "missing" || failure.More["artifact"] != "abc123" {
+	if failure := r.failure(); failure.Kind != "missing" || failure.More["artifact"] != content.Hash {
 		t.Errorf("%v", failure)
 	}
-	place := filepath.Join(r.service.Base.Content("abc123"), "bin")
+	place := filepath.Join(r.service.Base.Content(content.Hash), "bin")
 	if err := os.MkdirAll(place, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(place, "app"), []byte("#!/bin/sh\necho $0\n"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(place, "app"), script, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	r.start([]string{"bin/app"})
@@ -615,8 +628,16 @@ func TestAnArtifactRunsOrIsMissed(t *testing.T) {
 	if r.text(1) != filepath.Join(place, "app")+"\n" {
 		t.Errorf("%q", r.text(1))
 	}
-	if _, err := os.Stat(filepath.Join(r.service.Base.Artifact("abc123"), "used")); err != nil {
+	if _, err := os.Stat(filepath.Join(r.service.Base.Artifact(content.Hash), "used")); err != nil {
 		t.Error(err)
+	}
+	// One that a run has changed is not what the next one starts.
+	if err := os.WriteFile(filepath.Join(place, "app"), []byte("#!/bin/sh\necho another\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.start([]string{"bin/app"})
+	if failure := r.failure(); failure.Kind != "missing" {
+		t.Errorf("%v", failure)
 	}
 }
 

@@ -42,6 +42,9 @@ func (s *Service) cache() *Cache {
 	return &Cache{s.Base.Artifacts(), s.Used}
 }
 
+// Use says whether the artifact is there, whole and unchanged, and that it is used now.
+func (s *Service) Use(hash string) bool { return s.cache().use(hash) }
+
 // Artifact is the verb `artifact`: it says where the artifact is, and takes it from the client where it is missing.
 func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
