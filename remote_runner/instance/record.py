@@ -71,13 +71,13 @@ class Record:
 
 
 def read_record(outputs_dir: Path) -> Record | None:
-    """The record in an instance's outputs, or `None` where there is none."""
+    """The record in an instance's outputs, or `None` where there is none, or none that can be read."""
     try:
         values: dict[str, Any] = json.loads((outputs_dir / RECORD_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        values["steps"] = [Step(**step) for step in values["steps"]]
+        return Record(**values)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    values["steps"] = [Step(**step) for step in values["steps"]]
-    return Record(**values)
 
 
 class StepClock:

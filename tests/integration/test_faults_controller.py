@@ -21,7 +21,7 @@ from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import FailingPlan
 from tests.integration.holding import Held, HeldPlans, fetched_later
-from tests.integration.runs import wait_for
+from tests.integration.runs import listening, wait_for
 from tests.integration.ways import ALONE, DIRECT, LAUNCHER
 
 STEPS = ("choose", "build", "push", "forward", "run", "fetch")
@@ -135,6 +135,7 @@ def nobody_fetched(plans: HeldPlans) -> None:
     left = runs_there(plans)
     assert left == {"run": True, "fetch": True}
     wait_for(lambda: connections(plans.controller.runtime, plans.host.name) == [], 5)
+    wait_for(lambda: len(listening(plans.host)) == 1, 5)  # its sshd's own: no forward is left
     is_reusable(plans)
 
 

@@ -397,3 +397,43 @@ def test_every_option_has_help_and_every_task_a_line() -> None:
         task = ns[name]
         assert task.body.__doc__, name
         assert all(task.help.values()), name
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_start_change_nothing_else(hosts_plan: PlanDirectory, closed: str) -> None:
+    words = ("sh", "-c", f'exec "$0" -H dex run -- sh -c "$1" {closed}', str(Path(sys.executable).with_name("fab")))
+    command = 'echo 1 >"$TEST_OUTPUTS_PATH/made"; cat; exit 3'
+    done = subprocess.run([*words, command], cwd=hosts_plan.path, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 3, done
+    assert b"Traceback" not in done.stderr
+    assert len(list(hosts_plan.path.glob("outputs/run/*/dex/made"))) == 1
+
+
+def test_started_with_signals_ignored_it_ends_all_the_same(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+    """As a background job of a script is, or what nohup starts: SIGTERM ends it, and its command hears Ctrl-C."""
+    ignoring = ("sh", "-c", 'trap "" INT QUIT HUP; exec "$0" "$@"', str(Path(sys.executable).with_name("fab")))
+    look = 'kill -INT $$; echo "still there"'
+    done = subprocess.run(
+        [*ignoring, "-H", "dex", "run", "--", "sh", "-c", look],
+        cwd=hosts_plan.path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == b"", done
+    assert done.returncode == 130
+    process = subprocess.Popen(
+        [*ignoring, "-H", "dex", "run", "--", *lasting(tmp_path)],
+        cwd=hosts_plan.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    process.send_signal(signal.SIGHUP)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in said
+    wait_gone(tmp_path)
+    assert len(list(hosts_plan.path.glob("outputs/run/*/dex/part"))) == 1
