@@ -15,7 +15,7 @@ from remote_runner.instance.services import services_from
 from tasks.choose import positive
 from tasks.plan import Plan
 from tasks.say import say, show, show_json
-from tasks.steps import outcome_json, step_table
+from tasks.steps import left_out_lines, outcome_json, step_table
 from tasks.task import Failed, task
 from testground.composition import Composition, RunPlan, plan_runs
 from testground.composition import run_ids as ids_of
@@ -177,7 +177,7 @@ def run_all(
 
 
 def summary(outcome: RunOutcome) -> str:
-    """The step table, ok/total for each group, and where the outputs are."""
+    """The step table, ok/total for each group, what was left out, and where the outputs are."""
     lines = [step_table(outcome), ""]
     lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
     lines += [
@@ -185,6 +185,7 @@ def summary(outcome: RunOutcome) -> str:
         for instance in outcome.instances
         if instance.reason
     ]
+    lines += left_out_lines(outcome)
     if outcome.cancelled:
         lines.append(f"the run was ended before its time: {outcome.cancelled}; what its instances had written is here")
     lines.append(f"outputs: {_shown(outcome.outputs)}")

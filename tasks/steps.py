@@ -8,6 +8,8 @@ from remote_runner.instance.record import STEPS, Record, read_record
 from tasks.say import table
 from testground.local_exec import InstanceOutcome, RunOutcome
 
+_MOST_LEFT_OUT = 5
+
 
 def step_table(outcome: RunOutcome) -> str:
     """A row per instance: host, system, seconds of each step, verdict; from the records in the outputs."""
@@ -15,8 +17,24 @@ def step_table(outcome: RunOutcome) -> str:
     return table(rows, header=("instance", "host", "system", *STEPS, "total", "outcome"))
 
 
+def left_out_lines(outcome: RunOutcome) -> list[str]:
+    """What of the instances' outputs did not come, a line for each of which something did not."""
+    lines = []
+    for instance in outcome.instances:
+        record = read_record(instance.outputs)
+        if record is not None and record.left_out:
+            shown = "; ".join(record.left_out[:_MOST_LEFT_OUT])
+            more = f"; and {len(record.left_out) - _MOST_LEFT_OUT} more" * (len(record.left_out) > _MOST_LEFT_OUT)
+            lines.append(f"{_name(instance)}: left out of its outputs: {shown}{more}")
+    return lines
+
+
+def _name(instance: InstanceOutcome) -> str:
+    return f"{instance.group}[{instance.number:03d}]"
+
+
 def _row(instance: InstanceOutcome, record: Record | None) -> tuple[str, ...]:
-    name = f"{instance.group}[{instance.number:03d}]"
+    name = _name(instance)
     if record is None:
         return (name, "-", "-", *("-" for _ in STEPS), "-", instance.verdict.value)
     seconds = []

@@ -369,6 +369,8 @@ class _Instance:
         record.long_lines = exited.cut_lines
         if record.left_out:
             reporter.message(f"fetch: {len(record.left_out)} entries were left out: {'; '.join(record.left_out[:5])}")
+        if ended.outputs.far_messages:
+            reporter.message(f"fetch: {'; '.join(ended.outputs.far_messages[:5])}")
         if record.long_lines:
             reporter.message(
                 f"run: {record.long_lines} lines were too long for Testground; whole in remote-runner.*.lines"

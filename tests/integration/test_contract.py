@@ -300,3 +300,12 @@ def test_the_near_end_of_a_service_is_on_any_port(
             outcome = Outcome.of(plan.fab(*single_words(), f"--sync-service=127.0.0.1:{service.port}")).all_ok()
             assert outcome.instances[0].text("answer").startswith("HTTP/1.1 4")
             assert f"-> 127.0.0.1:{service.port}" in outcome.instances[0].step("forward")["detail"]
+
+
+def test_the_summary_tells_what_was_left_out_of_the_outputs(tmp_path: Path, machine: Machine) -> None:
+    script = 'cd "$TEST_OUTPUTS_PATH"; for n in 1 2 3 4 5 6; do mkfifo pipe$n; done; ok'
+    plan = Plan.of_script(tmp_path / "plan", machine, script, [localhost(tmp_path / "base")])
+    done = plan.fab("local.single", "--testcase", "case", "--instances", "1")
+    (line,) = (line for line in f"{done.stdout}{done.stderr}".splitlines() if line.startswith("single[000]: left out"))
+    assert "pipe1" in line
+    assert line.endswith("; and 1 more")
