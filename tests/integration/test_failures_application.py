@@ -39,7 +39,7 @@ def elf(machine: int) -> bytes:
 
 def test_no_command_to_build_it(plan: FailingPlan) -> None:
     plan.command = None
-    plan.run().failure("failing", "app.command is not set in inventory.yaml", "{out}")
+    plan.run().failure("failing", "inventory.yaml has no app.command", "{out}")
 
 
 def test_a_build_that_fails_shows_its_last_lines_and_its_log(plan: FailingPlan) -> None:

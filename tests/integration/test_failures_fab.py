@@ -250,7 +250,7 @@ def test_a_build_that_fails(plan: PlanDirectory) -> None:
 
 def test_no_command_to_build(plan: PlanDirectory) -> None:
     plan.inventory("app: {name: greeter}\n")
-    refused(plan.fab("build"), "app.command is not set in inventory.yaml", "next: ")
+    refused(plan.fab("build"), "inventory.yaml has no app.command", "next: ")
 
 
 def test_a_program_that_is_not_there(plan: PlanDirectory) -> None:
