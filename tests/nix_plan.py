@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from remote_runner.connection.program import find_go
 from tests.hosts import which
 from tests.nix_bed import NixHere
 
@@ -27,7 +29,7 @@ def make_stub(directory: Path, arm_tree: Path | None = None) -> Path:
     go = directory / "x86_64-linux" / "go"
     # One cache for all builds: without it each compiles Go's own library for four systems, which takes minutes.
     cache = ROOT / "build" / "go-cache"
-    go.write_text(f'#!/bin/sh\nGOCACHE={shlex.quote(str(cache))} exec {which("go")} "$@"\n', encoding="utf-8")
+    go.write_text(f'#!/bin/sh\nGOCACHE={shlex.quote(str(cache))} exec {find_go(os.environ)} "$@"\n', encoding="utf-8")
     go.chmod(0o755)
     if arm_tree is not None:
         _programs(directory / "aarch64-linux", arm_tree / "bin/busybox", arm_tree / "usr/bin/python3")
