@@ -20,6 +20,14 @@ type Transport struct {
 	Release  func()                       // called once, when the streams are closed; may be nil
 }
 
+// probe is how far the look at stdout is, after stdin ended.
+type probe int
+
+const (
+	probeWritten probe = iota + 1
+	probePassed        // the client has ended, whatever becomes of stdout
+)
+
 // Attachment is a session's use of one transport.
 type Attachment struct {
 	session   *Session
@@ -34,6 +42,7 @@ type Attachment struct {
 	attached bool   // HELLO has come
 	next     uint64 // the number of the next frame to write
 	control  []byte // unnumbered frames to write
+	probe    probe  // since stdin ended
 	silence  *time.Timer
 }
 
@@ -119,6 +128,7 @@ func (a *Attachment) write(greeting []byte) {
 			if err = to.Flush(); err != nil {
 				break
 			}
+			a.flushed()
 			select {
 			case <-a.kick:
 			case <-a.stopped:
@@ -132,7 +142,21 @@ func (a *Attachment) write(greeting []byte) {
 			batch[i] = nil
 		}
 	}
-	a.session.detach(a)
+	a.session.mu.Lock()
+	over := a.probe == probePassed
+	a.session.mu.Unlock()
+	if !over {
+		a.session.detach(a)
+	}
+}
+
+// flushed notes that all that was to be written is, and with it the probe.
+func (a *Attachment) flushed() {
+	a.session.mu.Lock()
+	if a.probe == probeWritten && len(a.control) == 0 {
+		a.probe = probePassed
+	}
+	a.session.mu.Unlock()
 }
 
 // batch takes what is to be written next: unnumbered frames before the others.

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	probeTime   = 250 * time.Millisecond // how long a broken stdout may take to show, after stdin ended
+	settleTime  = 20 * time.Millisecond  // how much later than stdin a transport that breaks may close stdout
+	probeTime   = 250 * time.Millisecond // how long the end of a session's program may take to show, after stdin ended
 	ackTime     = time.Second
 	againTime   = time.Second // for what waits unread when this process was stopped
 	soonMargin  = 100 * time.Millisecond
@@ -442,10 +443,17 @@ func (s *Session) ended(a *Attachment, err error) {
 		s.breached, s.breachAt = true, s.received
 	}
 	if current && a.attached && (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) {
-		// Either the client has ended, or the transport has: then stdout is broken as well, which a
-		// write shows.
-		a.control = appendFrame(a.control, frame{kind: kindPing, payload: make([]byte, 8)})
-		poke(a.kick)
+		// Either the client has ended, or the transport has: then stdout is broken as well, which a write shows. One
+		// write alone: ssh cannot pass it on when the client was killed, and has stdout closed for that.
+		time.AfterFunc(settleTime, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.current == a {
+				a.probe = probeWritten
+				a.control = appendFrame(a.control, frame{kind: kindPing, payload: make([]byte, 8)})
+				poke(a.kick)
+			}
+		})
 		time.AfterFunc(probeTime, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
