@@ -26,7 +26,7 @@ from tests.nix_plan import make_stub
 ROOT = Path(__file__).parent.parent
 _AGENT_VARIABLES = ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "DISPLAY", "KRB5CCNAME")
 
-# A background job of a script, as CI may be, ignores SIGINT and passes that on to all that the tests start and interrupt.
+# A background job of a script, as CI may be, ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
