@@ -373,6 +373,38 @@ func TestStdinAloneEndsWithTheClient(t *testing.T) {
 	}
 }
 
+// once is ssh's stdout after its client was killed: closed for what it could not pass on.
+type once struct{ written chan struct{} }
+
+func (o once) Write(p []byte) (int, error) {
+	select {
+	case <-o.written:
+		return 0, io.ErrClosedPipe
+	default:
+		close(o.written)
+		return len(p), nil
+	}
+}
+
+func TestOneWriteTellsThatTheClientHasEnded(t *testing.T) {
+	hello := appendFrame(nil, frame{kind: kindHello, payload: []byte(`{"protocol":1,"epoch":1,"alive_s":60,"tolerate_s":0.4}`)})
+	s := NewSession(nil, Options{})
+	out := once{make(chan struct{})}
+	_, err := s.Attach(Transport{
+		In: halves{Reader: bytes.NewReader(hello)}, Out: halves{Writer: out}, Epoch: 1,
+		Greeting: func(uint64) []byte { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-out.written
+	time.Sleep(probeTime / 10) // the agent has more to say before the session ends
+	if _, err := s.Open(map[string]string{"accepted": "1"}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, s, "gone", 5*time.Second)
+}
+
 type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
