@@ -48,8 +48,7 @@ def _living(stage: Stage, count: int) -> dict[str, float]:
         time.sleep(0.2)  # each look counts files; without a pause that takes a core from the crowd
     if stage.stand.cgroup is not None:
         first = stage.stand.cgroup.pss_bytes() - stage.stand.own_bytes
-        # Not for luck: memory that grows needs time to.
-        time.sleep(max(0.0, min(_FLAT_AFTER_S, began_s + LIVE_S - 10 - time.time())))
+        time.sleep(max(0.0, min(_FLAT_AFTER_S, began_s + LIVE_S - 10 - time.time())))  # memory that grows needs time to
         later = stage.stand.cgroup.pss_bytes() - stage.stand.own_bytes
         found["pss_each_bytes"] = max(first, later) / count
         found["pss_growth_bytes"] = (later - first) / count

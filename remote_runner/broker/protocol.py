@@ -18,7 +18,6 @@ MAGIC = b"rrb1"
 TAKES = MAGIC + b"y"
 STALE = MAGIC + b"s"
 """The code has changed; somebody else will listen."""
-REFUSES = MAGIC + b"n"
 ANSWER_BYTES = len(TAKES)
 HEAD_BYTES = len(MAGIC) + 4
 MOST_BYTES = 64 << 20  # of a request; execve(2) takes less of variables

@@ -56,8 +56,7 @@ class Job:
             raise JobError("there is no program to run")
         if self.grace_s < 0:
             raise JobError(f"grace_s {self.grace_s:g} must be positive")
-        given = {name: value for name, value in self.environment.items() if _is_nameable(name)}
-        object.__setattr__(self, "_fields", [*map(raw, self.argv), *variables(given)])
+        object.__setattr__(self, "_fields", [*map(raw, self.argv), *variables(self.environment)])
         text = b"".join(self._fields)
         if b"\0" in text:
             raise JobError("an argument or a variable holds a NUL byte, which no program can be given")
@@ -66,11 +65,6 @@ class Job:
                 f"arguments and variables come to {len(text)} bytes; a host takes {_MOST_BYTES}",
                 next_step="hand over large values in a file of the artifact",
             )
-
-    @property
-    def unnameable(self) -> tuple[str, ...]:
-        """Variables that no program can be given, so that the application goes without them."""
-        return tuple(sorted(name for name in self.environment if not _is_nameable(name)))
 
     @property
     def program(self) -> str:
@@ -113,10 +107,6 @@ def instance_id(run: str, group: str, number: int | str) -> str:
 def variables(values: Mapping[str, str | bytes]) -> list[bytes]:
     """Variables as the fields of a request: `NAME=VALUE`."""
     return [b"%s=%s" % (os.fsencode(name), raw(value)) for name, value in values.items()]
-
-
-def _is_nameable(name: str) -> bool:
-    return bool(name) and "=" not in name
 
 
 def raw(text: str | bytes) -> bytes:
