@@ -1,4 +1,4 @@
-"""Results as text: the table of a row, that of the bounds, and the README's; pure functions of the results' JSON."""
+"""Results as text: the table of a row, that of the bounds, and the page's; pure functions of the results' JSON."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def bounds_table(rows: Sequence[Values]) -> str:
 
 
 def table_section(values: Values) -> str:
-    """The README's tables: of each row ours with its bounds and the others in a cell, and what the others lack."""
+    """The page's tables: of each row ours with its bounds and the others in a cell, and what the others lack."""
     lines = [
         f"{values['machine']}, load average {values['load'][0][0]:.1f} before; {values['accounts']}. Medians of "
         f"{values['repeats']} in one run (least to greatest); CPU is that of all processes, here + on the hosts.",
@@ -103,7 +103,7 @@ def table_section(values: Values) -> str:
 
 
 def with_section(text: str, section: str) -> str:
-    """The README's text with this section between its marks."""
+    """The page's text with this section between its marks."""
     begin = text.index("-->\n", text.index(BEGIN)) + 4
     return f"{text[:begin]}{section}{text[text.index(END) :]}"
 

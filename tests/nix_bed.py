@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.connection.workers import FILES, Workers
 from tests.hosts import which
 
 SYSTEMS = ("x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin")
@@ -108,6 +109,12 @@ def own_mounts(*places: str) -> None:
         libc.mount(None, bytes(place), None, _MS_PRIVATE, None)  # EINVAL: no mount of its own
 
 
+def forget_threads() -> None:
+    """Let what reads files start threads anew: those of earlier tests stay in the namespace of before."""
+    for name, value in vars(Workers()).items():
+        setattr(FILES, name, value)
+
+
 @contextmanager
 def private_nix(directory: Path) -> Iterator[NixHere]:
     """Move this process (the main thread) into a mount namespace where /nix and /etc/nix lie below `directory`.
@@ -120,6 +127,7 @@ def private_nix(directory: Path) -> Iterator[NixHere]:
     own_mounts("/nix", "/etc/nix")
     for source, place in (("nix", "/nix"), ("etc-nix", "/etc/nix")):
         subprocess.run([which("mount"), "--bind", str(directory / source), place], check=True)
+    forget_threads()
     try:
         yield NixHere(directory)
     finally:
