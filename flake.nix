@@ -31,7 +31,7 @@
         };
 
       version = (builtins.fromTOML (builtins.readFile ./pyproject.toml)).project.version;
-      dependencies = ps: [ ps.fabric ps.invoke ps.pyyaml ps.tomli ];
+      dependencies = ps: [ ps.fabric ps.invoke ps.pyyaml ps.rich ps.tomli ];
 
       # The example application: Python itself and a folder of its own, for every system in the same way.
       node =
