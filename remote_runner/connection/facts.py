@@ -15,7 +15,10 @@ from remote_runner.connection.said import real, whole, words
 from remote_runner.inventory.systems import System
 
 # In the order in which docs/protocol.md has them; the clock is asked for by itself.
-WHAT = ("load", "memory", "cores", "kernel", "disk", "shell", "namespaces", "python", "nix", "limits")
+WHAT = (
+    *("load", "memory", "cores", "kernel", "disk", "shell", "namespaces", "python", "nix", "limits"),
+    *("system", "processor", "governor", "virtualization"),
+)
 
 _MOST_LOAD = 1e6
 _MOST_CORES = 1 << 20
@@ -72,6 +75,8 @@ class HostFacts:
 
     base: the directory for runs and artifacts, `free_bytes` what this user may still write there.
     memory_bytes, available_bytes: all of it, and what a new program can have. load: of the last minute.
+    cores: those that a program there may use, `cores_online` all that the machine runs.
+    governor: what sets the cores' frequency. virtualization: the container or hypervisor, or "none".
     user_namespaces: tried, with a mount namespace; `user_namespaces_problem` has the words of who refused.
     most_files, most_processes: the limits of a process that is started there; `None` also where there are none.
     """
@@ -94,6 +99,12 @@ class HostFacts:
     clock: Clock | None = None
     most_files: int | None = None
     most_processes: int | None = None
+    system_name: str | None = None
+    processor: str | None = None
+    cores_online: int | None = None
+    governor: str | None = None
+    virtualization: str | None = None
+    swap_bytes: int | None = None
 
     @classmethod
     def from_said(
@@ -121,6 +132,12 @@ class HostFacts:
             clock=min((look.clock for look in exchanges), key=lambda clock: clock.uncertainty_s, default=None),
             most_files=whole(_fact(said, "limits").get("nofile")),
             most_processes=whole(_fact(said, "limits").get("nproc")),
+            system_name=_text(said, "system", "name"),
+            processor=_text(said, "processor", "name"),
+            cores_online=whole(_fact(said, "cores").get("online"), _MOST_CORES) or None,
+            governor=_text(said, "governor", "name"),
+            virtualization=_text(said, "virtualization", "kind"),
+            swap_bytes=whole(memory.get("swap_total")),
         )
 
     def closure_way(self) -> str | None:

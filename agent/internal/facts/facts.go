@@ -45,6 +45,7 @@ func (s *Service) Facts(ctx context.Context, stream *wire.Stream, open wire.Mess
 	tellers := map[string]func(context.Context) Fact{
 		"load": s.load, "memory": s.memory, "cores": s.cores, "kernel": s.kernel, "disk": s.disk, "user": s.user,
 		"shell": s.shell, "namespaces": s.namespaces, "python": s.python, "nix": s.nix, "limits": s.limits,
+		"system": s.system, "processor": s.processor, "governor": s.governor, "virtualization": s.virtualization,
 	}
 	told := map[string]any{}
 	var mutex sync.Mutex
@@ -82,8 +83,6 @@ func (s *Service) said(ctx context.Context, argv ...string) string {
 	}
 	return strings.TrimSpace(done.Stdout)
 }
-
-func (s *Service) cores(context.Context) Fact { return Fact{"usable": runtime.NumCPU()} }
 
 func (s *Service) user(context.Context) Fact {
 	fact := Fact{"uid": os.Getuid(), "gid": os.Getgid()}
@@ -173,4 +172,31 @@ func loadOf(words []string) Fact {
 		fact[name] = number
 	}
 	return fact
+}
+
+// valueIn is the first value of that key in lines like `key : value`, "" where there is none.
+func valueIn(text, key, separator string) string {
+	for _, line := range strings.Split(text, "\n") {
+		name, value, found := strings.Cut(line, separator)
+		if found && strings.TrimSpace(name) == key {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// hypervisorOf is the hypervisor that a machine's vendor and product name, "" for a real one's.
+func hypervisorOf(product string) string {
+	for _, known := range [][2]string{
+		{"KVM", "kvm"}, {"OpenStack", "kvm"}, {"Google Compute Engine", "kvm"}, {"Amazon EC2", "amazon"}, {"QEMU", "qemu"},
+		{"VMware", "vmware"}, {"VirtualBox", "virtualbox"}, {"innotek", "virtualbox"}, {"Virtual Machine", "hyper-v"},
+		{"Parallels", "parallels"}, {"BHYVE", "bhyve"}, {"Apple Virtualization", "apple"}, {"Xen", "xen"},
+		{"Hetzner", "kvm"}, {"DigitalOcean", "kvm"},
+	} {
+		// Amazon's real machines have names that end so.
+		if strings.Contains(product, known[0]) && !strings.Contains(product, ".metal") {
+			return known[1]
+		}
+	}
+	return ""
 }

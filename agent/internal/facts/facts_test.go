@@ -53,7 +53,8 @@ func facts(t *testing.T, service *Service, what ...string) map[string]map[string
 
 func TestFacts(t *testing.T) {
 	told := facts(t, service(t, "PATH="+os.Getenv("PATH"), "SHELL=/bin/some"),
-		"clock", "load", "memory", "cores", "kernel", "disk", "user", "shell", "namespaces", "python", "nix", "limits", "weather")
+		"clock", "load", "memory", "cores", "kernel", "disk", "user", "shell", "namespaces", "python", "nix", "limits", "weather",
+		"system", "processor", "governor", "virtualization")
 	t.Log(told)
 	if there := int64(told["clock"]["ns"].(float64)); time.Since(time.Unix(0, there)).Abs() > time.Minute {
 		t.Errorf("clock %v", told["clock"])
@@ -68,6 +69,9 @@ func TestFacts(t *testing.T) {
 		t.Errorf("%v", told)
 	}
 	if runtime.GOOS == "linux" {
+		if told["cores"]["online"].(float64) < told["cores"]["usable"].(float64) || told["processor"]["name"] == "" {
+			t.Errorf("%v", told)
+		}
 		trial, err := exec.LookPath("unshare")
 		if err != nil {
 			t.Skip("no unshare(1) to compare with")
@@ -105,5 +109,23 @@ func TestPrograms(t *testing.T) {
 	write("python3", "exec yes "+strings.Repeat("x", 1000))
 	if told := facts(t, service, "python"); told["python"] != nil {
 		t.Errorf("%v", told)
+	}
+}
+
+func TestValues(t *testing.T) {
+	info := "processor\t: 0\nmodel name\t: Some(R) CPU: fast\nmodel name\t: other\n"
+	if name := valueIn(info, "model name", ":"); name != "Some(R) CPU: fast" {
+		t.Error(name)
+	}
+	if name := valueIn(info, "model", ":"); name != "" {
+		t.Error(name)
+	}
+	for product, kind := range map[string]string{
+		"QEMU Standard PC (Q35 + ICH9, 2009)": "qemu", "Microsoft Corporation Virtual Machine": "hyper-v",
+		"Amazon EC2 c5.large": "amazon", "Amazon EC2 c5.metal": "", "LENOVO 20XW": "",
+	} {
+		if found := hypervisorOf(product); found != kind {
+			t.Errorf("%s: %q", product, found)
+		}
 	}
 }

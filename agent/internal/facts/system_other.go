@@ -5,6 +5,7 @@ package facts
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -45,6 +46,49 @@ func (s *Service) disk(ctx context.Context) Fact {
 				return Fact{"path": string(s.Base), "free": free << 10, "total": total << 10}
 			}
 		}
+	}
+	return nil
+}
+
+func (s *Service) system(ctx context.Context) Fact {
+	if version := s.said(ctx, "sw_vers", "-productVersion"); version != "" {
+		return Fact{"name": "macOS " + version}
+	}
+	if name := s.said(ctx, "uname", "-sr"); name != "" {
+		return Fact{"name": name}
+	}
+	return nil
+}
+
+func (s *Service) processor(ctx context.Context) Fact {
+	for _, name := range []string{"machdep.cpu.brand_string", "hw.model"} {
+		if model := s.said(ctx, "sysctl", "-n", name); model != "" {
+			return Fact{"name": model}
+		}
+	}
+	return nil
+}
+
+func (s *Service) cores(ctx context.Context) Fact {
+	fact := Fact{"usable": runtime.NumCPU()}
+	if online, err := strconv.Atoi(s.said(ctx, "sysctl", "-n", "hw.ncpu")); err == nil {
+		fact["online"] = online
+	}
+	return fact
+}
+
+func (s *Service) governor(context.Context) Fact { return nil }
+
+// virtualization: FreeBSD names the guest's kind; a Mac only whether it is one.
+func (s *Service) virtualization(ctx context.Context) Fact {
+	if kind := s.said(ctx, "sysctl", "-n", "kern.vm_guest"); kind != "" {
+		return Fact{"kind": kind}
+	}
+	switch s.said(ctx, "sysctl", "-n", "kern.hv_vmm_present") {
+	case "1":
+		return Fact{"kind": "a hypervisor"}
+	case "0":
+		return Fact{"kind": "none"}
 	}
 	return nil
 }

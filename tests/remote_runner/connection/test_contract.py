@@ -589,7 +589,7 @@ def test_facts(contract: Contract, far: Path) -> None:
         assert facts.clock.uncertainty_s < 5
         for known in (facts.cores, facts.memory_bytes, facts.load, facts.free_bytes, facts.kernel, facts.most_files):
             assert known is not None
-        assert (await agent.facts(*WHAT)).keys() >= {"load", "memory", "cores", "kernel", "disk", "limits"}
+        assert (await agent.facts(*WHAT)).keys() >= {"load", "memory", "cores", "kernel", "disk", "limits", "system"}
 
     contract(test)
 

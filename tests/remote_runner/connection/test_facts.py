@@ -24,7 +24,7 @@ from tests.remote_runner.connection.fake_link import GREETING
 SAID: dict[str, Any] = {
     "load": {"1": 0.5, "5": 1, "15": 2},
     "memory": {"total": 8 << 30, "available": 2 << 30, "swap_total": 0, "swap_free": 0},
-    "cores": {"usable": 4},
+    "cores": {"usable": 4, "online": 8},
     "kernel": {"name": "Linux", "release": "6.1.0", "version": "#1 SMP"},
     "disk": {"path": "/home/u", "free": 5 << 30, "total": 9 << 30},
     "shell": {"path": "/bin/zsh"},
@@ -32,6 +32,10 @@ SAID: dict[str, Any] = {
     "python": {"path": "/usr/bin/python3", "version": "3.11.2"},
     "nix": {"access": "trusted", "path": "/nix/bin/nix-store", "version": "2.24.1", "why": ""},
     "limits": {"nofile": 1024, "nproc": None},
+    "system": {"name": "Debian GNU/Linux 12 (bookworm)"},
+    "processor": {"name": "Cortex-A72"},
+    "governor": {"name": "ondemand"},
+    "virtualization": {"kind": "none"},
 }
 
 
@@ -55,6 +59,12 @@ def test_what_a_host_says() -> None:
         nix=Nix(NixAccess.TRUSTED, "/nix/bin/nix-store", "2.24.1"),
         clock=Clock(5.0, 0.25),
         most_files=1024,
+        system_name="Debian GNU/Linux 12 (bookworm)",
+        processor="Cortex-A72",
+        cores_online=8,
+        governor="ondemand",
+        virtualization="none",
+        swap_bytes=0,
     )
 
 
