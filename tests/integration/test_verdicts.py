@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.integration.runs import Machine, Outcome, Plan, localhost
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.daemon_text import as_recorded, daemon_printed, own_printed, recorded_failures
 
 PROGRESS = re.compile(r"(choose|build|push|forward|run|fetch|clean): ")
@@ -17,7 +17,7 @@ LONG = "long-line-then-success"
 
 @pytest.fixture(scope="module")
 def names() -> list[str]:
-    return sorted(path.stem for path in (recordings_dir() / "verdict").glob("*.sh"))
+    return sorted(path.stem for path in (RECORDINGS / "verdict").glob("*.sh"))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def outcome(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Outco
         scripts = directory / "plan" / "scripts"
         scripts.mkdir()
         for name in names:
-            text = (recordings_dir() / "verdict" / f"{name}.sh").read_text(encoding="utf-8")
+            text = (RECORDINGS / "verdict" / f"{name}.sh").read_text(encoding="utf-8")
             (scripts / f"{name}.sh").write_text(text.replace("sleep 5", "sleep 0.5"), encoding="utf-8")
         (scripts / "start").write_text(START, encoding="utf-8")
         for path in scripts.iterdir():
@@ -43,7 +43,7 @@ def test_words_and_verdicts_are_the_daemons(names: list[str], outcome: Outcome) 
     assert len(names) == 20
     printed = [one for one in own_printed(as_recorded(outcome.ended.stderr)) if not PROGRESS.match(one.text)]
     for name in names:
-        recording = (recordings_dir() / "verdict" / f"{name}.txt").read_text(encoding="utf-8", errors="replace")
+        recording = (RECORDINGS / "verdict" / f"{name}.txt").read_text(encoding="utf-8", errors="replace")
         ours, theirs = [one for one in printed if one.group == name], daemon_printed(recording)
         verdict = outcome.group(name).verdict
         if name == LONG:  # which ends the daemon's reading; remote-runner cuts it, and passes on what follows

@@ -20,7 +20,7 @@ from testground.events import (
     encode_event,
     parse_line,
 )
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 
 
 def _encoded(event: Event) -> bytes:
@@ -29,7 +29,7 @@ def _encoded(event: Event) -> bytes:
 
 def test_every_recorded_event_line_reads_and_writes_back_to_the_same_bytes() -> None:
     kinds = set()
-    for stdout in sorted(recordings_dir().glob("local-exec/*/single/*/stdout")):
+    for stdout in sorted(RECORDINGS.glob("local-exec/*/single/*/stdout")):
         for line in stdout.read_bytes().splitlines(keepends=True):
             if not line.startswith(b"{"):
                 assert parse_line(line) is None

@@ -18,7 +18,7 @@ from testground.errors import LocalExecError, PackingError
 from testground.local_exec import InstanceCommand, RunOutcome, StopRequest, new_run_id
 from testground.runenv import ServiceAddress
 from testground.verdict import Verdict
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.daemon_text import as_recorded, daemon_printed, is_cut, own_printed, recorded_failures
 
 _OK = """echo '{"ts":1,"event":{"success_event":{"group":"g"}}}'"""
@@ -98,13 +98,13 @@ _VERDICTS = (
 
 
 def test_the_recordings_have_no_verdict_that_is_not_compared() -> None:
-    assert {path.stem for path in (recordings_dir() / "verdict").glob("*.sh")} == set(_VERDICTS)
+    assert {path.stem for path in (RECORDINGS / "verdict").glob("*.sh")} == set(_VERDICTS)
 
 
 @pytest.mark.parametrize("name", _VERDICTS)
 def test_a_recorded_instance_is_printed_and_judged_as_by_the_daemon(name: str, tmp_path: Path) -> None:
-    script = (recordings_dir() / "verdict" / f"{name}.sh").read_text()
-    recording = (recordings_dir() / "verdict" / f"{name}.txt").read_text(errors="replace")
+    script = (RECORDINGS / "verdict" / f"{name}.sh").read_text()
+    recording = (RECORDINGS / "verdict" / f"{name}.txt").read_text(errors="replace")
     if name.endswith("-5s"):
         assert "sleep 5" in script
         script = script.replace("sleep 5", "sleep 0.5")
@@ -127,7 +127,7 @@ def test_a_recorded_instance_is_printed_and_judged_as_by_the_daemon(name: str, t
 
 @pytest.mark.parametrize("case", ["failure", "metrics", "output", "panic", "sync"])
 def test_recorded_outputs_of_the_go_sdk_are_printed_as_by_the_daemon(case: str, tmp_path: Path) -> None:
-    directory = recordings_dir() / "local-exec" / case
+    directory = RECORDINGS / "local-exec" / case
     recording = (directory / "daemon.txt").read_text()
     theirs = daemon_printed(recording)
     instances = len(list((directory / "single").iterdir()))
@@ -147,7 +147,7 @@ def test_recorded_outputs_of_the_go_sdk_are_printed_as_by_the_daemon(case: str, 
 
 
 def test_an_instance_gets_the_recorded_variables_and_what_is_passed_through_and_nothing_else(tmp_path: Path) -> None:
-    recorded = dict(line.split("=", 1) for line in (recordings_dir() / "environment.txt").read_text().splitlines())
+    recorded = dict(line.split("=", 1) for line in (RECORDINGS / "environment.txt").read_text().splitlines())
     params = {
         "remote-runners": '[{"name":"localhost"},{"arch":"x86_64-linux","name":"dex"}]',
         "server_ip": "10.0.0.1",

@@ -12,7 +12,7 @@ import pytest
 
 from testground.influxdb import event_line, metric_line
 from testground.metrics import Metric, Metrics, MetricType, encode_metric
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 
 # Of the two kinds that no recording shows (sdk-go v0.3.0, runtime/metrics_types.go).
 UNRECORDED = {"meter": {"count", "mean", "m1", "m5", "m15"}, "ewma": {"rate"}}
@@ -49,9 +49,7 @@ class Written:
 
 def recorded_lines() -> list[bytes]:
     files = [
-        path
-        for name in ("results", "diagnostics")
-        for path in recordings_dir().glob(f"local-exec/*/single/*/{name}.out")
+        path for name in ("results", "diagnostics") for path in RECORDINGS.glob(f"local-exec/*/single/*/{name}.out")
     ]
     lines = [line for path in sorted(files) for line in path.read_bytes().splitlines(keepends=True)]
     assert len(lines) > 250
@@ -85,7 +83,7 @@ def test_every_kind_has_the_recorded_measures() -> None:
 
 def test_a_timer_computes_what_the_recorded_one_did() -> None:
     """The SDK's own timer, updated once just after each 5 s tick, as it was recorded six times."""
-    path = recordings_dir() / "local-exec/metrics/single/0/diagnostics.out"
+    path = RECORDINGS / "local-exec/metrics/single/0/diagnostics.out"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     recorded = [row["measures"] for row in rows if row["name"] == "runtime.ReadMemStats"]
     assert len(recorded) == 6
@@ -205,7 +203,7 @@ def test_time_is_taken_in_nanoseconds() -> None:
 
 
 def test_influxdb_lines_have_the_recorded_names() -> None:
-    text = (recordings_dir() / "influxdb-writes.txt").read_text()
+    text = (RECORDINGS / "influxdb-writes.txt").read_text()
     tags = {"group_id": "single", "run": "r"}
     gauge = Metric(5, MetricType.GAUGE, "example.gauge1", {"value": 9})
     line = metric_line("results", "example", "metrics", gauge, tags)

@@ -16,7 +16,7 @@ import pytest
 from testground.recorder import Recorder, tags_of
 from testground.runenv import RunEnv
 from tests.influx import Influx
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 
 FILES = ("run.out", "run.err", "results.out", "diagnostics.out")
 
@@ -65,7 +65,7 @@ def test_events_stand_on_stdout_and_in_run_out_alike(runenv: RunEnv) -> None:
 
 
 def test_the_files_of_an_instance_are_those_that_were_recorded(runenv: RunEnv) -> None:
-    recorded = {path.name for path in (recordings_dir() / "local-exec/output/single/0").iterdir()} - {
+    recorded = {path.name for path in (RECORDINGS / "local-exec/output/single/0").iterdir()} - {
         "stdout",
         "stderr",
     }
@@ -73,7 +73,7 @@ def test_the_files_of_an_instance_are_those_that_were_recorded(runenv: RunEnv) -
         recorder.results.record_point("donkeypower", 3)
         recorder.diagnostics.counter("d").inc()
     assert {path.name for path in runenv.outputs_path.iterdir()} == recorded == set(FILES)
-    expected = (recordings_dir() / "local-exec/output/single/0/results.out").read_bytes()
+    expected = (RECORDINGS / "local-exec/output/single/0/results.out").read_bytes()
     assert (runenv.outputs_path / "results.out").read_bytes() == expected
     line = b'{"ts":1795485975457906068,"type":"counter","name":"d","measures":{"count":1}}\n'
     assert (runenv.outputs_path / "diagnostics.out").read_bytes() == line

@@ -10,7 +10,7 @@ import pytest
 
 from testground.errors import PackingError, ParamError, RunEnvError
 from testground.runenv import RunEnv, ServiceAddress, pack_params, unpack_params
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 
 _MINIMUM = {
     "TEST_PLAN": "plan",
@@ -25,7 +25,7 @@ _MINIMUM = {
 
 
 def _recorded() -> dict[str, str]:
-    lines = (recordings_dir() / "environment.txt").read_text().splitlines()
+    lines = (RECORDINGS / "environment.txt").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 

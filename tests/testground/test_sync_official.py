@@ -13,7 +13,7 @@ import pytest
 from testground.sync.protocol import OFFICIAL_LIMIT_BYTES
 from tests.hosts import which
 from tests.needs import need
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.live_sync import TEXT
 from tests.testground.sync_replay import Event, as_meant, differences, load
 
@@ -25,7 +25,7 @@ ALONE = ("-n", "sh", "-ec", 'ip link set lo up; exec "$@"', "sh")  # unshare: a 
 def came() -> dict[str, list[Any]]:
     need("sync-service")
     argv = [which("unshare"), *ALONE, sys.executable, "-m", "tests.testground.live_sync"]
-    recording = recordings_dir() / "sync-service.jsonl"
+    recording = RECORDINGS / "sync-service.jsonl"
     done = subprocess.run([*argv, str(recording)], cwd=ROOT, stdout=subprocess.PIPE, timeout=300, check=True)
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
@@ -36,7 +36,7 @@ def of(scenario: str, events: list[Event]) -> list[Event]:
 
 
 def test_both_answer_each_recorded_scenario_alike_but_where_it_is_meant(came: dict[str, list[Any]]) -> None:
-    recorded = load(recordings_dir() / "sync-service.jsonl")
+    recorded = load(RECORDINGS / "sync-service.jsonl")
     scenarios = {event["scenario"] for event in recorded}
     official, embedded = (
         [event for event in came[which_one] if event["scenario"] in scenarios] for which_one in ("official", "embedded")

@@ -23,7 +23,7 @@ from testground.sync.protocol import (
     state_key,
     topic_key,
 )
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.sync_replay import load, written_out
 
 # Scenarios in which the recorder wrote what no SDK writes.
@@ -33,7 +33,7 @@ NAMES = {"run": "RUN", "plan": "rec", "case": "rec"}
 
 def test_our_requests_are_those_that_were_recorded() -> None:
     checked = 0
-    for event in load(recordings_dir() / "sync-service.jsonl"):
+    for event in load(RECORDINGS / "sync-service.jsonl"):
         if event["way"] != "out" or event["scenario"] in ODD | {"payload-missing"} or isinstance(event["frame"], dict):
             continue
         frame = json.loads(written_out(event["frame"]))
@@ -49,7 +49,7 @@ def test_our_requests_are_those_that_were_recorded() -> None:
 
 
 def test_every_recorded_response_is_written_as_it_was_read() -> None:
-    for event in load(recordings_dir() / "sync-service.jsonl"):
+    for event in load(RECORDINGS / "sync-service.jsonl"):
         if event["way"] == "in":
             frame = written_out(event["frame"])
             assert encode_response(decode_response(frame)) == frame

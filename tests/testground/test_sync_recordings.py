@@ -13,7 +13,7 @@ import pytest
 
 from testground.sync.client import SyncClient
 from testground.sync.service import SyncService
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.sync_replay import CoreWire, Event, SocketWire, as_meant, differences, load, replay
 
 LARGER = {"payload-33000", "payload-40-KiB", "payload-65536", "payload-200000"}
@@ -21,7 +21,7 @@ LARGER = {"payload-33000", "payload-40-KiB", "payload-65536", "payload-200000"}
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Event]:
-    return as_meant(load(recordings_dir() / "sync-service.jsonl"))
+    return as_meant(load(RECORDINGS / "sync-service.jsonl"))
 
 
 def test_the_core_answers_as_recorded(recorded: list[Event]) -> None:
@@ -34,7 +34,7 @@ def test_the_service_answers_as_recorded(recorded: list[Event]) -> None:
 
 
 def test_it_differs_where_it_is_meant_to_and_nowhere_else(recorded: list[Event]) -> None:
-    official = load(recordings_dir() / "sync-service.jsonl")
+    official = load(RECORDINGS / "sync-service.jsonl")
     differing = differences(official, replay(recorded, CoreWire()))
     scenarios = {difference.split("'")[1] for difference in differing}
     assert scenarios == LARGER | {"payload-1100000", "barrier-cancel"}

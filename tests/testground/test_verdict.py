@@ -9,7 +9,7 @@ import pytest
 
 from testground.events import parse_line
 from testground.verdict import LINE_LIMIT_BYTES, Report, StderrReader, StdoutReader, Verdict, Word, print_line
-from tests.recordings import recordings_dir
+from tests.recordings import RECORDINGS
 from tests.testground.daemon_text import daemon_printed, is_cut, recorded_failures
 
 _OK = b'{"ts":1,"event":{"success_event":{"group":"g"}}}\n'
@@ -26,7 +26,7 @@ def _read(stdout: bytes, piece_bytes: int) -> tuple[StdoutReader, list[Report]]:
 
 @pytest.mark.parametrize("case", _CASES)
 def test_recorded_instances_are_printed_and_judged_as_by_the_daemon(case: str) -> None:
-    directory = recordings_dir() / "local-exec" / case
+    directory = RECORDINGS / "local-exec" / case
     recording = (directory / "daemon.txt").read_text()
     printed = daemon_printed(recording)
     instances = sorted((directory / "single").iterdir())
@@ -44,7 +44,7 @@ def test_recorded_instances_are_printed_and_judged_as_by_the_daemon(case: str) -
 
 @pytest.mark.parametrize("case", _CASES)
 def test_elapsed_times_are_the_instances_own(case: str) -> None:
-    directory = recordings_dir() / "local-exec" / case
+    directory = RECORDINGS / "local-exec" / case
     printed = [entry for entry in daemon_printed((directory / "daemon.txt").read_text()) if entry.number == 0]
     events = [parse_line(line) for line in (directory / "single/0/stdout").read_bytes().splitlines()]
     times_ns = [event.ts_ns for event in events if event is not None]
@@ -57,7 +57,7 @@ def test_elapsed_times_are_the_instances_own(case: str) -> None:
 
 
 def test_a_line_is_laid_out_as_the_daemons() -> None:
-    recording = (recordings_dir() / "local-exec/failure/daemon.txt").read_text()
+    recording = (RECORDINGS / "local-exec/failure/daemon.txt").read_text()
     report = Report(Word.MESSAGE, "This is what happens when there is a failure", 15_100_000)
     assert f"\t{print_line(report, 'single[000]', started_ns=0, now_ns=0)}\n" in recording
     report = Report(Word.OTHER, "Starting wait")
@@ -96,7 +96,7 @@ def test_the_limit_holds_for_a_last_line_without_an_ending(size_bytes: int, is_r
 
 def test_every_line_on_stderr_is_an_error() -> None:
     # Recorded: the daemon shows them so (verdict/event-on-stderr); that of `panic` it did not get to see.
-    stderr = (recordings_dir() / "local-exec/panic/single/0/stderr").read_text()
+    stderr = (RECORDINGS / "local-exec/panic/single/0/stderr").read_text()
     reader = StderrReader()
     reports = reader.feed(stderr.encode()) + reader.end()
     assert [(report.word, report.text) for report in reports] == [(Word.ERROR, line) for line in stderr.splitlines()]
@@ -135,7 +135,7 @@ def test_the_first_failure_is_the_reason_and_no_success_heals_it() -> None:
 
 
 def test_the_recordings_have_no_case_that_is_not_compared() -> None:
-    found = {path.name for path in Path(recordings_dir() / "local-exec").iterdir() if path.is_dir()}
+    found = {path.name for path in Path(RECORDINGS / "local-exec").iterdir() if path.is_dir()}
     assert found == set(_CASES)
 
 
