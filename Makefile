@@ -3,7 +3,7 @@
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); without it the first suitable one on PATH is taken.
 # ARGS="…" is handed on to fab demo, pytest or the benchmarks.
 
-.PHONY: help demo test test-agent faults check bench soak lock clean
+.PHONY: help demo fast test test-agent faults check bench soak lock clean
 .DEFAULT_GOAL := help
 
 PYTHON =
@@ -15,6 +15,7 @@ IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 help:
 	@echo 'make demo    a run with two instances, here and on a second machine made for it (installs into .venv first)'
+	@echo 'make fast    the tests that need nothing of the machine and no host: half a minute, no root'
 	@echo 'make test    the tests; what this machine lacks is skipped with a reason (make test-agent: those in Go alone)'
 	@echo 'make faults  the tests of all faults by themselves, and the table in docs/faults.md from their results (root)'
 	@echo 'make check   ruff, mypy, go vet and gofmt'
@@ -26,6 +27,11 @@ help:
 
 demo: .venv/installed
 	@$(IN_VENV) .venv/bin/fab demo $(ARGS)
+
+# What takes seconds by itself has the mark slow; the tests of tasks start a program each.
+fast: .venv/installed
+	@$(IN_VENV) .venv/bin/python -m pytest -n 2 -q -m 'not needs and not slow' \
+		--ignore tests/integration --ignore tests/tasks $(ARGS)
 
 test: .venv/installed
 	@status=0; $(MAKE) --no-print-directory test-agent || status=1; \

@@ -131,6 +131,10 @@
           inherit (self.packages.${system}) node remote-runner;
           ruff = check "ruff" "${pkgs.ruff}/bin/ruff check . && ${pkgs.ruff}/bin/ruff format --check .";
           mypy = check "mypy" "${python} -m mypy";
+          go = check "go" ''
+            export HOME="$TMPDIR" GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0
+            (cd agent && ${pkgs.go}/bin/go vet ./... && test -z "$(${pkgs.go}/bin/gofmt -l .)")
+          '';
           pytest = check "pytest" "${python} -m pytest tests/testground tests/node";
         }
       );

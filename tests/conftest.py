@@ -19,7 +19,7 @@ from tests.arm_tree import arm_tree as make_arm_tree
 from tests.brokers_end import end_brokers
 from tests.hosts import Keys, TestHost, UserSshd, which
 from tests.hosts_netns import Lan, NetnsHost
-from tests.needs import need
+from tests.needs import NEEDS, need, needs_of
 from tests.nix_bed import NixHere, private_nix
 from tests.nix_plan import make_stub
 
@@ -29,6 +29,22 @@ _AGENT_VARIABLES = ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "SSH_ASKPASS", "SSH_ASKPAS
 # A background job of a script, as CI may be, ignores SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs: the test needs something of the machine, which has a mark of its name")
+    for name in NEEDS:
+        config.addinivalue_line("markers", f"{name.replace('-', '_')}: needs {name} (tests/needs.py); set by itself")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what it and its fixtures need, so that `-m 'not nix'` and `make fast` leave it out."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        for name in needs_of(item.function, *(one.func for several in fixtures for one in several)):
+            item.add_marker(name.replace("-", "_"))
+            item.add_marker("needs")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from inspect import unwrap
 
 import pytest
 
@@ -87,3 +88,14 @@ def need(*names: str) -> None:
             if name in required:
                 pytest.fail(message)
             pytest.skip(message)
+
+
+def needs_of(*functions: Callable[..., object]) -> set[str]:
+    """What these functions ask of `need`; `needs` where the code does not say what, since the test's parameter does."""
+    found: set[str] = set()
+    for function in functions:
+        code = unwrap(function).__code__
+        if "need" in code.co_names:
+            constants = {word for one in code.co_consts for word in (one if isinstance(one, tuple) else (one,))}
+            found |= constants & NEEDS.keys() or {"needs"}
+    return found

@@ -86,3 +86,14 @@ def test_the_lock_has_hashes_for_all_and_no_address_of_an_index() -> None:
     assert len(pinned) > 20
     assert all("==" in line and "--hash=sha256:" in line for line in pinned)
     assert "://" not in text
+
+
+def test_help_fits_a_screen_and_has_every_target() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("needs make: install make")
+    shown = subprocess.run([make, "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) < 24
+    (phony,) = (line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
+    for target in phony.split()[1:]:
+        assert target == "help" or f"make {target}" in shown, target

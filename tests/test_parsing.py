@@ -75,6 +75,7 @@ HARMFUL: dict[str, tuple[Callable[[str], object], str, type[Exception]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARMFUL)
 def test_what_would_grow_or_never_end_is_refused_in_words(name: str) -> None:
     read, text, kind = HARMFUL[name]

@@ -52,10 +52,10 @@ def test_every_task_stands_in_it() -> None:
         assert re.search(rf"fab (-H \S+ )?{re.escape(name)}\b", text), f"no example of fab {name}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_the_files_it_names_are_there(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    rooms = "tasks|remote_runner|testground|node|tests|benchmarks|stubs"
+    rooms = "agent|tasks|remote_runner|testground|node|tests|benchmarks|stubs"
     for name in re.findall(rf"`((?:{rooms})/[\w./-]*)`", text):
         assert name == "benchmarks/results/" or (ROOT / name).exists(), (
             f"{document} names {name}"

@@ -251,6 +251,7 @@ def test_a_client_that_lets_its_answers_lie_is_behind_until_it_takes_them() -> N
     assert connection._unsent_bytes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_messages", [False, True])
 def test_subscribing_and_cancelling_leaves_nothing_behind(has_messages: bool) -> None:
     core = SyncCore()
@@ -269,6 +270,7 @@ def test_subscribing_and_cancelling_leaves_nothing_behind(has_messages: bool) ->
     assert connection._open_requests == Limits().cancelled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_id", [False, True])
 @pytest.mark.parametrize(("kind", "name"), [("barrier", "state"), ("subscribe", "topic")])
 def test_cancelling_costs_the_same_however_much_is_open(kind: str, name: str, same_id: bool) -> None:

@@ -54,6 +54,7 @@ def test_a_message_waits_for_no_tick_and_a_burst_keeps_its_order() -> None:
     assert time.monotonic() - began_s < 50 * 0.1 / 2  # the official one: a tick of 100 ms each
 
 
+@pytest.mark.slow
 def test_any_change_of_what_was_received_is_noticed(recorded: list[Event]) -> None:
     observed = replay(recorded, CoreWire())
     mutations = 0
@@ -70,6 +71,7 @@ def test_any_change_of_what_was_received_is_noticed(recorded: list[Event]) -> No
     assert mutations > 1500
 
 
+@pytest.mark.slow
 def test_any_other_number_of_a_publish_is_noticed_when_replayed(recorded: list[Event]) -> None:
     """The order in which a burst is sent comes from the recording: a change there must not go along with it."""
     same = [event for event in recorded if event["scenario"] == "publish-types"]

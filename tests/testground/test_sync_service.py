@@ -108,6 +108,7 @@ def test_a_subscriber_that_does_not_read_stalls_nobody_and_misses_nothing() -> N
         slow.close()
 
 
+@pytest.mark.slow
 def test_it_stops_although_a_client_neither_reads_nor_leaves() -> None:
     with SyncService() as service:
         stuck = connect_sync(f"ws://127.0.0.1:{service.port}", compression=None, proxy=None, max_queue=1).__enter__()

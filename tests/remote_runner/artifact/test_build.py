@@ -363,6 +363,7 @@ def build_in_process(number: int, plan: Path, controller: Controller, script: st
         results.put(f"error: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ok", [True, False])
 def test_processes_wait_for_one_build_and_share_what_comes_of_it(plan: Path, controller: Controller, ok: bool) -> None:
     # The build goes on until the test has seen that every process has started.

@@ -66,6 +66,7 @@ HEADS = st.dictionaries(st.text(), st.one_of(st.none(), st.booleans(), st.intege
 FIELDS = st.lists(st.binary().filter(lambda field: b"\0" not in field)).map(tuple)
 
 
+@pytest.mark.slow
 @given(HEADS, FIELDS)
 def test_messages_come_out_as_they_went_in(head: dict[str, Any], fields: tuple[bytes, ...]) -> None:
     assert decode_message(encode_message(head, fields)) == (head, fields)

@@ -223,6 +223,7 @@ def test_an_agent_that_is_gone_is_told(tmp_path: Path, user_sshd: UserSshd) -> N
     run(check())
 
 
+@pytest.mark.slow
 def test_a_process_that_stood_still_says_so(tmp_path: Path) -> None:
     """As after SIGSTOP: the host has given us up meanwhile."""
 
@@ -239,6 +240,7 @@ def test_a_process_that_stood_still_says_so(tmp_path: Path) -> None:
     run(check())
 
 
+@pytest.mark.slow
 def test_a_process_that_stood_still_for_too_long_says_so(tmp_path: Path) -> None:
     """The end of the connection is what it sees first."""
 
@@ -255,6 +257,7 @@ def test_a_process_that_stood_still_for_too_long_says_so(tmp_path: Path) -> None
     run(check())
 
 
+@pytest.mark.slow
 def test_a_process_that_stood_still_goes_on_where_the_host_waited(tmp_path: Path) -> None:
     async def check() -> None:
         async with linked(local(tmp_path), small_agent(tmp_path), tolerate_s=2) as link:
