@@ -9,6 +9,7 @@
     ├── ControllerError         a directory or lock on this machine cannot be used
     ├── PlanImportError         a plan cannot be put into Testground's home
     ├── InventoryError          the inventory says what it cannot say
+    ├── SourceError             hosts from elsewhere cannot be read
     ├── HostNameError           a name that no ssh host can have
     ├── UnknownHostError        no host of the inventory is meant by it
     ├── UnknownSystemError      a processor and operating system without a name here
@@ -178,6 +179,15 @@ class InventoryError(RemoteRunnerError):
         self.found = found
         self.expected = expected
         self.nearest = tuple(nearest)
+
+
+class SourceError(RemoteRunnerError):
+    """An entry of `hosts_from` gives no hosts; `source` are its words."""
+
+    def __init__(self, source: str, reason: str, *, said: str = "", next_step: str) -> None:
+        lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-10:])
+        super().__init__(f"hosts_from: {source}: {reason}{lines}", next_step=next_step)
+        self.source = source
 
 
 class UnknownHostError(RemoteRunnerError):

@@ -19,7 +19,7 @@ ns = Collection(
     instance.instance,
     push.push,
     run.run,
-    Collection("hosts", hosts.hosts, hosts.login),
+    Collection("hosts", hosts.hosts, hosts.login, hosts.sources),
     Collection("plan", plan_import.import_),
     Collection("local", local.single, local.composition, local.sync_service),
 )

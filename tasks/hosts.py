@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from json import dumps
 from typing import Any
 
 import invoke
@@ -22,7 +23,7 @@ from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.sizes import size
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
-from tasks.say import age, say, show, show_json, table
+from tasks.say import age, keep_secret, say, show, show_json, table
 from tasks.task import Failed, task
 
 _FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
@@ -48,8 +49,33 @@ def hosts(c: invoke.Context, host: list[str] | None = None, probe: bool = False,
     if json:
         show_json(known)
         return
-    columns = ("host", "system", "slots", "reached as", "login", "last contact", "address", "labels")
-    show(table([_row(one) for one in known], header=columns))
+    columns: tuple[str, ...] = ("host", "system", "slots", "reached as", "login", "last contact", "address", "labels")
+    rows: list[tuple[str, ...]] = [_row(one) for one in known]
+    if plan.listings:
+        columns = (*columns, "from")
+        rows = [(*row, entry.source) for row, entry in zip(rows, entries, strict=True)]
+    show(table(rows, header=columns))
+    for listing in plan.listings:
+        for left_out in listing.left_out:
+            say(f"hosts_from: {listing.source}: left out {left_out}")
+
+
+@task(help={"json": "print JSON"})
+def sources(c: invoke.Context, json: bool = False) -> None:
+    """Show what each entry of hosts_from says now, in the inventory's own keys."""
+    plan = Plan.here()
+    listings = plan.listings
+    keep_secret(plan.inventory.secrets(plan.environ))
+    if json:
+        show_json([listing.to_json() for listing in listings])
+        return
+    for listing in listings:
+        count = "1 host" if len(listing.hosts) == 1 else f"{len(listing.hosts)} hosts"
+        say(f"{listing.source}: {count}" + "".join(f"; left out {words}" for words in listing.left_out))
+        for name, keys in listing.hosts:
+            show(f"{name}: {dumps(keys)}" if keys else name)
+    if not listings:
+        say("inventory.yaml has no hosts_from")
 
 
 @task(help={"host": "a host's name, a glob or @label; as often as needed"})
@@ -178,6 +204,7 @@ def _known(plan: Plan, entry: HostEntry) -> dict[str, object]:
         "labels": list(entry.labels),
         "groups": list(entry.groups),
         "app": entry.app.name,
+        "from": entry.source,
     }
 
 

@@ -20,6 +20,7 @@ from tasks.task import Failed
 
 if TYPE_CHECKING:
     from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.sources.source import Listing
     from testground.manifest import Manifest
 
 _R = TypeVar("_R")
@@ -44,8 +45,23 @@ class Plan:
     @cached_property
     def inventory(self) -> Inventory:
         inventory = Inventory.load(self.directory, cache=self.controller.cache)
+        if inventory.sources:
+            inventory = inventory.with_hosts(self.listings, cache=self.controller.cache)
         keep_secret(inventory.secrets(self.environ))
         return inventory
+
+    @cached_property
+    def listings(self) -> list[Listing]:
+        """What each source of `hosts_from` says now."""
+        from remote_runner.inventory.sources.program import Asking
+        from remote_runner.inventory.sources.reading import read_source
+
+        inventory = Inventory.load(self.directory, cache=self.controller.cache)
+        asking = Asking(self.directory, self.controller, self.environ, inventory.source_s)
+        try:
+            return [read_source(source, asking) for source in inventory.sources]
+        except KeyboardInterrupt:
+            raise Failed("ended here by Ctrl-C", 128 + signal.SIGINT) from None
 
     @cached_property
     def manifest(self) -> Manifest:

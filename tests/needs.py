@@ -51,6 +51,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: not arm_tree.lacking(),
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",
     ),
+    "ansible": (_program("ansible-inventory"), "install ansible-core"),
     "shellcheck": (_program("shellcheck"), "install shellcheck"),
     "sync-service": (
         lambda: _program("sync-service")() and _can_make_namespaces(),

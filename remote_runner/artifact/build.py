@@ -17,7 +17,6 @@ from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.content import hash_content
 from remote_runner.artifact.nix.artifact import TABLE_VARIABLE, StoreArtifact
 from remote_runner.artifact.nix.here import Nix, find_nix
-from remote_runner.artifact.shared_failure import pack_failure, unpack_failure
 from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller, home_directory
 from remote_runner.deadline import Deadline
@@ -37,6 +36,7 @@ from remote_runner.inventory.command_template import fill
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
+from remote_runner.shared_failure import pack_failure, unpack_failure
 
 _KEPT_RUNS = 8
 _KEPT_S = 3600.0

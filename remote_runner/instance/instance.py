@@ -202,7 +202,7 @@ class _Instance:
     async def _prepare(self, stack: ExitStack) -> _Ready:
         shared, environ, reporter = self._shared, self._environ, self._reporter
         with self._clock.step("choose") as step:
-            inventory = shared.inventory(self._plan_dir)
+            inventory = await shared.inventory(self._plan_dir, self._runenv.run, environ)
             reporter.secrets = inventory.secrets(environ)
             entry, system = await self._choose(inventory, stack)
             self._record.system = str(system)

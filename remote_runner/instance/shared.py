@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from remote_runner.artifact.build import AnyArtifact, build_for
 from remote_runner.artifact.push import Pushed, push_artifact
@@ -29,6 +29,8 @@ from testground.sync.shared_client import SharedSyncClient
 _KEPT_BUILDS = 256
 _PUSH_KEPT = 1024
 _LINGER_S = 2.0
+
+_R = TypeVar("_R")
 
 
 def reached_by(entry: HostEntry) -> tuple[object, ...]:
@@ -66,6 +68,7 @@ class Shared:
         self._clients: list[SharedSyncClient] = []
         self._closing: set[asyncio.Future[None]] = set()
         self._inventories: dict[Path, tuple[object, Inventory]] = {}
+        self._hosts_of_runs: SingleFlight[tuple[object, ...], Inventory] = SingleFlight(keeps=64, keeps_failures=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,8 +85,32 @@ class Shared:
         closing = [*(host.agent.close() for host in opened), *(client.close() for client in clients)]
         await asyncio.gather(*closing, return_exceptions=True)
 
-    def inventory(self, plan_dir: Path) -> Inventory:
-        """The plan's inventory; read anew when the file is another one. Raises `InventoryError`."""
+    async def inventory(self, plan_dir: Path, run_id: str, environ: Mapping[str, str]) -> Inventory:
+        """The plan's inventory, the same for all instances of a run where hosts come from elsewhere.
+
+        Raises `InventoryError`, and what `read_for_run` raises.
+        """
+        inventory = self._read_inventory(plan_dir)
+        if not inventory.sources:
+            return inventory
+        key = (plan_dir, run_id, inventory.text)
+        return await self._hosts_of_runs.get(key, lambda: self._with_hosts(inventory, plan_dir, run_id, environ))
+
+    async def _with_hosts(
+        self, inventory: Inventory, plan_dir: Path, run_id: str, environ: Mapping[str, str]
+    ) -> Inventory:
+        from remote_runner.inventory.sources.program import Asking
+        from remote_runner.inventory.sources.reading import read_for_run
+
+        def read(cancellation: Cancellation) -> Inventory:
+            asking = Asking(plan_dir, self.controller, environ, inventory.source_s, cancellation)
+            listings = read_for_run(inventory.sources, asking, run_id)
+            return inventory.with_hosts(listings, cache=self.controller.cache)
+
+        return await _in_thread(read, "nobody waits for the hosts any more")
+
+    def _read_inventory(self, plan_dir: Path) -> Inventory:
+        """What the file says; read anew when it is another one."""
         state = Inventory.state_of(plan_dir)
         found = self._inventories.get(plan_dir)
         if found is None or found[0] != state:
@@ -152,7 +179,7 @@ class Shared:
     ) -> AnyArtifact:
         """The same, without sharing a result of this process; by hand (`run_id` is `None`) it is built anew."""
 
-        def work() -> AnyArtifact:
+        def work(cancellation: Cancellation) -> AnyArtifact:
             return build_for(
                 app,
                 system,
@@ -164,15 +191,7 @@ class Shared:
                 cancellation=cancellation,
             )
 
-        with Cancellation() as cancellation:
-            building = asyncio.create_task(asyncio.to_thread(work))
-            try:
-                return await asyncio.shield(building)
-            except asyncio.CancelledError:
-                cancellation.cancel("nobody waits for the build any more")
-                with suppress(Exception):  # what it says of its end is nobody's
-                    await building
-                raise
+        return await _in_thread(work, "nobody waits for the build any more")
 
     # What is on a host
 
@@ -264,3 +283,16 @@ class Shared:
         client = await SharedSyncClient.open(host, port)
         self._clients = [*(other for other in self._clients if other.is_open), client]
         return client
+
+
+async def _in_thread(work: Callable[[Cancellation], _R], reason: str) -> _R:
+    """What it returns; when nobody waits for it any more, it is cancelled for that reason, and waited for."""
+    with Cancellation() as cancellation:
+        working = asyncio.create_task(asyncio.to_thread(work, cancellation))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            cancellation.cancel(reason)
+            with suppress(Exception):  # what it says of its end is nobody's
+                await working
+            raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.keys import Place, keys_of, read_keys
 from remote_runner.inventory.kinds import At, Builder, BuildOn, ForwardUsers, OnUnreachable, StoreChoice, nearest_names
 from remote_runner.inventory.placement import Entry, Spread
+from remote_runner.inventory.sources.source import Listing, Source, as_node
 from remote_runner.inventory.ssh_target import SshTarget, check_host_name
 from remote_runner.inventory.systems import System
 from remote_runner.inventory.yaml_tree import Node, parse_yaml
@@ -103,6 +104,8 @@ class HostEntry:
     on_unreachable: OnUnreachable
     timeouts: Timeouts
     app: AppSettings
+    source: str = FILE_NAME
+    """Where it is from: the inventory, or an entry of `hosts_from`."""
     nearest: tuple[str, ...] = ()
     """For a name that the inventory does not list: the listed ones that may be meant."""
 
@@ -122,7 +125,10 @@ def host_key(entry: HostEntry) -> str:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A plan's hosts in their order (this machine, where none are listed), and its application."""
+    """A plan's hosts in their order (this machine, where none are listed), and its application.
+
+    `sources` are those of further hosts that were not read yet; `with_hosts` puts in what they say.
+    """
 
     file: Path
     hosts: tuple[HostEntry, ...]
@@ -130,6 +136,9 @@ class Inventory:
     app: AppSettings
     any_host: HostEntry
     this_host: HostEntry
+    sources: tuple[Source, ...] = ()
+    source_s: float = 30.0
+    text: str = field(default="", repr=False)
 
     @staticmethod
     def state_of(plan_dir: Path) -> tuple[int, int, int] | None:
@@ -158,22 +167,47 @@ class Inventory:
             raise InventoryError(str(file), None, "", found=str(error.strerror), expected="a readable file") from error
         return cls.parse(text, file, cache=cache)
 
+    def with_hosts(self, listings: Sequence[Listing], *, cache: Path | None = None) -> Self:
+        """The same with the hosts that its sources say. Raises `InventoryError` for what is no host, and for none."""
+        return self.parse(self.text, self.file, cache=cache, listings=listings)
+
     @classmethod
-    def parse(cls, text: str, file: Path, *, cache: Path | None = None) -> Self:
-        """The inventory that `text` says; `file` is where it stands. Raises `InventoryError`."""
+    def parse(
+        cls, text: str, file: Path, *, cache: Path | None = None, listings: Sequence[Listing] | None = None
+    ) -> Self:
+        """The inventory that `text` says; `file` is where it stands. Raises `InventoryError`.
+
+        Without `listings` its sources are left to be read.
+        """
         at = At(FILE_NAME, "")
         top = read_keys(parse_yaml(text, FILE_NAME, cache=cache) if text else None, Place.TOP, at)
         defaults, app = top.get("defaults", {}), top.get("app", {})
         reader = _Reader(file.parent, defaults, app)
         any_host = reader.entry("any", {}, None)
         this_host = reader.entry(LOCALHOST, {}, None)
-        hosts = []
+        listed = _Listed()
         for name, (node, host_at) in top.get("hosts", {}).items():
-            _check_inventory_name(name, node, host_at)
-            hosts.append(reader.entry(name, read_keys(node, Place.HOST, host_at), (node, host_at)))
+            listed.add(name, node, host_at)
+        for listing in listings or ():
+            listed.add_all(listing)
+        hosts = [reader.entry(name, listed.given[name], stands) for name, stands in listed.stands.items()]
+        hosts = [replace(host, source=listed.sources[host.name]) for host in hosts]
+        if listings is not None and not hosts:
+            said = ", ".join(f"{listing.source}: none" for listing in listings)
+            at.child("hosts_from").fail(0, "hosts, here or in `hosts`", found=f"no host ({said})")
         this_host = next((host for host in hosts if host.name == LOCALHOST), this_host)
         spread = top.get("spread", keys_of(Place.TOP)["spread"].default)
-        return cls(file, tuple(hosts) or (this_host,), spread, any_host.app, any_host, this_host)
+        return cls(
+            file,
+            tuple(hosts) or (this_host,),
+            spread,
+            any_host.app,
+            any_host,
+            this_host,
+            sources=top.get("hosts_from", ()) if listings is None else (),
+            source_s=_default_of("timeouts.source_s", defaults),
+            text=text,
+        )
 
     def host(self, name: str) -> HostEntry:
         """The host of that name; one that is not listed is reached as the user's ssh resolves it.
@@ -267,6 +301,31 @@ def _check_inventory_name(name: str, node: Node, at: At) -> None:
         at.fail(node.line, f"a host's name ({error.reason})", found=repr(name))
     if "@" in name or _GLOB.search(name):
         at.fail(node.line, "a host's name without @, *, ? and [", found=repr(name))
+
+
+def _default_of(name: str, defaults: Mapping[str, Any]) -> Any:
+    return defaults.get(name, keys_of(Place.DEFAULTS)[name].default)
+
+
+class _Listed:
+    """The hosts in the order in which they are named, with the keys given for each: who comes first, wins."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, dict[str, Any]] = {}
+        self.stands: dict[str, tuple[Node, At]] = {}
+        self.sources: dict[str, str] = {}
+
+    def add(self, name: str, node: Node, at: At, source: str = FILE_NAME) -> None:
+        _check_inventory_name(name, node, at)
+        values = read_keys(node, Place.HOST, at)
+        self.given[name] = values | self.given.get(name, {})
+        self.stands.setdefault(name, (node, at))
+        # What `hosts` adds to a host of a source does not say where that is from.
+        self.sources[name] = source if self.sources.get(name, FILE_NAME) == FILE_NAME else self.sources[name]
+
+    def add_all(self, listing: Listing) -> None:
+        for name, values in listing.hosts:
+            self.add(name, as_node(values), At(f"hosts_from: {listing.source}", name), listing.source)
 
 
 class _Reader:

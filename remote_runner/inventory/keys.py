@@ -29,7 +29,9 @@ from remote_runner.inventory.kinds import (
     INSIDE,
     ON_UNREACHABLE,
     OPTIONS,
+    PATTERNS,
     PORT,
+    PROGRAM,
     SECONDS,
     SECONDS_OR_NONE,
     SECRETS,
@@ -52,6 +54,12 @@ from remote_runner.inventory.kinds import (
     nearest_names,
 )
 from remote_runner.inventory.placement import Spread
+from remote_runner.inventory.sources.source import (
+    AnsibleSource,
+    CommandSource,
+    Source,
+    SshConfigSource,
+)
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
@@ -64,6 +72,7 @@ class Place(Enum):
     HOST = "hosts.NAME"
     APP = "app"
     FORWARD = "an entry of forwards"
+    SOURCE = "an entry of hosts_from"
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,27 @@ def _read_forward(node: Node, at: At) -> dict[str, Any]:
     return values
 
 
+def _read_source(node: Node, at: At) -> Source:
+    values = read_keys(node, Place.SOURCE, at)
+    if len(values) != 1:
+        kinds = ", ".join(keys_of(Place.SOURCE))
+        at.fail(node, f"one of {kinds}", found=" and ".join(values) or "none of them")
+    ((kind, value),) = values.items()
+    kinds_of_one: dict[str, Any] = {"ssh_config": SshConfigSource, "ansible": AnsibleSource, "command": CommandSource}
+    source: Source = kinds_of_one[kind](value)
+    return source
+
+
 _BOTH = frozenset({Place.DEFAULTS, Place.HOST})
 _HOST = frozenset({Place.HOST})
 _APP = frozenset({Place.APP})
 _TOP = frozenset({Place.TOP})
 _FORWARD = frozenset({Place.FORWARD})
 
+_DEFAULTS = frozenset({Place.DEFAULTS})
+_SOURCE = frozenset({Place.SOURCE})
+
+_SOURCES = list_kind("a list of sources", Kind("a source of hosts", _read_source))
 _FORWARDS = list_kind("a list of forwards", Kind("a forward", _read_forward))
 
 KEYS: tuple[Key, ...] = (
@@ -107,6 +131,13 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "hosts", HOSTS, {}, "The hosts, by name. Without any there is `localhost`, which is always this machine.", _TOP
+    ),
+    Key(
+        "hosts_from",
+        _SOURCES,
+        (),
+        "Further hosts, behind those of `hosts`; where both name one, what `hosts` says of it wins.",
+        _TOP,
     ),
     Key(
         "spread",
@@ -214,6 +245,28 @@ KEYS: tuple[Key, ...] = (
     Key("timeouts.push_s", SECONDS, 600.0, "Time to push an artifact.", _BOTH),
     Key("timeouts.run_s", SECONDS_OR_NONE, None, "Time for the application.", _BOTH, "none"),
     Key("timeouts.fetch_s", SECONDS, 300.0, "Time to fetch the outputs.", _BOTH),
+    Key("timeouts.source_s", SECONDS, 30.0, "Time for each entry of `hosts_from` to say its hosts.", _DEFAULTS),
+    Key(
+        "ssh_config",
+        PATTERNS,
+        None,
+        "The names in the user's ssh configuration that match; what `Include` brings counts as well.",
+        _SOURCE,
+    ),
+    Key(
+        "ansible",
+        TEXT,
+        None,
+        "An inventory of Ansible's; the path starts at the plan. Groups become labels.",
+        _SOURCE,
+    ),
+    Key(
+        "command",
+        PROGRAM,
+        None,
+        "A program that prints JSON: names, or names with keys of `hosts.NAME`. It runs in the plan's directory.",
+        _SOURCE,
+    ),
     Key(
         "name",
         FILE_NAME,
@@ -321,6 +374,7 @@ _SECTIONS = (
     ("At the top", (Place.TOP,)),
     ("In `defaults` and in `hosts.NAME`", (Place.DEFAULTS, Place.HOST)),
     ("In an entry of `forwards`", (Place.FORWARD,)),
+    ("In an entry of `hosts_from`, one of", (Place.SOURCE,)),
     ("In `app`, and in `hosts.NAME.app`", (Place.APP,)),
 )
 
@@ -334,7 +388,8 @@ def render_markdown() -> str:
             if not key.places.intersection(places) or (Place.TOP in key.places and Place.TOP not in places):
                 continue  # (`app` stands at the top and in a host; the heading of its own keys says so)
             only_host = Place.DEFAULTS in places and Place.DEFAULTS not in key.places
-            doc = f"{key.doc} (A host only.)" if only_host else key.doc
+            only_defaults = key.places == _DEFAULTS
+            doc = key.doc + (" (A host only.)" if only_host else " (`defaults` only.)" if only_defaults else "")
             lines.append(f"| `{key.name}` | {key.kind.expected} | {_shown(key)} | {doc} |")
         lines.append("")
     lines += ["**Placeholders of `app.command`**", "", "| placeholder | stands for |", "| --- | --- |"]

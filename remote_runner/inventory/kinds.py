@@ -309,6 +309,17 @@ def _read_command(node: Node, at: At) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _read_program(node: Node, at: At) -> tuple[str, ...]:
+    return _read_words(node, at, PROGRAM)
+
+
+def _read_patterns(node: Node, at: At) -> tuple[str, ...]:
+    if isinstance(node, Scalar):
+        return tuple(_text_kind(PATTERNS.expected, _plain).read(node, at).replace(",", " ").split())
+    patterns: tuple[str, ...] = WORDS.read(node, at)
+    return patterns
+
+
 def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
     if isinstance(node, Scalar) and node.is_null:
         return {}
@@ -349,4 +360,6 @@ SECRETS = list_kind("a list of variables' names", _text_kind("a variable's name"
 OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, is_env=False)
 COMMAND = Kind("a command, as a text or a list of words", _read_command)
 CONNECT = Kind("a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect)
+PROGRAM = Kind("a program with its arguments, as a text or a list of words", _read_program)
+PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns)
 HOSTS = Kind("a mapping of host names", _read_hosts)

@@ -1,0 +1,71 @@
+"""Asking a program of this machine for hosts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller, home_directory
+from remote_runner.deadline import Deadline
+from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
+
+_MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Asking:
+    """For whom hosts are looked for: the plan, the variables of the run, and how long each source may take."""
+
+    plan_dir: Path
+    controller: Controller
+    environ: Mapping[str, str]
+    source_s: float
+    cancellation: Cancellation | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Those of a program: the run's own, with the home that programs keep their settings in."""
+        home = home_directory(self.environ)
+        return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **self.environ}
+
+    def find(self, program: str) -> str | None:
+        """Where a program is on PATH, if it is."""
+        return shutil.which(program, path=self.variables()["PATH"])
+
+    def ask(self, source: object, argv: Sequence[str]) -> str:
+        """What it prints, having ended with 0. Raises `SourceError`, `WorkCancelledError`."""
+        from remote_runner.process import last_lines, run_logged
+
+        with TemporaryDirectory(prefix="asking-", dir=self.controller.cache) as name:
+            words, printed = Path(name) / "words", Path(name) / "printed"
+
+            def failed(reason: str, next_step: str) -> SourceError:
+                return SourceError(str(source), reason, said=last_lines(words, 10), next_step=next_step)
+
+            try:
+                status = run_logged(
+                    argv,
+                    cwd=self.plan_dir,
+                    environ=self.variables(),
+                    log=words,
+                    stdout=printed,
+                    deadline=Deadline.after(self.source_s),
+                    cancellation=self.cancellation,
+                )
+            except LocalProgramError as error:
+                raise failed(str(error), "it runs in the plan's directory, with the PATH of the run") from error
+            except DeadlineError as error:
+                raise failed(
+                    f"`{' '.join(argv)[:200]}` did not end within {self.source_s:g} s",
+                    "see what keeps it, or raise defaults.timeouts.source_s in inventory.yaml",
+                ) from error
+            if status:
+                how = f"status {status}" if status > 0 else f"signal {-status}"
+                raise failed(f"`{' '.join(argv)[:200]}` ended with {how}", "run it by hand in the plan's directory")
+            if printed.stat().st_size > _MOST_BYTES:
+                raise failed(f"it prints more than {_MOST_BYTES >> 20} MiB", "let it print names, and keys of ours")
+            return printed.read_text(encoding="utf-8", errors="replace")
