@@ -17,11 +17,14 @@ from testground.errors import ManifestError
 from testground.go_json import marshal, rfc3339
 from testground.plan_file import Table, known
 
-_ROOT = ("name", "defaults", "builders", "runners", "testcases", "extra_sources")
-_DEFAULTS = ("builder", "runner")
-_TESTCASE = ("name", "instances", "params")
-_INSTANCES = ("min", "max", "default")
-_PARAM = ("type", "desc", "unit", "default")
+KEYS = {
+    "": ("name", "defaults", "builders", "runners", "testcases", "extra_sources"),
+    "defaults": ("builder", "runner"),
+    "testcases": ("name", "instances", "params"),
+    "testcases.instances": ("min", "max", "default"),
+    "testcases.params": ("type", "desc", "unit", "default"),
+}
+"""The keys of each table, by its place; those of `testcases.params` are each parameter's."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,11 @@ class Manifest:
     @classmethod
     def from_toml(cls, text: str, *, file: str = "manifest.toml") -> Manifest:
         """Read the text of a manifest; `file` is its name in messages. Raises `ManifestError`."""
-        root = plan_file.parse(text, file, ManifestError, _ROOT)
-        testcases = tuple(_testcase(table) for table in root.tables("testcases", _TESTCASE))
+        root = plan_file.parse(text, file, ManifestError, KEYS[""])
+        testcases = tuple(_testcase(table) for table in root.tables("testcases", KEYS["testcases"]))
         if not testcases:
             raise root.missing("testcases", "at least one [[testcases]]")
-        defaults = root.table("defaults", _DEFAULTS)
+        defaults = root.table("defaults", KEYS["defaults"])
         return cls(
             name=root.text("name"),
             testcases=testcases,
@@ -130,13 +133,13 @@ def _configurations(table: Table) -> dict[str, Mapping[str, Any]]:
 
 
 def _testcase(table: Table) -> TestCase:
-    instances = table.table("instances", _INSTANCES)
+    instances = table.table("instances", KEYS["testcases.instances"])
     params = table.free("params")
     return TestCase(
         name=table.text("name", ""),
         minimum=instances.whole("min"),
         maximum=instances.whole("max"),
-        params={name: _param(name, params.table(name, _PARAM)) for name in params.values},
+        params={name: _param(name, params.table(name, KEYS["testcases.params"])) for name in params.values},
         instances_default=instances.values.get("default"),
         where=table.path,
         file=table.file,

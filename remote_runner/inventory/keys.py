@@ -1,6 +1,6 @@
 """The one table of what `inventory.yaml` may say: each key with its kind, default, documentation and places.
 
-Reading, error messages and the README's section all come from it.
+Reading, error messages, the JSON schema and the reference in the documentation all come from it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Key:
 
 
 def _nested(place: Place, expected: str) -> Kind:
-    return Kind(expected, lambda node, at: read_keys(node, place, at))
+    return Kind(expected, lambda node, at: read_keys(node, place, at), {"$ref": f"#/$defs/{place.name.lower()}"})
 
 
 def _read_forward(node: Node, at: At) -> dict[str, Any]:
@@ -118,8 +118,8 @@ _FORWARD = frozenset({Place.FORWARD})
 _DEFAULTS = frozenset({Place.DEFAULTS})
 _SOURCE = frozenset({Place.SOURCE})
 
-_SOURCES = list_kind("a list of sources", Kind("a source of hosts", _read_source))
-_FORWARDS = list_kind("a list of forwards", Kind("a forward", _read_forward))
+_SOURCES = list_kind("a list of sources", Kind("a source of hosts", _read_source, {"$ref": "#/$defs/source"}))
+_FORWARDS = list_kind("a list of forwards", Kind("a forward", _read_forward, {"$ref": "#/$defs/forward"}))
 
 KEYS: tuple[Key, ...] = (
     Key(

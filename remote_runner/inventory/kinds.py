@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping as Mapping_
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
@@ -13,8 +14,8 @@ from remote_runner.errors import HostNameError, InventoryError, UnknownSystemErr
 from remote_runner.inventory.command_template import PLACEHOLDERS, unknown_placeholders
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.placement import Spread
-from remote_runner.inventory.ssh_target import check_host_name, check_user_name
-from remote_runner.inventory.systems import System
+from remote_runner.inventory.ssh_target import HOST_PATTERN, USER_PATTERN, check_host_name, check_user_name
+from remote_runner.inventory.systems import SYSTEMS, System
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, Sequence
 
 
@@ -81,10 +82,14 @@ class At:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: what is expected, in words, and the function that reads it (or fails through `At`)."""
+    """A kind of value: what is expected, in words, and the function that reads it (or fails through `At`).
+
+    `schema` says the same as JSON Schema, as far as that can: it never refuses what `read` takes.
+    """
 
     expected: str
     read: Callable[[Node, At], Any]
+    schema: Mapping_[str, Any] = field(default_factory=dict)
 
 
 def nearest_names(name: str, known: Any) -> tuple[str, ...]:
@@ -108,7 +113,11 @@ class _TooMuchError(ValueError):
     """A number is larger than its text says."""
 
 
-def _text_kind(expected: str, parse: Callable[[str], Any]) -> Kind:
+# Every scalar keeps its text here; elsewhere `10` is a number and `true` a flag.
+_SCALAR = ["string", "number", "boolean"]
+
+
+def _text_kind(expected: str, parse: Callable[[str], Any], schema: Mapping_[str, Any] | None = None) -> Kind:
     """A scalar that `parse` takes; it raises `ValueError` (`KeyError`, `UnknownSystemError`) for what it does not."""
 
     def read(node: Node, at: At) -> Any:
@@ -125,7 +134,17 @@ def _text_kind(expected: str, parse: Callable[[str], Any]) -> Kind:
         except (ValueError, KeyError):
             at.fail(node, expected)
 
-    return Kind(expected, read)
+    return Kind(expected, read, schema or {"type": _SCALAR})
+
+
+def _pattern(pattern: str) -> dict[str, Any]:
+    """Of a scalar whose text has to match."""
+    return {"type": _SCALAR, "pattern": pattern}
+
+
+def _number(low: int, high: int) -> dict[str, Any]:
+    """Of a whole number, which may stand in quotes."""
+    return {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": "^[0-9]+$"}
 
 
 def list_kind(expected: str, item: Kind) -> Kind:
@@ -136,11 +155,11 @@ def list_kind(expected: str, item: Kind) -> Kind:
             at.fail(node, expected)
         return tuple(item.read(child, at.item(index)) for index, child in enumerate(node.items))
 
-    return Kind(expected, read)
+    return Kind(expected, read, {"type": ["array", "null"], "items": item.schema})
 
 
-def _mapping_kind(expected: str, name: Callable[[str], str | None], is_env: bool) -> Kind:
-    """A mapping of texts; `name` says what is expected of a key that will not do."""
+def _mapping_kind(expected: str, name: Callable[[str], str | None], pattern: str, is_env: bool) -> Kind:
+    """A mapping of texts; `name` says what is expected of a key that will not do, which `pattern` does not match."""
 
     def read(node: Node, at: At) -> dict[str, str | None]:
         if isinstance(node, Scalar) and node.is_null:
@@ -159,7 +178,9 @@ def _mapping_kind(expected: str, name: Callable[[str], str | None], is_env: bool
             values[key] = None if value.is_null else value.text
         return values
 
-    return Kind(expected, read)
+    value_schema = {"type": [*_SCALAR, "null"] if is_env else _SCALAR}
+    schema = {"type": ["object", "null"], "propertyNames": {"pattern": pattern}, "additionalProperties": value_schema}
+    return Kind(expected, read, schema)
 
 
 def _word(text: str) -> str:
@@ -202,7 +223,7 @@ def _boolean(text: str) -> bool:
 
 def _one_of(choices: type[Enum]) -> Kind:
     *others, last = (f"`{choice.value}`" for choice in choices)
-    return _text_kind(f"{', '.join(others)} or {last}", choices)
+    return _text_kind(f"{', '.join(others)} or {last}", choices, {"enum": [choice.value for choice in choices]})
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -329,37 +350,63 @@ def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
 
 
 TEXT = _text_kind("a text in one line", _plain)
-WORD = _text_kind("a word without spaces", _word)
-FILE_NAME = _text_kind("a name of letters, digits, `.`, `_` and `-`", _file_name)
-HOST_NAME = _text_kind("a host's name or address", _host_name)
-USER_NAME = _text_kind("a user's name", _user_name)
-SLOTS = _text_kind("a whole number from 1 to 1000", _whole(1, 1000))
-PORT = _text_kind("a port, 1 to 65535", _whole(1, 65535))
-ANY_PORT = _text_kind("a port, 1 to 65535, or 0 for any free one", _whole(0, 65535))
-SECONDS = _text_kind("seconds, more than 0", _seconds)
+WORD = _text_kind("a word without spaces", _word, _pattern(r"^\S+$"))
+FILE_NAME = _text_kind(
+    "a name of letters, digits, `.`, `_` and `-`", _file_name, _pattern(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
+)
+HOST_NAME = _text_kind("a host's name or address", _host_name, _pattern(HOST_PATTERN))
+USER_NAME = _text_kind("a user's name", _user_name, _pattern(USER_PATTERN))
+SLOTS = _text_kind("a whole number from 1 to 1000", _whole(1, 1000), _number(1, 1000))
+PORT = _text_kind("a port, 1 to 65535", _whole(1, 65535), _number(1, 65535))
+ANY_PORT = _text_kind("a port, 1 to 65535, or 0 for any free one", _whole(0, 65535), _number(0, 65535))
+_SECONDS_SCHEMA = {"type": ["number", "string"], "exclusiveMinimum": 0, "maximum": _MOST_S}
+SECONDS = _text_kind("seconds, more than 0", _seconds, {**_SECONDS_SCHEMA, "pattern": r"^[0-9._eE+-]+$"})
 SECONDS_OR_NONE = Kind(
     "seconds, more than 0, or `none`",
     lambda node, at: None if isinstance(node, Scalar) and node.text == "none" else SECONDS.read(node, at),
+    {**_SECONDS_SCHEMA, "pattern": r"^(none|[0-9._eE+-]+)$"},
 )
-SIZE = _text_kind("a size such as 500 MiB or 5 GiB", _size)
-ABSOLUTE = _text_kind("an absolute path on the host", _absolute)
-INSIDE = _text_kind("a relative path without ..", _inside)
-SYSTEM = _text_kind("a system such as x86_64-linux or aarch64-darwin", System.parse)
-ENDPOINT = _text_kind("HOST:PORT, or a port alone for localhost", _endpoint)
+SIZE = _text_kind(
+    "a size such as 500 MiB or 5 GiB",
+    _size,
+    {"type": ["number", "string"], "minimum": 0, "pattern": rf"^[0-9]+(\.[0-9]+)? *({'|'.join(_UNITS)})$"},
+)
+ABSOLUTE = _text_kind("an absolute path on the host", _absolute, _pattern(r"^(?!.*/\.\.(/|$))/"))
+INSIDE = _text_kind("a relative path without ..", _inside, _pattern(r"^(?!/)(?!(.*/)?\.\.(/|$))."))
+SYSTEM = _text_kind("a system such as x86_64-linux or aarch64-darwin", System.parse, {"enum": list(SYSTEMS)})
+ENDPOINT = _text_kind(
+    "HOST:PORT, or a port alone for localhost", _endpoint, {**_number(1, 65535), "pattern": r"^(\S+:)?[0-9]+$"}
+)
 SPREAD = _one_of(Spread)
 BUILDER = _one_of(Builder)
 BUILD_ON = _one_of(BuildOn)
 ON_UNREACHABLE = _one_of(OnUnreachable)
 STORE = _one_of(StoreChoice)
 FORWARD_USERS = _one_of(ForwardUsers)
-BOOLEAN = _text_kind("`true` or `false`", _boolean)
-FLAKE = _text_kind("a flake reference without #", _flake)
+BOOLEAN = _text_kind("`true` or `false`", _boolean, {"enum": [True, False, "true", "false"]})
+FLAKE = _text_kind("a flake reference without #", _flake, _pattern("^[^#-][^#]*$"))
 WORDS = list_kind("a list of words", WORD)
-ENV = _mapping_kind("a mapping of variables", _env_name, is_env=True)
-SECRETS = list_kind("a list of variables' names", _text_kind("a variable's name", _secret_name))
-OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, is_env=False)
-COMMAND = Kind("a command, as a text or a list of words", _read_command)
-CONNECT = Kind("a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect)
-PROGRAM = Kind("a program with its arguments, as a text or a list of words", _read_program)
-PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns)
-HOSTS = Kind("a mapping of host names", _read_hosts)
+_NAME_PATTERN = "^(?!REMOTE_RUNNER_)[A-Za-z_][A-Za-z0-9_]*$"
+ENV = _mapping_kind("a mapping of variables", _env_name, _NAME_PATTERN, is_env=True)
+_SECRET = _text_kind("a variable's name", _secret_name, _pattern(_NAME_PATTERN))
+SECRETS = list_kind("a list of variables' names", _SECRET)
+OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, "^[A-Za-z0-9]+$", is_env=False)
+_WORDS_SCHEMA = {
+    "anyOf": [{"type": _SCALAR, "pattern": r"\S"}, {"type": "array", "minItems": 1, "items": {"type": _SCALAR}}]
+}
+COMMAND = Kind("a command, as a text or a list of words", _read_command, _WORDS_SCHEMA)
+CONNECT = Kind(
+    "a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect, _WORDS_SCHEMA
+)
+PROGRAM = Kind("a program with its arguments, as a text or a list of words", _read_program, _WORDS_SCHEMA)
+PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns, {"anyOf": [{"type": _SCALAR}, WORDS.schema]})
+HOSTS = Kind(
+    "a mapping of host names",
+    _read_hosts,
+    {
+        "type": ["object", "null"],
+        "propertyNames": {"allOf": [{"pattern": HOST_PATTERN}, {"pattern": r"^[^@*?\[]+$"}]},
+        "properties": {"localhost": {"$ref": "#/$defs/localhost"}},
+        "additionalProperties": {"$ref": "#/$defs/host"},
+    },
+)

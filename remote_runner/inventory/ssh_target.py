@@ -12,6 +12,9 @@ from remote_runner.errors import HostNameError
 _FORBIDDEN_CHARACTERS = "'`\"$\\;&<>|(){},"
 # ssh.c, valid_ruser: a user's name may hold a backslash (a domain), but not at its end.
 _FORBIDDEN_IN_USER = "'`\";&<>|(){}"
+# The same as patterns of JSON Schema.
+HOST_PATTERN = "^(?!-)[^\\s'`\"$\\\\;&<>|(){},]+$"
+USER_PATTERN = "^(?!-)[^\\s'`\";&<>|(){}]*[^\\s'`\";&<>|(){}\\\\]$"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,6 @@ _OPERATING_SYSTEMS: dict[str, str] = {
     "OpenBSD": "openbsd",
 }
 
-
 # What else a processor runs without an emulator (Linux is built so everywhere). An emulator that a host may have
 # (binfmt_misc, Rosetta) does not count: nobody can tell whether it is meant.
 _ALSO_RUNS: dict[str, tuple[str, ...]] = {
@@ -64,6 +63,10 @@ _ALSO_RUNS: dict[str, tuple[str, ...]] = {
     "armv7l": ("armv6l", "armv5tel"),
     "armv6l": ("armv5tel",),
 }
+
+
+SYSTEMS = tuple(f"{arch}-{name}" for name in _OPERATING_SYSTEMS.values() for arch in _GO)
+"""All names, those of Linux first."""
 
 
 @dataclass(frozen=True)

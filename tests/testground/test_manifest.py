@@ -12,7 +12,7 @@ from testground.errors import CompositionError, ManifestError
 from testground.go_json import marshal
 from testground.manifest import Manifest, Param
 
-_TEXT = """
+TEXT = """
 name = "example"
 
 [defaults]
@@ -47,7 +47,7 @@ instances = { min = 2, max = 2 }
 
 
 def test_a_manifest_is_read() -> None:
-    manifest = Manifest.from_toml(_TEXT)
+    manifest = Manifest.from_toml(TEXT)
     assert (manifest.name, manifest.builder, manifest.runner) == ("example", "exec:go", "local:exec")
     assert manifest.runners["local:exec"] == {"enabled": True, "bin_path": "/bin/x"}
     output, params = manifest.testcases
@@ -58,7 +58,7 @@ def test_a_manifest_is_read() -> None:
 
 
 def test_defaults_that_are_no_strings_are_passed_as_their_json() -> None:
-    defaults = Manifest.from_toml(_TEXT).testcase("params").default_params()
+    defaults = Manifest.from_toml(TEXT).testcase("params").default_params()
     assert defaults == {
         "text": 'a"<b>',
         "number": "1",
@@ -106,8 +106,8 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_value(change: str, to: str, message: str) -> None:
-    assert change in _TEXT
-    text = _TEXT.replace(change, to)
+    assert change in TEXT
+    text = TEXT.replace(change, to)
     if change == "[[testcases]]":
         text = text.split("  [testcases.params]")[0]
     with pytest.raises(ManifestError, match=message):
@@ -116,7 +116,7 @@ def test_a_mistake_is_named_by_file_key_and_value(change: str, to: str, message:
 
 def test_an_unknown_test_case_is_answered_with_the_nearest_known() -> None:
     with pytest.raises(ManifestError, match="'param'; did you mean params\\? known: output, params"):
-        Manifest.from_toml(_TEXT).testcase("param")
+        Manifest.from_toml(TEXT).testcase("param")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(ManifestError, match=r"latin.toml: is no UTF-8 text"):
         Manifest.load(tmp_path / "latin.toml")
-    (tmp_path / "good.toml").write_text(_TEXT)
+    (tmp_path / "good.toml").write_text(TEXT)
     assert Manifest.load(tmp_path / "good.toml").file == str(tmp_path / "good.toml")
 
 
 def test_keys_are_read_in_any_case_and_unknown_ones_told() -> None:
-    text = _TEXT.replace("default = 3 }", "Default = 3, defualt = 4 }").replace("[[testcases]]", "[[TestCases]]", 2)
+    text = TEXT.replace("default = 3 }", "Default = 3, defualt = 4 }").replace("[[testcases]]", "[[TestCases]]", 2)
     text = text.replace("[testcases.params]", "[TestCases.Params]").replace(
         'unit = "words", default', 'UNIT = "words", Default'
     )
@@ -156,21 +156,21 @@ def test_keys_are_read_in_any_case_and_unknown_ones_told() -> None:
     ],
 )
 def test_an_odd_entry_does_not_refuse_the_others(change: str, to: str) -> None:
-    assert change in _TEXT
-    manifest = Manifest.from_toml(_TEXT.replace(change, to))
+    assert change in TEXT
+    manifest = Manifest.from_toml(TEXT.replace(change, to))
     (run,) = plan_runs(single(manifest, "output"), manifest)
     assert (run.case, run.instances) == ("output", 3)
 
 
 def test_an_odd_entry_is_named_when_it_is_to_run() -> None:
-    manifest = Manifest.from_toml(_TEXT.replace("default = 0.50", "default = inf"), file="m.toml")
+    manifest = Manifest.from_toml(TEXT.replace("default = 0.50", "default = inf"), file="m.toml")
     with pytest.raises(ManifestError, match=r"m.toml: testcases\[1\].params.share.default: cannot be passed"):
         plan_runs(single(manifest, "params"), manifest)
-    manifest = Manifest.from_toml(_TEXT.replace("default = 3 }", "default = 'many' }"), file="m.toml")
+    manifest = Manifest.from_toml(TEXT.replace("default = 3 }", "default = 'many' }"), file="m.toml")
     with pytest.raises(ManifestError, match=r"m.toml: testcases\[0\].instances.default: is 'many'; expected a whole"):
         single(manifest, "output")
     assert plan_runs(single(manifest, "output", instances=2), manifest)
-    manifest = Manifest.from_toml(_TEXT.replace("min = 2, max = 2", "min = 3, max = 2"))
+    manifest = Manifest.from_toml(TEXT.replace("min = 2, max = 2", "min = 3, max = 2"))
     with pytest.raises(CompositionError, match="2 instances; test case params takes 3 to 2"):
         plan_runs(single(manifest, "params", instances=2), manifest)
 
@@ -191,7 +191,7 @@ def test_lists_and_times_arrive_as_go_reads_them(value: str, text: str, monkeypa
     monkeypatch.setenv("TZ", "XXX-05:30")
     time.tzset()
     try:
-        manifest = Manifest.from_toml(_TEXT.replace("default = 0.50", f"default = {value}"))
+        manifest = Manifest.from_toml(TEXT.replace("default = 0.50", f"default = {value}"))
         assert manifest.testcase("params").default_params()["share"] == text
     finally:
         monkeypatch.undo()
