@@ -7,6 +7,7 @@
     ├── DemoServerError         the embedded ssh server of the demo did not come up
     ├── JobError                what shall be run cannot be handed over
     ├── ControllerError         a directory or lock on this machine cannot be used
+    ├── RunNotFoundError        no run that was recorded here is meant by it
     ├── PlanImportError         a plan cannot be put into Testground's home
     ├── InventoryError          the inventory says what it cannot say
     ├── SourceError             hosts from elsewhere cannot be read
@@ -115,6 +116,10 @@ class RunEnvironmentError(RemoteRunnerError):
 
 class ControllerError(RemoteRunnerError):
     """A directory or lock on this machine cannot be used."""
+
+
+class RunNotFoundError(RemoteRunnerError):
+    """No run of that name was recorded on this machine, or more than one is meant."""
 
 
 class PlanImportError(RemoteRunnerError):

@@ -20,7 +20,10 @@ from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeO
 
 # Top-level names that begin so are remote-runner's own files in an instance's outputs.
 OWN_PREFIX = b"remote-runner."
+STREAM_FILES = ("stdout", "stderr")
+"""Ours as well: what the application said. Where its outputs have such a name, ours gets the prefix."""
 # Written by the agent: the lines that were too long for whoever reads the streams.
+_STREAMS = tuple((os.fsencode(name),) for name in STREAM_FILES)
 _AGENTS_FILES = ((b"remote-runner.stdout.lines",), (b"remote-runner.stderr.lines",))
 
 DEFAULT_LIMIT_BYTES = 20 << 30
@@ -508,6 +511,9 @@ class _Unpacker:
         """Remove what has the name already, unless it is a directory."""
         if stat.S_ISDIR(os.stat(where[-1], dir_fd=parent, follow_symlinks=False).st_mode):
             return False
+        if where in _STREAMS:
+            os.rename(where[-1], OWN_PREFIX + where[-1], src_dir_fd=parent, dst_dir_fd=parent)
+            return True
         os.unlink(where[-1], dir_fd=parent)
         return True
 

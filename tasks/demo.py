@@ -43,6 +43,7 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
         (outcome,) = run_all(
             plan,
             plan_runs(planned, plan.manifest),
+            task="demo",
             outputs=Path(outputs) if outputs else here.directory,
             services=Services(),
             timeout_s=300.0,

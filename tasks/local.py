@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 import invoke
 
 from remote_runner.connection.program import find_go
+from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
+from remote_runner.records.recorder import Recorder, begun
 from tasks.choose import positive
 from tasks.plan import Plan
 from tasks.say import say, show, show_json
@@ -20,7 +23,7 @@ from tasks.task import Failed, task
 from testground.composition import Composition, RunPlan, plan_runs
 from testground.composition import run_ids as ids_of
 from testground.composition import single as single_composition
-from testground.local_exec import Command, RunOutcome, StopRequest
+from testground.local_exec import Command, RunOutcome, StopRequest, new_run_id, outputs_root
 from testground.local_exec import run as run_plan
 from testground.runenv import ServiceAddress
 from testground.sync.protocol import DEFAULT_PORT
@@ -72,7 +75,7 @@ def single(
         test_params=_pairs(test_param or []),
     )
     services = _services(sync_service, influxdb, redis)
-    _run(plan, planned, (), outputs, services, timeout, json, dry_run)
+    _run(plan, planned, (), "local.single", outputs, services, timeout, json, dry_run)
 
 
 @task(
@@ -100,7 +103,7 @@ def composition(
     templates = Templates(plan.environ, plan.controller.cache, find_go)
     loaded = Composition.load(Path(file), templates)
     services = _services(sync_service, influxdb, redis)
-    _run(plan, loaded, ids_of(run_ids or ()), outputs, services, timeout, json, dry_run)
+    _run(plan, loaded, ids_of(run_ids or ()), "local.composition", outputs, services, timeout, json, dry_run)
 
 
 @task(name="sync-service", help={"port": f"the port on loopback (default {DEFAULT_PORT}; 0 takes a free one)"})
@@ -121,6 +124,12 @@ class Services:
     influxdb_url: str = ""
     redis_host: str = ""
 
+    def to_json(self) -> dict[str, str | None]:
+        """For a run's record; a password in a URL stays out."""
+        url = re.sub(r"//[^/]*@", "//***@", self.influxdb_url)
+        sync = None if self.sync is None else f"{self.sync.host}:{self.sync.port}"
+        return {"sync_service": sync, "influxdb": url or None, "redis": self.redis_host or None}
+
 
 def _services(sync_service: str, influxdb: str, redis: str) -> Services:
     services_from({"INFLUXDB_URL": influxdb})  # refuses what is not a URL
@@ -137,12 +146,16 @@ def instance_starter(plan: Plan) -> Iterator[Command]:
 
 
 def run_all(
-    plan: Plan, plans: Sequence[RunPlan], *, outputs: Path, services: Services, timeout_s: float | None
+    plan: Plan, plans: Sequence[RunPlan], *, task: str, outputs: Path, services: Services, timeout_s: float | None
 ) -> list[RunOutcome]:
-    """Run the plans one after the other, with a sync service of their own where none is given."""
+    """Run the plans one after the other, with a sync service of their own where none is given.
+
+    `task` is what was typed, for the record of each run.
+    """
     # Its asyncio costs 50 ms, which `fab instance` need not pay.
     from testground.sync.service import SyncService
 
+    inputs = {"outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json()}
     done = []
     with ExitStack() as stack:
         service: SyncService | None = None
@@ -157,8 +170,18 @@ def run_all(
         for run in plans:
             if stop.count:
                 break
+            run_id = new_run_id()
+            directory = outputs_root(outputs.absolute(), run.plan, run_id)
+            recorder = Recorder(
+                plan.directory,
+                plan.controller,
+                plan.environ,
+                directory,
+                begun(run, run_id, task, plan.directory, inputs),
+            )
             outcome = run_plan(
                 run,
+                run_id=run_id,
                 command=starter,
                 outputs=outputs,
                 environ=plan.environ,
@@ -172,6 +195,10 @@ def run_all(
             )
             if service is not None:
                 service.forget_run(outcome.run)
+            try:
+                recorder.end(outcome)
+            except ControllerError as error:
+                say(str(error))
             done.append(outcome)
     return done
 
@@ -196,6 +223,7 @@ def _run(
     plan: Plan,
     composition: Composition,
     only: Sequence[str],
+    task: str,
     outputs: str,
     services: Services,
     timeout: str,
@@ -211,6 +239,7 @@ def _run(
     done = run_all(
         plan,
         plans,
+        task=task,
         outputs=Path(outputs) if outputs else plan.directory,
         services=services,
         timeout_s=float(positive(timeout, "timeout")) if timeout else None,

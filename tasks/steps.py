@@ -40,13 +40,13 @@ def _row(instance: InstanceOutcome, record: Record | None) -> tuple[str, ...]:
     seconds = []
     for name_of_step in STEPS:
         step = record.step(name_of_step)
-        seconds.append("-" if step is None else "failed" if step.error else f"{step.seconds:.2f}")
+        seconds.append("-" if step is None else "failed" if step.error else f"{step.duration_s:.2f}")
     return (
         name,
         record.host or "-",
         record.system or "-",
         *seconds,
-        f"{record.total_s:.2f}",
+        f"{record.duration_s:.2f}",
         instance.verdict.value,
     )
 

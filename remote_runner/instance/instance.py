@@ -35,6 +35,7 @@ from remote_runner.instance.environment import run_environment
 from remote_runner.instance.forwarding import Forwarded
 from remote_runner.instance.record import Record, StepClock
 from remote_runner.instance.reporter import Reporter
+from remote_runner.instance.run_log import InstanceLog, run_directory
 from remote_runner.instance.services import advice_for
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer, run_in_files
@@ -109,6 +110,16 @@ async def _run(
         reporter.failure(f"remote-runner: {error}")
         return 1
     instance = _Instance(environ, runenv, plan_dir, shared, stop, reporter, umask)
+    outputs = runenv.outputs_path
+    with shared.run_log(run_directory(outputs, runenv.run), umask) as log:
+        reporter.log = InstanceLog(log, outputs, f"{runenv.group_id}[{outputs.name}]")
+        status = await _to_its_end(instance, reporter)
+        reporter.end_of_stdout()
+        await log.flush()
+    return status
+
+
+async def _to_its_end(instance: _Instance, reporter: Reporter) -> int:
     try:
         status = await instance.run()
     except (RemoteRunnerError, TestgroundError) as error:
@@ -169,6 +180,7 @@ class _Instance:
             case=runenv.case,
             run=runenv.run,
             group=runenv.group_id,
+            index=int(runenv.outputs_path.name) if runenv.outputs_path.name.isdecimal() else None,
         )
         self._clock = StepClock(self._record, reporter.message)
 
@@ -214,6 +226,8 @@ class _Instance:
                 shared, entry, system, plan_dir=self._plan_dir, run_id=self._runenv.run, environ=environ
             )
             self._record.artifact = artifact.hash
+            if not isinstance(artifact, Artifact):
+                self._record.derivation = artifact.drv
             step.detail = _built_words(entry, artifact)
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
@@ -299,6 +313,8 @@ class _Instance:
         try:
             run = await self._start(ready, self._job(ready))
             self._record.far_directory = run.directory
+            if self._reporter.log is not None:
+                self._reporter.log.start()
             self._reporter.message(f"run: started in {run.directory}")
             exited = await steps.follow(run, self._reporter.stdout, self._reporter.stderr, self._stop)
         except BaseException as error:
@@ -307,7 +323,8 @@ class _Instance:
             self._clock.end(step)
             raise
         exited_s = time.monotonic()
-        self._reporter.end_of_stdout()
+        # Before the outputs come, which may have files of the same names.
+        await self._reporter.end_of_streams()
         self._step("run", began_s, exited_s, _ended_words(exited))
         return await self._bring_home(run, ready.entry, exited, exited_s)
 
@@ -422,7 +439,7 @@ class _Instance:
 
     async def write_record(self) -> None:
         """Leave the record in the outputs; in a thread, since their disk may hang."""
-        self._record.total_s = round(self._clock.elapsed_s, 4)
+        self._record.duration_s = round(self._clock.elapsed_s, 6)
         outputs = self._runenv.outputs_path
         try:
             await run_in_files(self._record.write, outputs, self._reporter.secrets)

@@ -19,29 +19,34 @@ STEPS = ("choose", "build", "push", "forward", "run", "fetch", "clean")
 
 @dataclass
 class Step:
-    """One step: when it began (seconds after the instance's start), how long it took, and what came of it."""
+    """One step: when it began (this machine's clock, as seconds since the epoch), how long it took, what came of it."""
 
     name: str
-    started_s: float
-    seconds: float = 0.0
+    started_at: float
+    duration_s: float = 0.0
     detail: str = ""
     error: str = ""
 
 
 @dataclass
 class Record:
-    """An instance's record; every field goes into the file under its own name."""
+    """An instance's record; every field goes into the file under its own name (docs/outputs.md).
+
+    index: its number in its group, as Testground counts; number: the one that the sync service gave it for its place.
+    """
 
     instance_id: str
     plan: str = ""
     case: str = ""
     run: str = ""
     group: str = ""
+    index: int | None = None
     number: int = 0
     host: str = ""
     system: str = ""
     address: str = ""
     artifact: str = ""
+    derivation: str = ""
     far_directory: str = ""
     exit_status: int | None = None
     outcome: str = ""
@@ -51,7 +56,8 @@ class Record:
     left_out: list[str] = field(default_factory=list)
     long_lines: int = 0
     stopped_processes: int = 0
-    total_s: float = 0.0
+    started_at: float = 0.0
+    duration_s: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
     def write(self, outputs_dir: Path, secrets: Secrets) -> None:
@@ -87,6 +93,7 @@ class StepClock:
         self._record = record
         self._tell = tell
         self._start_s = time.monotonic()
+        record.started_at = round(time.time(), 6)
 
     @property
     def elapsed_s(self) -> float:
@@ -106,14 +113,17 @@ class StepClock:
 
     def begin(self, name: str, *, at_s: float | None = None) -> Step:
         """Start a step now, or at a point of the monotonic clock."""
-        started_s = self.elapsed_s if at_s is None else at_s - self._start_s
-        step = Step(name, round(started_s, 4))
+        step = Step(name, round(self._at(at_s), 6))
         self._record.steps.append(step)
         return step
 
     def end(self, step: Step, *, at_s: float | None = None) -> None:
         """End it now, or at a point of the monotonic clock, and tell."""
-        ended_s = self.elapsed_s if at_s is None else at_s - self._start_s
-        step.seconds = round(max(0.0, ended_s - step.started_s), 4)
+        step.duration_s = round(max(0.0, self._at(at_s) - step.started_at), 6)
         if not step.error:
-            self._tell(f"{step.name}: {step.detail or 'done'} ({step.seconds:.3f} s)")
+            self._tell(f"{step.name}: {step.detail or 'done'} ({step.duration_s:.3f} s)")
+
+    def _at(self, monotonic_s: float | None) -> float:
+        """A moment by the clock that all times of the record are of: this machine's, as it was at the start."""
+        elapsed_s = self.elapsed_s if monotonic_s is None else monotonic_s - self._start_s
+        return self._record.started_at + elapsed_s

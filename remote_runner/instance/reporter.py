@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from remote_runner.instance.run_log import InstanceLog
 from remote_runner.instance.writer import Writer
 from remote_runner.secrets import Secrets
 from testground.events import CrashEvent, Event, FailureEvent, MessageEvent, SuccessEvent, encode_event, parse_line
@@ -39,20 +40,23 @@ class Reporter:
         self._begun = b""  # the application's line on stdout whose end has not come
         self.secrets = Secrets()
         self.seen = Seen()
+        self.log: InstanceLog | None = None
+        """Keeps what is said from here on."""
         self.last_stderr = b""
         """The end of what has passed on stderr."""
 
     def message(self, text: str) -> None:
         """A message event."""
-        self._event(MessageEvent(self._words(text)))
+        self._event(MessageEvent(text := self._words(text)), text)
 
     def failure(self, text: str) -> None:
         """The failure event that makes Testground's verdict, with the reason and the next step."""
-        self._event(FailureEvent(self._group_id, self._words(text)))
+        self._event(FailureEvent(self._group_id, text := self._words(text)), text)
 
     def crash(self, text: str, trace: str) -> None:
         """A fault of remote-runner's own."""
-        self._event(CrashEvent(self._group_id, self._words(text), self._words(trace)))
+        text, trace = self._words(text), self._words(trace)
+        self._event(CrashEvent(self._group_id, text, trace), f"{text}\n{trace}")
 
     async def stdout(self, data: bytes) -> None:
         """The application's next bytes on stdout; returns when there is room for more."""
@@ -67,12 +71,17 @@ class Reporter:
             self._begun = data[end:]
             self._pass(whole)
         await self._writers["stdout"].drain()
+        if self.log is not None:
+            await self.log.drain()
 
     async def stderr(self, data: bytes) -> None:
         """The same on stderr."""
         self.last_stderr = data[-_LAST_BYTES:]
         self._writers["stderr"].feed(data)
         await self._writers["stderr"].drain()
+        if self.log is not None:
+            self.log.stderr(data)
+            await self.log.drain()
 
     def end_of_stdout(self) -> None:
         """The application says no more: a last line without its newline goes on as it is, and ours begin a new one."""
@@ -80,6 +89,14 @@ class Reporter:
             self._pass(self._begun)
             self._begun = b""
             self._is_amid_line = True
+
+    async def end_of_streams(self) -> None:
+        """The same of both, and return once everything is in the files of the outputs."""
+        self.end_of_stdout()
+        if self.log is not None:
+            self.log.end_of_streams()
+            for problem in await self.log.flush():
+                self.message(f"run: {problem}")
 
     async def flush(self) -> None:
         """Return once everything is written."""
@@ -96,6 +113,8 @@ class Reporter:
                 self._look(data[data.rfind(b"\n", 0, position) + 1 : line_end])
                 position = data.find(kind, line_end)
         self._writers["stdout"].feed(data)
+        if self.log is not None:
+            self.log.stdout(data)
 
     def _look(self, line: bytes) -> None:
         found = parse_line(line)
@@ -103,10 +122,12 @@ class Reporter:
             self.seen.success |= isinstance(found.event, SuccessEvent)
             self.seen.failure |= isinstance(found.event, FailureEvent | CrashEvent)
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: Event, text: str) -> None:
         line = encode_event(event, ts_ns=time.time_ns(), group_id=self._group_id, run_id=self._run_id)
         self._writers["stdout"].feed(b"\n" + line if self._is_amid_line else line)
         self._is_amid_line = False
+        if self.log is not None:
+            self.log.words(text)
 
     def _words(self, text: str) -> str:
         text = harmless(self.secrets.hide(text))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from remote_runner.connection.agent import Agent
 from remote_runner.connection.forwards import Listener, LocalForward
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
+from remote_runner.instance.run_log import RunLog
 from remote_runner.instance.single_flight import SingleFlight
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import AppSettings, HostEntry, Inventory
@@ -67,6 +68,7 @@ class Shared:
         self._services: SingleFlight[tuple[str, int], SharedSyncClient] = SingleFlight(keeps=100)
         self._clients: list[SharedSyncClient] = []
         self._closing: set[asyncio.Future[None]] = set()
+        self._logs: dict[Path | None, tuple[RunLog, int]] = {}
         self._inventories: dict[Path, tuple[object, Inventory]] = {}
         self._hosts_of_runs: SingleFlight[tuple[object, ...], Inventory] = SingleFlight(keeps=64, keeps_failures=True)
 
@@ -84,6 +86,20 @@ class Shared:
         clients, self._clients = self._clients, []
         closing = [*(host.agent.close() for host in opened), *(client.close() for client in clients)]
         await asyncio.gather(*closing, return_exceptions=True)
+
+    @contextmanager
+    def run_log(self, directory: Path | None, umask: int | None) -> Iterator[RunLog]:
+        """The files that the instances of a run write together, as long as one of them is there."""
+        log, users = self._logs.get(directory) or (RunLog(directory, umask), 0)
+        self._logs[directory] = (log, users + 1)
+        try:
+            yield log
+        finally:
+            log, users = self._logs.pop(directory)
+            if users > 1:
+                self._logs[directory] = (log, users - 1)
+            else:
+                log.close()
 
     async def inventory(self, plan_dir: Path, run_id: str, environ: Mapping[str, str]) -> Inventory:
         """The plan's inventory, the same for all instances of a run where hosts come from elsewhere.

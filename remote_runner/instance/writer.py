@@ -20,9 +20,14 @@ HELD_BYTES = 1 << 18
 """Up to which a writer takes more before it lets who feeds it wait."""
 
 
+def start_in_files(work: Callable[..., _R], *args: object) -> asyncio.Future[_R]:
+    """Begin something with files in one of the threads that may hang on a disk."""
+    return asyncio.get_running_loop().run_in_executor(_FILES, work, *args)
+
+
 async def run_in_files(work: Callable[..., _R], *args: object) -> _R:
     """Do something with files in one of the threads that may hang on a disk."""
-    return await asyncio.get_running_loop().run_in_executor(_FILES, work, *args)
+    return await start_in_files(work, *args)
 
 
 class Writer:

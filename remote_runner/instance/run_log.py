@@ -1,0 +1,177 @@
+"""What the instances of a run say, in files as it comes: each one's `stdout` and `stderr`, and the run's `run.log`."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from remote_runner.instance.writer import start_in_files
+from remote_runner.outputs import STREAM_FILES
+
+LOG_FILE = "run.log"
+# A thread takes what has come in this time from all instances at once: an instance costs no thread and no descriptor.
+_TOGETHER_S = 0.05
+_HELD_BYTES = 4 << 20
+_NEW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class RunLog:
+    """The files of one run, whose directory is `directory` (`None`: there is none, and no `run.log`).
+
+    While it is open it has a shared lock on `run.log`, by which others know that the run goes on. What cannot be
+    written is dropped, and `problems` says of which file and why. `umask` holds for what is made.
+    """
+
+    def __init__(self, directory: Path | None, umask: int | None) -> None:
+        self.path = None if directory is None else directory / LOG_FILE
+        self.problems: dict[Path, str] = {}
+        self._umask = umask
+        self._lock_fd = -1
+        self._held: dict[Path, list[bytes]] = {}
+        self._held_bytes = 0
+        self._is_closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Future[dict[Path, str]] | None = None
+        if self.path is not None:
+            self.add(self.path, b"")
+
+    def add(self, path: Path, data: bytes) -> None:
+        """Append to a file, which is made where it is missing."""
+        if path in self.problems:
+            return
+        self._held.setdefault(path, []).append(data)
+        self._held_bytes += len(data)
+        if self._timer is None and self._writing is None:
+            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._write)
+
+    async def drain(self) -> None:
+        """Return once there is room for more."""
+        if self._held_bytes > _HELD_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return once all that came until now is written, or cannot be."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+        if self._writing is None:
+            self._write()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    def close(self) -> None:
+        """Write what there still is, and let go of it: who reads `run.log` sees that it has ended."""
+        self._is_closed = True
+        self._write()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._is_closed and self._writing is None and self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _write(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._held or self._writing is not None:
+            return
+        held, self._held, self._held_bytes = self._held, {}, 0
+        self._writing = start_in_files(self._append, held)
+        self._writing.add_done_callback(self._written)
+
+    def _written(self, done: asyncio.Future[dict[Path, str]]) -> None:
+        self._writing = None
+        if not done.cancelled():
+            self.problems |= done.result()
+        self._write()
+        self._unlock()
+
+    def _append(self, held: dict[Path, list[bytes]]) -> dict[Path, str]:
+        """Write it, in a thread; why a file took nothing, for each."""
+        problems = {}
+        for path, pieces in held.items():
+            try:
+                fd = os.open(path, _NEW, 0o666)
+                try:
+                    if self._umask is not None and os.fstat(fd).st_size == 0:
+                        os.fchmod(fd, 0o666 & ~self._umask)
+                    if path == self.path and self._lock_fd < 0:
+                        self._lock_fd = os.dup(fd)
+                        with suppress(OSError):  # a file system without locks
+                            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    view = memoryview(b"".join(pieces))
+                    while view:
+                        view = view[os.write(fd, view) :]
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                problems[path] = error.strerror or str(error)
+        return problems
+
+
+class InstanceLog:
+    """One instance's part of it; `name` stands before each of its lines in `run.log`, as in `single[3]`."""
+
+    def __init__(self, log: RunLog, outputs: Path, name: str) -> None:
+        self._log = log
+        self._outputs = outputs
+        self._name = name
+        self._begun = b""  # the line on stderr whose end has not come
+
+    def start(self) -> None:
+        """Its application has started: there are its files, though it may say nothing."""
+        for stream in STREAM_FILES:
+            self._log.add(self._outputs / stream, b"")
+
+    def stdout(self, data: bytes) -> None:
+        """Whole lines of the application (its last one may lack the newline)."""
+        self._log.add(self._outputs / "stdout", data)
+        self._lines("stdout", data)
+
+    def stderr(self, data: bytes) -> None:
+        """The application's next bytes on stderr."""
+        self._log.add(self._outputs / "stderr", data)
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._lines("stderr", self._begun + data[:end])
+            self._begun = data[end:]
+        else:
+            self._begun += data
+
+    def end_of_streams(self) -> None:
+        """The application says no more."""
+        if self._begun:
+            self._lines("stderr", self._begun)
+            self._begun = b""
+
+    def words(self, text: str) -> None:
+        """Words of remote-runner's own."""
+        self._lines("runner", text.encode("utf-8", "replace"))
+
+    async def drain(self) -> None:
+        """Return once there is room for more."""
+        await self._log.drain()
+
+    async def flush(self) -> list[str]:
+        """Return once everything is written; what of it could not be, as sentences."""
+        await self._log.flush()
+        mine = [self._outputs / stream for stream in STREAM_FILES]
+        found = [(path, self._log.problems[path]) for path in (*mine, self._log.path) if path in self._log.problems]
+        return [f"{path}: what the application says cannot be kept: {why}" for path, why in found]
+
+    def _lines(self, stream: str, data: bytes) -> None:
+        if self._log.path is None or not data:
+            return
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        prefix = f"{now} {self._name} {stream} ".encode()
+        lines = data.removesuffix(b"\n").replace(b"\n", b"\n" + prefix)
+        self._log.add(self._log.path, b"%s%s\n" % (prefix, lines))
+
+
+def run_directory(outputs: Path, run: str) -> Path | None:
+    """The run's directory above an instance's outputs, `<run>/<group>/<index>` (a group's name may have a `/`)."""
+    return next((parent for parent in outputs.parents if run and parent.name == run), None)

@@ -1,0 +1,1 @@
+"""What is kept of a run on this machine, and how it is found again."""

@@ -1,0 +1,120 @@
+"""Where the records of runs are: below the plan's own outputs, or where a note of this machine's says."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from remote_runner.controller import Controller
+from remote_runner.errors import RunNotFoundError
+from remote_runner.files import write_atomically
+from remote_runner.instance.run_log import LOG_FILE
+from remote_runner.records.run import RUN_FILE, RUNNING, RunRecord
+
+_MOST_NOTES = 2000
+_SHORTEST = 4
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run whose record is here."""
+
+    directory: Path
+    record: RunRecord
+
+    @property
+    def run(self) -> str:
+        return self.record.run
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody still writes what its instances say."""
+        return is_written(self.directory)
+
+    @property
+    def outcome(self) -> str:
+        """Its outcome; `lost` for a run whose end nobody could write."""
+        if self.record.outcome == RUNNING and not self.is_alive:
+            return "lost"
+        return self.record.outcome
+
+
+def is_written(directory: Path) -> bool:
+    """Whether a process holds the run's log open."""
+    try:
+        fd = os.open(directory / LOG_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def note_place(controller: Controller, run: str, directory: Path) -> None:
+    """Remember where a run's record is, if that can be written; the oldest notes go."""
+    notes = _notes(controller)
+    write_atomically(notes / run, os.fsencode(directory), optional=True)
+    with suppress(OSError):
+        for old in sorted(notes.iterdir())[:-_MOST_NOTES]:
+            old.unlink(missing_ok=True)
+
+
+def forget_place(controller: Controller, run: str) -> None:
+    """The run's record is not there any more."""
+    with suppress(OSError):
+        (_notes(controller) / run).unlink(missing_ok=True)
+
+
+def _notes(controller: Controller) -> Path:
+    return controller.cache / "recorded"
+
+
+def found_runs(controller: Controller, outputs: Path) -> list[FoundRun]:
+    """Every run whose record is below `outputs` or was noted, the oldest first."""
+    places = {path.name: path for path in _noted(controller)}
+    places |= {path.parent.name: path.parent for path in outputs.glob(f"outputs/local_exec/*/*/{RUN_FILE}")}
+    read = [(place, RunRecord.read(place)) for place in places.values()]
+    found = [FoundRun(place, record) for place, record in read if record is not None]
+    return sorted(found, key=lambda one: one.record.started_at)
+
+
+def _noted(controller: Controller) -> Iterator[Path]:
+    with suppress(OSError):
+        for note in _notes(controller).iterdir():
+            with suppress(OSError):
+                yield Path(os.fsdecode(note.read_bytes()))
+
+
+def choose_run(runs: list[FoundRun], given: str) -> FoundRun:
+    """The run that an id or the beginning of one means, the last one for "". Raises `RunNotFoundError`."""
+    if not given:
+        if not runs:
+            raise RunNotFoundError("no run is recorded here", next_step="run one: fab local.single, or fab demo")
+        return runs[-1]
+    return next(one for one in runs if one.run == chosen_id([one.run for one in runs], given))
+
+
+def chosen_id(ids: list[str], given: str) -> str:
+    """The one of these ids that `given` is, or the beginning of. Raises `RunNotFoundError`."""
+    if given in ids:
+        return given
+    meant = [one for one in dict.fromkeys(ids) if one.startswith(given)] if len(given) >= _SHORTEST else []
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        named = ", ".join(meant[-_MOST_NAMED:])
+        raise RunNotFoundError(
+            f"{given} is the beginning of {len(meant)} runs: {named}", next_step="give more of the id"
+        )
+    raise RunNotFoundError(f"there is no run {given} here", next_step="fab runs lists them")

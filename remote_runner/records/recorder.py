@@ -1,0 +1,102 @@
+"""Keeps the record of a run of `fab local.*` while it goes on: written when it begins, and anew when it has ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from remote_runner.controller import Controller
+from remote_runner.errors import RemoteRunnerError
+from remote_runner.instance.record import read_record
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.records.places import note_place
+from remote_runner.records.provenance import inventory_value, provenance
+from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value
+from remote_runner.secrets import Secrets
+from testground.composition import RunPlan
+from testground.local_exec import RunOutcome
+
+
+class Recorder:
+    """The record of one run in `directory`; what made the run is looked for in a thread meanwhile."""
+
+    def __init__(
+        self, plan_dir: Path, controller: Controller, environ: Mapping[str, str], directory: Path, record: RunRecord
+    ) -> None:
+        self._plan_dir = plan_dir
+        self._directory = directory
+        self._inventory: Inventory | None = None
+        with suppress(RemoteRunnerError):  # each instance tells what is wrong with it
+            self._inventory = Inventory.load(plan_dir, cache=controller.cache)
+        self._secrets = Secrets() if self._inventory is None else self._inventory.secrets(environ)
+        self._record = record
+        self._provenance: dict[str, Any] = {}
+        self._asking = threading.Thread(target=self._ask, args=(environ,), name="provenance", daemon=True)
+        self._asking.start()
+        with suppress(OSError):  # the run itself tells
+            directory.mkdir(parents=True, exist_ok=True)
+            record.write(directory, self._secrets)
+            note_place(controller, record.run, directory)
+
+    def _ask(self, environ: Mapping[str, str]) -> None:
+        self._provenance = provenance(self._plan_dir, environ)
+
+    def end(self, outcome: RunOutcome) -> RunRecord:
+        """Write how it went. Raises `ControllerError`."""
+        self._asking.join()
+        found = [(instance, read_record(instance.outputs)) for instance in outcome.instances]
+        records = [record for _, record in found if record is not None]
+        hosts = hosts_of(records)
+        ok = {group.id: group.ok for group in outcome.groups}
+        made_by = dict(self._provenance)
+        if self._inventory is not None:
+            made_by["inventory"] = inventory_value(self._inventory, (host["name"] for host in hosts))
+        self._record = replace(
+            self._record,
+            outcome="ok" if outcome.ok else "cancelled" if outcome.cancelled else "failed",
+            cancelled=outcome.cancelled,
+            ended_at=round(self._record.started_at + outcome.duration_s, 6),
+            duration_s=round(outcome.duration_s, 6),
+            groups=[{**group, "ok": ok.get(group["id"], 0)} for group in self._record.groups],
+            hosts=hosts,
+            artifacts=artifacts_of(records),
+            provenance=made_by,
+            instances=[
+                instance_value(
+                    self._directory,
+                    Ended(one.group, one.number, one.outputs, one.verdict.value, one.reason),
+                    record,
+                )
+                for one, record in found
+            ],
+        )
+        self._record.write(self._directory, self._secrets)
+        return self._record
+
+
+def begun(run: RunPlan, run_id: str, task: str, plan_dir: Path, inputs: Mapping[str, Any]) -> RunRecord:
+    """The record of a run that begins now; `inputs` is what it was started with, beside its groups."""
+    return RunRecord(
+        run=run_id,
+        plan=run.plan,
+        case=run.case,
+        name=run.name,
+        task=task,
+        started_at=round(time.time(), 6),
+        inputs={"directory": str(plan_dir), "disable_metrics": run.disable_metrics, **inputs},
+        groups=[
+            {
+                "id": group.id,
+                "instances": group.instances,
+                "ok": None,
+                "params": dict(group.params),
+                "profiles": dict(group.profiles),
+            }
+            for group in run.groups
+        ],
+    )

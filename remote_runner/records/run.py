@@ -1,0 +1,154 @@
+"""A run's record, `run.json` in its directory: what was run, where, and how it went (docs/outputs.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from remote_runner.files import write_atomically
+from remote_runner.instance.record import RECORD_FILE, Record, read_record
+from remote_runner.secrets import Secrets
+
+RUN_FILE = "run.json"
+FORMAT = 1
+RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record as it stands in its file; what is nested is JSON values.
+
+    task: what ran it, `local.single` and the like, or `testground`. name: the run's in its composition.
+    outcome: running, ok, failed, cancelled (`cancelled` says why). Times are seconds since the epoch by this machine's
+    clock. doubts: why the numbers of this run may not be believed, a sentence each.
+    """
+
+    run: str
+    plan: str
+    case: str
+    name: str
+    task: str
+    started_at: float
+    outcome: str = RUNNING
+    cancelled: str = ""
+    ended_at: float | None = None
+    duration_s: float | None = None
+    doubts: Sequence[str] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    groups: Sequence[Mapping[str, Any]] = ()
+    hosts: Sequence[Mapping[str, Any]] = ()
+    artifacts: Sequence[Mapping[str, Any]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    instances: Sequence[Mapping[str, Any]] = ()
+    format: int = FORMAT
+
+    def write(self, directory: Path, secrets: Secrets) -> None:
+        """Write it into the run's directory, whole or not at all, without the secrets. Raises `ControllerError`."""
+        write_atomically(directory / RUN_FILE, self.to_text(secrets).encode(), mode=0o644)
+
+    def to_text(self, secrets: Secrets) -> str:
+        """JSON with a line for each value, and for each element of a list."""
+        lines = []
+        for name, value in secrets.hide_in(vars(self)).items():
+            if isinstance(value, list | tuple) and value:
+                text = "[\n" + ",\n".join(f"    {json.dumps(one)}" for one in value) + "\n  ]"
+            else:
+                text = json.dumps(value)
+            lines.append(f'  "{name}": {text}')
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> Self | None:
+        """The record in a run's directory, or `None` where there is none that can be read."""
+        known = {one.name for one in fields(cls)}
+        try:
+            values: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+            found = cls(**{name: value for name, value in values.items() if name in known})
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return None
+        return found if found.format == FORMAT else None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an instance ended for who ran it; `outcome` and `reason` are Testground's verdict where it is known."""
+
+    group: str
+    index: int | None
+    outputs: Path
+    outcome: str = ""
+    reason: str = ""
+
+
+def instance_value(directory: Path, ended: Ended, record: Record | None) -> dict[str, Any]:
+    """An instance as it stands in `instances`."""
+    outputs = ended.outputs.relative_to(directory) if ended.outputs.is_relative_to(directory) else ended.outputs
+    value: dict[str, Any] = {
+        "group": ended.group,
+        "index": ended.index,
+        "number": None,
+        "host": None,
+        "system": None,
+        "outcome": ended.outcome or "failed",
+        "reason": ended.reason,
+        "exit_status": None,
+        "started_at": None,
+        "duration_s": None,
+        "outputs": str(outputs),
+        "outputs_bytes": 0,
+        "steps": [],
+    }
+    if record is None:
+        return value
+    return value | {
+        "number": record.number or None,
+        "host": record.host or None,
+        "system": record.system or None,
+        "outcome": ended.outcome or record.outcome or "failed",
+        "reason": ended.reason or record.error,
+        "exit_status": record.exit_status,
+        "started_at": record.started_at,
+        "duration_s": record.duration_s,
+        "outputs_bytes": record.outputs_bytes,
+        "steps": [
+            {"name": step.name, "started_at": step.started_at, "duration_s": step.duration_s, "ok": not step.error}
+            for step in record.steps
+        ],
+    }
+
+
+def hosts_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The hosts that instances were on, in the order of their names, as they stand in `hosts`."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if record.host:
+            host = found.setdefault(
+                record.host,
+                {"name": record.host, "system": record.system or None, "address": record.address or None}
+                | {"instances": 0},
+            )
+            host["instances"] += 1
+    return [found[name] for name in sorted(found)]
+
+
+def artifacts_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What was run, once for each system, as it stands in `artifacts`."""
+    found = {(one.system, one.artifact): one.derivation or None for one in records if one.artifact}
+    return [{"system": system, "hash": hash_, "derivation": found[system, hash_]} for system, hash_ in sorted(found)]
+
+
+def records_below(directory: Path) -> list[tuple[Path, Record]]:
+    """The records of a run's instances, each with its directory."""
+    found = []
+    for place, directories, files in os.walk(directory):
+        directories.sort()
+        if RECORD_FILE in files:
+            directories.clear()  # an application's outputs
+            record = read_record(Path(place))
+            if record is not None:
+                found.append((Path(place), record))
+    return found
