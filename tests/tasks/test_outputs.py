@@ -1,0 +1,131 @@
+"""What real runs of `fab local.*` leave here, held against docs/schema and docs/outputs.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.integration.runs import EVENTS
+from tests.tasks.fab import REPOSITORY, PlanDirectory
+
+MANIFEST = """\
+name = "greeter"
+[defaults]
+builder = "exec:go"
+runner = "local:exec"
+[builders."exec:go"]
+enabled = true
+[runners."local:exec"]
+enabled = true
+[[testcases]]
+name = "{case}"
+instances = {{ min = 1, max = 9, default = 2 }}
+[testcases.params]
+word = {{ type = "string", default = "hello" }}
+"""
+LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z) (\S+\[\d+\]) (stdout|stderr|runner) (.*)")
+
+
+def schema(name: str) -> Any:
+    """One of the schemas of the documentation."""
+    return json.loads((REPOSITORY / "docs/schema" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def valid(path: Path, name: str) -> Any:
+    """The JSON in a file, which follows the schema."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema(name)).validate(value)
+    return value
+
+
+def write_plan(plan: PlanDirectory, application: str, case: str = "greet") -> None:
+    """Make it a plan of one case, whose application is this script behind the functions of `EVENTS`."""
+    plan.write("manifest.toml", MANIFEST.format(case=case))
+    plan.write("greeter.sh", EVENTS + application)
+
+
+def run_directory(plan: PlanDirectory) -> Path:
+    """The directory of the one run."""
+    (found,) = (plan.path / "outputs/local_exec/greeter").iterdir()
+    return found
+
+
+@pytest.mark.parametrize("name", ["run", "instance"])
+def test_the_schemas_are_schemas_and_every_key_is_described(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+    text = (REPOSITORY / "docs/outputs.md").read_text(encoding="utf-8")
+    if name == "run":
+        assert [key for key in schema(name)["properties"] if key != "format" and f"`{key}`" not in text] == []
+
+
+def test_a_run_on_two_hosts_is_kept_whole(hosts_plan: PlanDirectory) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(hosts_plan.path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    write_plan(
+        hosts_plan, 'echo "$REMOTE_RUNNER_HOST speaks"\necho "is unhappy" >&2\necho x >"$TEST_OUTPUTS_PATH/x"\nok\n'
+    )
+    hosts_plan.write(".gitignore", "outputs\n")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "plan"], check=True)
+
+    hosts_plan.ok("local.single", "--testcase", "greet", "--instances", "3", "--test-param", "word=s3cret")
+
+    directory = run_directory(hosts_plan)
+    run = valid(directory / "run.json", "run")
+    assert (run["outcome"], run["task"], run["case"], run["doubts"]) == ("ok", "local.single", "greet", [])
+    assert run["groups"] == [{"id": "single", "instances": 3, "ok": 3, "params": {"word": "s3cret"}, "profiles": {}}]
+    assert [host["name"] for host in run["hosts"]] == ["dex", "localhost", "rex"]
+    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert run["provenance"]["plan"] == {"revision": revision, "clean": True, "changes": []}
+    assert run["provenance"]["inventory"]["hosts"]["dex"]["labels"] == ["lab"]
+    (artifact,) = run["artifacts"]
+    names = []
+    for instance in run["instances"]:
+        outputs = directory / instance["outputs"]
+        record = valid(outputs / "remote-runner.json", "instance")
+        assert record["artifact"] == artifact["hash"]
+        assert (outputs / "stdout").read_text(encoding="utf-8").startswith(f"{instance['host']} speaks\n{{")
+        assert (outputs / "stderr").read_text(encoding="utf-8") == "is unhappy\n"
+        assert (outputs / "x").read_text(encoding="utf-8") == "x\n"
+        for step in instance["steps"]:
+            assert run["started_at"] <= step["started_at"] <= run["ended_at"]
+        names.append(f"{instance['group']}[{instance['index']}]")
+    lines = [LOG_LINE.fullmatch(line) for line in (directory / "run.log").read_text(encoding="utf-8").splitlines()]
+    said = [line.groups() for line in lines if line is not None]
+    assert len(said) == len(lines)
+    times = [datetime.fromisoformat(time).timestamp() for time, *_ in said]
+    assert times == sorted(times)
+    assert run["started_at"] - 1 < times[0] <= times[-1] < run["ended_at"] + 1
+    for name in names:
+        assert [text for _, who, stream, text in said if (who, stream) == (name, "stderr")] == ["is unhappy"]
+        assert any(text.startswith("run: ended with exit status 0") for _, who, _, text in said if who == name)
+
+
+def test_a_run_that_fails_is_kept_with_its_reasons_and_without_secrets(plan: PlanDirectory) -> None:
+    inventory = (plan.path / "inventory.yaml").read_text(encoding="utf-8")
+    plan.inventory(f"{inventory}    env: {{TOKEN: abcdefgh}}\n    secret_env: [TOKEN]\n")
+    write_plan(plan, 'echo own >"$TEST_OUTPUTS_PATH/stdout"\nprintf "no newline"\nexit 3\n')
+
+    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "1", "--test-param", "word=abcdefgh")
+
+    assert ran.status == 1
+    directory = run_directory(plan)
+    run = valid(directory / "run.json", "run")
+    (instance,) = run["instances"]
+    assert (run["outcome"], instance["outcome"], instance["exit_status"]) == ("failed", "failed", 3)
+    assert "ended with exit status 3" in instance["reason"]
+    valid(directory / "single/0/remote-runner.json", "instance")
+    # The application's own file keeps its name.
+    assert (directory / "single/0/stdout").read_text(encoding="utf-8") == "own\n"
+    assert (directory / "single/0/remote-runner.stdout").read_text(encoding="utf-8") == "no newline"
+    assert (directory / "single/0/stderr").read_bytes() == b""
+    everything = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+    assert b"abcdefgh" not in everything
+    assert run["provenance"]["inventory"]["hosts"]["localhost"]["env"] == {"TOKEN": "***"}
