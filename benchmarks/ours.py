@@ -215,7 +215,7 @@ class Instance:
     @property
     def steps_s(self) -> dict[str, float]:
         """Seconds of each of its steps, as measures."""
-        return {f"step_{step['name']}_s": float(step["seconds"]) for step in self.record["steps"]}
+        return {f"step_{step['name']}_s": float(step["duration_s"]) for step in self.record["steps"]}
 
 
 def run(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from remote_runner.demo.server import DemoHost
+from remote_runner.outputs import STREAM_FILES
 from testground.sync.service import SyncService
 from tests.hosts import Keys, UserSshd
 from tests.hosts_netns import NetnsHost
@@ -118,7 +119,7 @@ class Ran:
         found = {}
         for path in outputs.rglob("*"):
             inside = str(path.relative_to(outputs))
-            if not inside.startswith("remote-runner"):
+            if not inside.startswith("remote-runner") and inside not in STREAM_FILES:
                 is_text = path.is_file() and not path.is_symlink()
                 found[inside] = path.read_text(encoding="latin-1") if is_text else ""
         return found
