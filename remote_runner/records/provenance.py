@@ -13,6 +13,7 @@ from typing import Any
 
 from remote_runner.connection.frames import PROTOCOL
 from remote_runner.connection.program import identity
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
 from remote_runner.inventory.inventory import HostEntry, Inventory
@@ -96,6 +97,18 @@ def _said(environ: Mapping[str, str], *argv: str, words_on_stderr: bool = False)
     if done.status:
         return None
     return (done.stderr if words_on_stderr else done.stdout).decode("utf-8", "replace")
+
+
+def inventory_of_run(plan_dir: Path, run_id: str, controller: Controller, environ: Mapping[str, str]) -> Inventory:
+    """The inventory with the hosts that its sources named for this run. Raises what reading them raised."""
+    inventory = Inventory.load(plan_dir, cache=controller.cache)
+    if not inventory.sources:
+        return inventory
+    from remote_runner.inventory.sources.program import Asking
+    from remote_runner.inventory.sources.reading import read_for_run
+
+    asking = Asking(plan_dir, controller, environ, inventory.source_s)
+    return inventory.with_hosts(read_for_run(inventory.sources, asking, run_id), cache=controller.cache)
 
 
 def inventory_value(inventory: Inventory, used: Iterable[str]) -> dict[str, Any]:

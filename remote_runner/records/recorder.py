@@ -15,7 +15,7 @@ from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.record import read_record
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.records.places import note_place
-from remote_runner.records.provenance import inventory_value, provenance
+from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
 from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value
 from remote_runner.secrets import Secrets
 from testground.composition import RunPlan
@@ -29,11 +29,12 @@ class Recorder:
         self, plan_dir: Path, controller: Controller, environ: Mapping[str, str], directory: Path, record: RunRecord
     ) -> None:
         self._plan_dir = plan_dir
+        self._controller = controller
+        self._environ = environ
         self._directory = directory
-        self._inventory: Inventory | None = None
-        with suppress(RemoteRunnerError):  # each instance tells what is wrong with it
-            self._inventory = Inventory.load(plan_dir, cache=controller.cache)
-        self._secrets = Secrets() if self._inventory is None else self._inventory.secrets(environ)
+        self._secrets = Secrets()
+        with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
+            self._secrets = Inventory.load(plan_dir, cache=controller.cache).secrets(environ)
         self._record = record
         self._provenance: dict[str, Any] = {}
         self._asking = threading.Thread(target=self._ask, args=(environ,), name="provenance", daemon=True)
@@ -54,8 +55,9 @@ class Recorder:
         hosts = hosts_of(records)
         ok = {group.id: group.ok for group in outcome.groups}
         made_by = dict(self._provenance)
-        if self._inventory is not None:
-            made_by["inventory"] = inventory_value(self._inventory, (host["name"] for host in hosts))
+        with suppress(RemoteRunnerError):
+            inventory = inventory_of_run(self._plan_dir, self._record.run, self._controller, self._environ)
+            made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
         self._record = replace(
             self._record,
             outcome="ok" if outcome.ok else "cancelled" if outcome.cancelled else "failed",
