@@ -36,6 +36,7 @@ class Recorder:
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
             self._secrets = Inventory.load(plan_dir, cache=controller.cache).secrets(environ)
         self._record = record
+        self._began_s = time.monotonic()
         self._provenance: dict[str, Any] = {}
         self._asking = threading.Thread(target=self._ask, args=(environ,), name="provenance", daemon=True)
         self._asking.start()
@@ -49,6 +50,7 @@ class Recorder:
 
     def end(self, outcome: RunOutcome) -> RunRecord:
         """Write how it went. Raises `ControllerError`."""
+        duration_s = time.monotonic() - self._began_s
         self._asking.join()
         found = [(instance, read_record(instance.outputs)) for instance in outcome.instances]
         records = [record for _, record in found if record is not None]
@@ -62,8 +64,8 @@ class Recorder:
             self._record,
             outcome="ok" if outcome.ok else "cancelled" if outcome.cancelled else "failed",
             cancelled=outcome.cancelled,
-            ended_at=round(self._record.started_at + outcome.duration_s, 6),
-            duration_s=round(outcome.duration_s, 6),
+            ended_at=round(self._record.started_at + duration_s, 6),
+            duration_s=round(duration_s, 6),
             groups=[{**group, "ok": ok.get(group["id"], 0)} for group in self._record.groups],
             hosts=hosts,
             artifacts=artifacts_of(records),
