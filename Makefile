@@ -3,7 +3,7 @@
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); without it the first suitable one on PATH is taken.
 # ARGS="…" is handed on to fab demo, pytest or the benchmarks.
 
-.PHONY: help demo fast test test-agent faults check bench soak lock clean
+.PHONY: help demo fast test test-agent faults check bench soak lock release clean
 .DEFAULT_GOAL := help
 
 PYTHON =
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench   the benchmarks (root for real hosts); results in benchmarks/results/'
 	@echo 'make soak    ten minutes of faults on namespaced hosts (root); MINUTES=1, ARGS="--seed 7"'
 	@echo 'make lock    write requirements.lock again from pyproject.toml, and that of the peers in benchmarks/'
+	@echo 'make release wheel and sdist in dist/, with their checksums; the wheel has the agents of all tested systems'
 	@echo 'make clean   remove what these targets made, but for outputs/'
 	@echo 'Variables: PYTHON=python3.12 (the interpreter for .venv), ARGS="…" (handed on), JOBS=3 (tests at once)'
 
@@ -74,8 +75,17 @@ lock: .venv/installed
 		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
 	@echo 'requirements.lock and the one of benchmarks/peers are written; make test and make bench install them'
 
+# The same sources give the same files.
+release: .venv/installed
+	@rm -rf dist build/lib
+	@epoch=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800); \
+	SOURCE_DATE_EPOCH=$$epoch .venv/bin/python -m build --no-isolation --outdir dist >build/release.log 2>&1 \
+		|| { cat build/release.log; exit 1; }
+	@grep '^agent' build/release.log
+	@cd dist && { sha256sum *.whl *.tar.gz 2>/dev/null || shasum -a 256 *.whl *.tar.gz; } | tee SHA256SUMS
+
 clean:
-	rm -rf .venv build benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build dist benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints the interpreter for .venv, or what to install: as the first line, where one command does it.

@@ -31,7 +31,7 @@
         };
 
       version = (builtins.fromTOML (builtins.readFile ./pyproject.toml)).project.version;
-      dependencies = ps: [ ps.fabric ps.invoke ps.pyyaml ps.rich ps.tomli ];
+      dependencies = ps: [ ps.asyncssh ps.fabric ps.invoke ps.pyyaml ps.rich ps.tomli ];
 
       # The example application: Python itself and a folder of its own, for every system in the same way.
       node =
@@ -69,12 +69,12 @@
         in
         pkgs.runCommand "remote-runner-${version}" { meta.mainProgram = "remote-runner"; } ''
           plan="$out/plan"
-          info="$plan/remote_runner-${version}.dist-info"
+          info="$plan/testground_remote_runner-${version}.dist-info"
           mkdir -p "$out/bin"
           cp -r ${plan} "$plan"
           chmod -R u+w "$plan"
           mkdir "$info"
-          printf 'Metadata-Version: 2.1\nName: remote-runner\nVersion: ${version}\n' >"$info/METADATA"
+          printf 'Metadata-Version: 2.1\nName: testground-remote-runner\nVersion: ${version}\n' >"$info/METADATA"
           # What runs on hosts, for every system of this flake.
           export HOME="$TMPDIR" PATH="${pkgs.go}/bin:$PATH"
           export REMOTE_RUNNER_CACHE_DIR="$TMPDIR/cache" REMOTE_RUNNER_RUNTIME_DIR="$TMPDIR/run"
@@ -93,7 +93,7 @@
       tools =
         ps:
         dependencies ps
-        ++ [ ps.asyncssh ps.hypothesis ps.mypy ps.pytest ps.pytest-xdist ps.setuptools ps.types-pyyaml ps.websockets ];
+        ++ [ ps.hypothesis ps.mypy ps.pytest ps.pytest-xdist ps.setuptools ps.types-pyyaml ps.websockets ];
     in
     {
       packages = eachSystem (

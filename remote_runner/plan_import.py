@@ -18,6 +18,7 @@ from remote_runner import process
 from remote_runner.controller import home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, PlanImportError
+from remote_runner.example import example_plan
 from testground.manifest import Manifest
 
 SHIM = PurePath("exec-go")
@@ -174,9 +175,9 @@ def _copy(plan: Path, names: Iterable[PurePath], target: Path) -> None:
 def add_shim(plan: Path) -> None:
     """Put beside the plan what Testground builds: the launcher, where it has none, and the words of this Python."""
     if not (plan / "go.mod").exists():
-        shutil.copyfile(_ROOT / "go.mod", plan / "go.mod")
+        shutil.copyfile(example_plan() / "go.mod", plan / "go.mod")
     if not (plan / SHIM / "main.go").exists():
         (plan / SHIM).mkdir(exist_ok=True)
-        for source in (_ROOT / SHIM).glob("*.go"):
+        for source in (example_plan() / SHIM).glob("*.go"):
             shutil.copyfile(source, plan / SHIM / source.name)
     (plan / COMMAND).write_bytes(os.fsencode("\n".join(instance_command()) + "\n"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import invoke
 
+from remote_runner.example import example_plan, testground_package
 from tasks.choose import positive
 from tasks.local import Services, run_all, summary
 from tasks.plan import Plan
@@ -18,8 +19,6 @@ from tasks.say import say, show
 from tasks.task import Failed, task
 from testground.composition import plan_runs
 from testground.composition import single as single_composition
-
-ROOT = Path(__file__).parent.parent
 
 
 @task(
@@ -61,13 +60,15 @@ def _demo_plan(here: Plan) -> Iterator[Plan]:
 
     from remote_runner.demo.server import DemoHost
 
+    example = example_plan()
     with tempfile.TemporaryDirectory(prefix="remote-runner-demo-") as name:
         directory = Path(name)
         say("starting an ssh server on loopback as the second machine, named demo")
         with DemoHost(directory / "demo") as host:
-            for part in ("manifest.toml", "node", "testground"):
-                (directory / part).symlink_to(ROOT / part)
-            inventory = yaml.safe_load((ROOT / "inventory.yaml").read_text(encoding="utf-8"))
+            shutil.copyfile(example / "manifest.toml", directory / "manifest.toml")
+            for package in (example / "node", testground_package()):
+                shutil.copytree(package, directory / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+            inventory = yaml.safe_load((example / "inventory.yaml").read_text(encoding="utf-8"))
             inventory["app"]["builder"] = "command"  # it needs no Nix
             inventory["hosts"] = {"localhost": None, "demo": host.inventory_entry()}
             (directory / "inventory.yaml").write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")

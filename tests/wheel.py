@@ -1,0 +1,51 @@
+"""Tries a wheel as somebody would who has nothing else of ours: `python -m tests.wheel dist/*.whl`.
+
+It is installed into an environment of its own, and used from another directory, without Go, compilers and git on PATH.
+The plan is one that knows nothing of this repository. CI does this; the first step that fails ends it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_LACKING = ("go", "gofmt", "gcc", "cc", "c99", "g++", "clang", "git", "make", "nix")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status 0 if the demo and the plan ended in success."""
+    (wheel,) = argv
+    with tempfile.TemporaryDirectory(prefix="wheel-") as name:
+        directory = Path(name)
+        venv, work = directory / "venv", directory / "work"
+        work.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([venv / "bin/pip", "install", "--quiet", Path(wheel).absolute()], check=True)
+        shutil.copytree(ROOT / "tests/plans/greeter", work / "greeter", ignore=shutil.ignore_patterns("fab*"))
+        environ = {"HOME": str(directory), "PATH": f"{venv}/bin:{_programs(directory / 'bin')}"}
+        for words, where in (("--version", work), ("demo", work), ("local.single --testcase greet", work / "greeter")):
+            print(f"$ remote-runner {words}", flush=True)
+            done = subprocess.run([venv / "bin/remote-runner", *words.split()], cwd=where, env=environ, check=False)
+            if done.returncode != 0:
+                return done.returncode
+    return 0
+
+
+def _programs(directory: Path) -> Path:
+    """A directory with links to this machine's programs, but for those that nobody may need."""
+    directory.mkdir()
+    for place in (Path("/usr/bin"), Path("/bin")):
+        for program in place.iterdir():
+            link = directory / program.name
+            if program.name not in _LACKING and not link.is_symlink():
+                link.symlink_to(program)
+    return directory
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
