@@ -17,7 +17,7 @@ from tests.nix_bed import NixHere
 
 ROOT = Path(__file__).parent.parent
 # What remote-runner and the application import.
-_DISTRIBUTIONS = ("asyncssh", "fabric", "invoke", "pyyaml", "tomli")
+_DISTRIBUTIONS = ("asyncssh", "fabric", "invoke", "pyyaml", "rich", "tomli")
 # What the flake's shell and checks need; nothing here builds those.
 _NAMED_ONLY = ("hypothesis", "mypy", "pytest", "pytest-xdist", "setuptools", "types-pyyaml", "websockets")
 

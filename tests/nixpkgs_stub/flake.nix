@@ -51,8 +51,8 @@
           # What this project's own .venv has of each, with all that it requires.
           packages = builtins.listToAttrs (
             map (name: { inherit name; value = "${./. + "/site-packages/${name}"}"; }) [
-              "asyncssh" "fabric" "hypothesis" "invoke" "mypy" "pytest" "pytest-xdist" "pyyaml" "setuptools" "tomli"
-              "types-pyyaml" "websockets"
+              "asyncssh" "fabric" "hypothesis" "invoke" "mypy" "pytest" "pytest-xdist" "pyyaml" "rich" "setuptools"
+              "tomli" "types-pyyaml" "websockets"
             ]
           );
         in
