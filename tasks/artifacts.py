@@ -20,7 +20,7 @@ from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
 from tasks.parallel import on_each
 from tasks.plan import Plan
-from tasks.say import say
+from tasks.say import note
 from tasks.task import Failed
 from testground.local_exec import new_run_id
 
@@ -61,7 +61,7 @@ async def wanted_system(plan: Plan, shared: Shared, entry: HostEntry, arch: str)
 async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> AnyArtifact:
     """Build by hand: always anew. With Nix it may be only the derivation, which one of the target's hosts can build."""
     choice = decide_builder(target.app, plan.directory, plan.environ)
-    say(f"building {target.app.name} for {target.system} ({choice})")
+    note(f"building {target.app.name} for {target.system} ({choice})")
     run_id = f"by-hand-{new_run_id()}"
     # The first builds; the others share what came of it, and are looked at.
     for entry in sorted(target.hosts, key=lambda entry: -entry.timeouts.build_s):

@@ -20,6 +20,7 @@ from tasks.task import Failed, task
 
 
 @task(
+    shows=True,
     help={
         "arch": "the system, as Nix names it: x86_64-linux, aarch64-darwin … (default: this machine's)",
         "host": "build what this host needs, with its own app settings; a name, a glob or @label, as often as needed",
@@ -27,7 +28,7 @@ from tasks.task import Failed, task
         "app": "the application's name, in place of app.name: the flake's package",
         "json": "print JSON, one object for each artifact: path, hash, program, system, hosts, the builder's own",
         "dry_run": "print the commands that would run, as JSON, and build nothing (Nix evaluates)",
-    }
+    },
 )
 def build(
     c: invoke.Context,

@@ -7,7 +7,7 @@ import invoke
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.placement import parse_entries, place_all
 from tasks.plan import Plan
-from tasks.say import say, show, show_json, table
+from tasks.say import say, show_json, show_table
 from tasks.task import Failed, task
 
 
@@ -62,7 +62,7 @@ def choose(
         (str(number), name, place.host, str(systems[place.host] or "not asked yet"), str(place.slot))
         for number, (name, place) in enumerate(zip(groups, placements, strict=True), start=1)
     ]
-    show(table(rows, header=("number", "group", "host", "system", "slot")))
+    show_table(rows, header=("number", "group", "host", "system", "slot"), least=("slot", "system"), cut="group")
     if placements[-1].round:
         say("there are more instances than slots, so some slots are shared")
 

@@ -20,7 +20,7 @@ from remote_runner.runs import forget_run
 from remote_runner.sizes import size
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
-from tasks.say import age, say, show, show_json, table
+from tasks.say import age, say, show_json, show_table
 from tasks.task import Failed, task
 
 # A push that goes on has such an entry, too.
@@ -182,10 +182,11 @@ def _tell(found: list[_Found], *, as_json: bool) -> None:
     if as_json:
         show_json([one.to_json() for one in found])
     elif found:
-        show(
-            table(
-                [_row(one) for one in _shown(found)], header=("where", "what", "name", "of", "age", "size", "outcome")
-            )
+        show_table(
+            [_row(one) for one in _shown(found)],
+            header=("where", "what", "name", "of", "age", "size", "outcome"),
+            least=("of", "size", "age"),
+            cut="name",
         )
     gone = [one for one in found if one.outcome == REMOVED]
     going = [one for one in found if one.outcome == WOULD_GO]

@@ -13,20 +13,22 @@ import invoke
 
 from remote_runner.example import example_plan, testground_package
 from tasks.choose import positive
-from tasks.local import Services, run_all, summary
+from tasks.local import Services, run_all, show_summary
 from tasks.plan import Plan
-from tasks.say import say, show
+from tasks.say import note
 from tasks.task import Failed, task
+from tasks.view.display import DISPLAY
 from testground.composition import plan_runs
 from testground.composition import single as single_composition
 
 
 @task(
+    shows=True,
     help={
         "instances": "how many instances, placed in turn on this machine and on the second one",
         "testcase": "the test case of the example plan",
         "outputs": "directory below which the outputs are put (default: here)",
-    }
+    },
 )
 def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client", outputs: str = "") -> None:
     """Run the example plan on this machine and on an ssh server started for it; needs no host and no Nix."""
@@ -39,7 +41,7 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
             test_params={"server_port": "0"} if testcase == "server-client" else {},
             disable_metrics=True,  # there is no InfluxDB without a daemon
         )
-        (outcome,) = run_all(
+        (ran,) = run_all(
             plan,
             plan_runs(planned, plan.manifest),
             task="demo",
@@ -47,10 +49,11 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
             services=Services(),
             timeout_s=300.0,
         )
-        say("")
-        show(summary(outcome))
-    if not outcome.ok:
-        raise Failed("the demo failed; the reasons stand above, each instance's record in its outputs")
+        DISPLAY.end()
+        note("")
+        show_summary(ran)
+    if ran.status:
+        raise Failed("the demo failed; the reasons stand above, each instance's record in its outputs", ran.status)
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def _demo_plan(here: Plan) -> Iterator[Plan]:
     example = example_plan()
     with tempfile.TemporaryDirectory(prefix="remote-runner-demo-") as name:
         directory = Path(name)
-        say("starting an ssh server on loopback as the second machine, named demo")
+        note("starting an ssh server on loopback as the second machine, named demo")
         with DemoHost(directory / "demo") as host:
             shutil.copyfile(example / "manifest.toml", directory / "manifest.toml")
             for package in (example / "node", testground_package()):

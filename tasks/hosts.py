@@ -23,7 +23,7 @@ from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.sizes import size
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
-from tasks.say import age, keep_secret, say, show, show_json, table
+from tasks.say import age, keep_secret, say, show, show_json, show_table
 from tasks.task import Failed, task
 
 _FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
@@ -32,6 +32,7 @@ _FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
 @task(
     default=True,
     name="list",
+    shows=True,
     help={
         "host": "only these: names, globs, @labels (fab -H does the same)",
         "probe": "ask each what it is and can, all at once; a host that does not answer is a row with the reason",
@@ -54,7 +55,8 @@ def hosts(c: invoke.Context, host: list[str] | None = None, probe: bool = False,
     if plan.listings:
         columns = (*columns, "from")
         rows = [(*row, entry.source) for row, entry in zip(rows, entries, strict=True)]
-    show(table(rows, header=columns))
+    least = ("slots", "labels", "address", "last contact")
+    show_table(rows, header=columns, least=least, cut="reached as")
     for listing in plan.listings:
         for left_out in listing.left_out:
             say(f"hosts_from: {listing.source}: left out {left_out}")
@@ -106,7 +108,10 @@ def _probe(plan: Plan, entries: Sequence[HostEntry], *, json: bool) -> None:
         show_json([_probed_json(entry, one) for entry, one in zip(entries, found, strict=True)])
     else:
         rows = [_probed_row(entry, one) for entry, one in zip(entries, found, strict=True)]
-        show(table(rows, header=_PROBED_COLUMNS))
+        show_table(rows, header=_PROBED_COLUMNS, least=_LEAST_PROBED)
+        for entry, one in zip(entries, found, strict=True):
+            for remark in () if isinstance(one, RemoteRunnerError) else one.remarks(entry.system):
+                show(f"{entry.name}: {remark}")
     raise_failed(entries, found)
 
 
@@ -126,16 +131,17 @@ async def _ask(plan: Plan, shared: Shared, entry: HostEntry) -> HostFacts:
 
 _PROBED_COLUMNS = (
     *("host", "system", "kernel", "shell", "nix", "closures", "userns", "free", "clock"),
-    *("cores", "memory", "load", "slots", "python", "remarks"),
+    *("cores", "memory", "load", "slots", "python"),
 )
+# The first to go where it is narrow.
+_LEAST_PROBED = ("python", "shell", "slots", "userns", "kernel", "closures", "nix", "memory", "load", "cores")
 _CLOSURES = {"nix": "copied", "build": "built there", "user": "user store", None: "-"}
 
 
 def _probed_row(entry: HostEntry, facts: HostFacts | RemoteRunnerError) -> tuple[str, ...]:
     if isinstance(facts, RemoteRunnerError):
-        why = str(facts).splitlines()[0].removeprefix(f"{entry.name}: ")
-        nothing = len(_PROBED_COLUMNS) - 4
-        return (entry.name, *["-"] * nothing, str(entry.slots), "-", why)
+        # Why was told as soon as it was known.
+        return (entry.name, "failed", *["-"] * (len(_PROBED_COLUMNS) - 4), str(entry.slots), "-")
     clock, nix = facts.clock, facts.nix
     access = "" if nix is None or nix.version is None else f" ({nix.access.value})"
     return (
@@ -153,7 +159,6 @@ def _probed_row(entry: HostEntry, facts: HostFacts | RemoteRunnerError) -> tuple
         "-" if facts.load is None else f"{facts.load:.2f}",
         str(entry.slots),
         facts.python or "-",
-        "; ".join(facts.remarks(entry.system)),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.instance.writer import Writer
-from tasks.say import give_up_stdout, unwritable_stdout
+from tasks.say import give_up_stdout, printable, unwritable_stdout
 from tasks.task import Failed
+from tasks.view.display import DISPLAY
 
 _HELD_BYTES = 1 << 16
 
@@ -20,13 +21,14 @@ class Screen:
         self._unread: str | None = None
         self._stop = stop
         self._stderr = Writer(2)
+        self._stdout_fd = 2 if results else 1
         self._stdout = self._stderr if results else Writer(1)
         if not results:
             self._stdout.on_unread = self._end
 
     def streams(self, tag: str) -> tuple[HostLines, HostLines]:
         """Where one host's stdout and stderr go."""
-        return HostLines(self._stdout, tag), HostLines(self._stderr, tag)
+        return HostLines(self._stdout, self._stdout_fd, tag), HostLines(self._stderr, 2, tag)
 
     async def flush(self) -> None:
         """Return once everything is written, so that words can stand behind it."""
@@ -49,8 +51,9 @@ class Screen:
 class HostLines:
     """One stream of a host: with a tag whole lines behind it, to tell hosts apart; else bytes as they are."""
 
-    def __init__(self, writer: Writer, tag: str) -> None:
+    def __init__(self, writer: Writer, fd: int, tag: str) -> None:
         self._writer = writer
+        self._covered = DISPLAY.covers(fd)
         self._tag = tag.encode()
         self._held = b""
 
@@ -63,7 +66,11 @@ class HostLines:
             if len(self._held) > _HELD_BYTES:  # a line without end is shown in pieces
                 lines.append(self._held)
                 self._held = b""
-            self._writer.feed(b"".join(self._tag + line + b"\n" for line in lines))
+            if self._covered:
+                for line in lines:
+                    DISPLAY.line(printable((self._tag + line).decode("utf-8", "replace")))
+            else:
+                self._writer.feed(b"".join(self._tag + line + b"\n" for line in lines))
         await self._writer.drain()
 
     async def close(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from remote_runner.instance.services import services_from
 from remote_runner.records.recorder import Recorder, begun
 from tasks.choose import positive
 from tasks.plan import Plan
-from tasks.say import say, show, show_json
-from tasks.steps import left_out_lines, outcome_json, step_table
+from tasks.say import filled_to, note, result_width, say, show, show_json
+from tasks.steps import outcome_json, summary
 from tasks.task import Failed, task
+from tasks.view.display import DISPLAY
+from tasks.view.reports import RunLines
 from testground.composition import Composition, RunPlan, plan_runs
 from testground.composition import run_ids as ids_of
 from testground.composition import single as single_composition
@@ -44,12 +46,13 @@ _RUN_OPTIONS = {
 
 
 @task(
+    shows=True,
     help={
         "testcase": "the test case, as the manifest names it",
         "instances": "how many instances (default: what the manifest says)",
         "test_param": "name=value, as often as needed",
         **_RUN_OPTIONS,
-    }
+    },
 )
 def single(
     c: invoke.Context,
@@ -79,6 +82,7 @@ def single(
 
 
 @task(
+    shows=True,
     help={
         "file": "the composition (TOML)",
         "run_ids": "only these [[runs]], by id: --run-ids a,b, or as often as needed",
@@ -117,6 +121,20 @@ def sync_service(c: invoke.Context, port: str = str(DEFAULT_PORT)) -> None:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """A run that is over: how it went, what of which instances is still on which host, and who ended it early."""
+
+    outcome: RunOutcome
+    left_there: Mapping[str, Sequence[str]]
+    signal: signal.Signals | None
+
+    @property
+    def status(self) -> int:
+        """The exit status that says so: 128 + n where signal n ended it."""
+        return 128 + self.signal if self.signal else 0 if self.outcome.ok else 1
+
+
+@dataclass(frozen=True)
 class Services:
     """What the instances of a run are given: nothing else of this machine is forwarded to its hosts."""
 
@@ -141,13 +159,13 @@ def instance_starter(plan: Plan) -> Iterator[Command]:
     """What starts instances: they are coroutines of this process."""
     from remote_runner.broker.in_process import InProcess
 
-    with InProcess(plan.directory, plan.controller) as starter:
+    with InProcess(plan.directory, plan.controller, DISPLAY.tell) as starter:
         yield starter
 
 
 def run_all(
     plan: Plan, plans: Sequence[RunPlan], *, task: str, outputs: Path, services: Services, timeout_s: float | None
-) -> list[RunOutcome]:
+) -> list[Ran]:
     """Run the plans one after the other, with a sync service of their own where none is given.
 
     `task` is what was typed, for the record of each run.
@@ -179,6 +197,8 @@ def run_all(
                 directory,
                 begun(run, run_id, task, plan.directory, inputs),
             )
+            who = [(f"{group.id}[{number:03d}]", group.id) for group in run.groups for number in range(group.instances)]
+            DISPLAY.expect(f"{run.case}, run {run_id}", who)
             outcome = run_plan(
                 run,
                 run_id=run_id,
@@ -188,7 +208,7 @@ def run_all(
                 sync_service=address,
                 influxdb_url=services.influxdb_url,
                 redis_host=services.redis_host,
-                out=sys.stderr,
+                listener=RunLines(DISPLAY),
                 stop=stop,
                 grace_s=STOP_GRACE_S,
                 timeout_s=timeout_s,
@@ -199,24 +219,14 @@ def run_all(
                 recorder.end(outcome)
             except ControllerError as error:
                 say(str(error))
-            done.append(outcome)
+            done.append(Ran(outcome, DISPLAY.left_there(), stop.signal))
     return done
 
 
-def summary(outcome: RunOutcome) -> str:
-    """The step table, ok/total for each group, what was left out, and where the outputs are."""
-    lines = [step_table(outcome), ""]
-    lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
-    lines += [
-        f"{instance.group}[{instance.number:03d}] {instance.verdict.value}: {instance.reason}"
-        for instance in outcome.instances
-        if instance.reason
-    ]
-    lines += left_out_lines(outcome)
-    if outcome.cancelled:
-        lines.append(f"the run was ended before its time: {outcome.cancelled}; what its instances had written is here")
-    lines.append(f"outputs: {_shown(outcome.outputs)}")
-    return "\n".join(lines)
+def show_summary(ran: Ran) -> None:
+    """The summary, and where the outputs are."""
+    text = summary(ran.outcome, ran.left_there, result_width(), filled_to())
+    show(f"{text}\noutputs: {_shown(ran.outcome.outputs)}", has_outcomes=True)
 
 
 def _run(
@@ -244,14 +254,16 @@ def _run(
         services=services,
         timeout_s=float(positive(timeout, "timeout")) if timeout else None,
     )
-    for outcome in done:
-        say(f"\nrun {outcome.run} of {outcome.plan}:{outcome.case}, {outcome.duration_s:.1f} s")
+    DISPLAY.end()
+    for ran in done:
+        outcome = ran.outcome
+        note(f"\nrun {outcome.run} of {outcome.plan}:{outcome.case}, {outcome.duration_s:.1f} s")
         if not as_json:
-            show(summary(outcome))
+            show_summary(ran)
     if as_json:
-        show_json([outcome_json(outcome) for outcome in done])
-    if len(done) < len(plans) or not all(outcome.ok for outcome in done):
-        raise Failed(None)
+        show_json([outcome_json(ran.outcome) for ran in done])
+    if len(done) < len(plans) or any(ran.status for ran in done):
+        raise Failed(None, max((ran.status for ran in done), default=1) or 1)
 
 
 def _planned(plan: Plan, run: RunPlan) -> dict[str, object]:

@@ -9,8 +9,10 @@ from typing import Protocol, TypeVar
 import invoke
 
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.progress import Began, Ended
 from tasks.say import say
 from tasks.task import Failed
+from tasks.view.display import DISPLAY
 
 _R = TypeVar("_R")
 
@@ -32,6 +34,7 @@ async def on_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> l
     Raises `Failed` when any of them failed, after all have ended and each failed host's reason was said.
     """
     if len(items) == 1:
+        DISPLAY.expect("", [(items[0].name, items[0].name)])
         return [await work(items[0])]
     results = await attempt_each(items, work)
     raise_failed(items, results)
@@ -42,15 +45,22 @@ async def attempt_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]])
     """The same, with the error in the place of a failed item's result; it is said as soon as it is known."""
 
     async def attempt(item: _T) -> _R | RemoteRunnerError:
+        outcome = "failed"
         try:
-            return await work(item)
+            DISPLAY.tell(Began(item.name, "", item.name))
+            result = await work(item)
+            outcome = "ok"
+            return result
         except RemoteRunnerError as error:
             say(str(error))
             return error
         except (invoke.Failure, invoke.Exit) as error:  # of a user's own task
             say(f"{item.name}: {error}".rstrip())
             return RemoteRunnerError(str(error))
+        finally:
+            DISPLAY.tell(Ended(item.name, outcome))
 
+    DISPLAY.expect("", [(item.name, item.name) for item in items])
     return list(await asyncio.gather(*map(attempt, items)))
 
 

@@ -89,8 +89,9 @@ class Plan:
     async def shared(self) -> AsyncIterator[Shared]:
         """What the steps of a task share: a connection to each host, builds, pushes. Closed at the end."""
         from remote_runner.instance.shared import Shared
+        from tasks.view.display import DISPLAY
 
-        async with Shared(self.controller) as shared:
+        async with Shared(self.controller, DISPLAY.tell) as shared:
             yield shared
 
 

@@ -15,18 +15,19 @@ from remote_runner.inventory.kinds import StoreChoice
 from tasks.artifacts import artifact_json, build_artifact, given_artifact, targets_of
 from tasks.parallel import on_each
 from tasks.plan import Plan
-from tasks.say import say, show, show_json, table
+from tasks.say import note, show, show_json, show_table
 from tasks.task import task
 
 
 @task(
+    shows=True,
     help={
         "host": "a host's name, a glob or @label; as often as needed (fab -H does the same)",
         "arch": "the hosts' system (default: each host's own)",
         "artifact": "a file, folder or store path that is built already, as fab build prints it (default: build it)",
         "json": "print JSON: host, directory, program, hash, what was sent",
         "dry_run": "print what would be sent where, and send nothing",
-    }
+    },
 )
 def push(
     c: invoke.Context,
@@ -49,7 +50,7 @@ def push(
         show(str(done[0].directory))
     else:
         rows = [(entry.name, str(pushed.directory)) for entry, pushed in zip(entries, done, strict=True)]
-        show(table(rows, header=("host", "directory")))
+        show_table(rows, header=("host", "directory"))
 
 
 async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str) -> list[Pushed]:
@@ -60,9 +61,9 @@ async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str)
 
 async def push_to(plan: Plan, shared: Shared, artifact: AnyArtifact, entry: HostEntry) -> Pushed:
     """Push, and say in a sentence what that was."""
-    pushed = await steps.push(shared, entry, artifact, plan.environ, lambda words: say(f"push: {words}"))
+    pushed = await steps.push(shared, entry, artifact, plan.environ, lambda words: note(f"push: {words}"))
     how = "was there already" if pushed.present else pushed.words
-    say(f"{entry.name}: {entry.app.name} {artifact.hash} {how} ({pushed.seconds:.2f} s)")
+    note(f"{entry.name}: {entry.app.name} {artifact.hash} {how} ({pushed.seconds:.2f} s)")
     return pushed
 
 

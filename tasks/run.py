@@ -22,19 +22,22 @@ from remote_runner.instance.environment import run_environment
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.outputs import OutputsReport
+from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
 from tasks.fetch import say_left_out
 from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
-from tasks.say import say, show_json
+from tasks.say import note, say, show_json
 from tasks.task import Failed, task
+from tasks.view.display import DISPLAY
 from testground.local_exec import new_run_id
 
 _R = TypeVar("_R")
 
 
 @task(
+    shows=True,
     takes_command=True,
     help={
         "host": "a host's name, a glob or @label; as often as needed (fab -H does the same)",
@@ -63,7 +66,7 @@ def run(
         show_json([_planned(entry, planned_job(plan, entry, run_id, command), keep) for entry in entries])
         return
     base = (Path(outputs) if outputs else plan.directory / "outputs" / "run") / run_id
-    say(f"run {run_id} on {', '.join(entry.name for entry in entries)}")
+    note(f"run {run_id} on {', '.join(entry.name for entry in entries)}")
     note_run(plan.controller, KeptRun(run_id, tuple(entry.name for entry in entries)))
     results = plan.run(_run_all(plan, entries, run_id, command, base, keep=keep, json=json))
     if json:
@@ -119,6 +122,8 @@ async def _run_all(
     json: bool,
 ) -> list[RanThere | RemoteRunnerError]:
     with Cancellation() as stop, _stopped_by_signals(stop):
+        if len(entries) == 1:
+            DISPLAY.end()  # the command has the terminal for itself
         screen = Screen(stop, results=json)
 
         async def run_there(entry: HostEntry) -> RanThere:
@@ -126,7 +131,7 @@ async def _run_all(
             job = planned_job(plan, entry, run_id, command)
             result = await _run_there(plan, shared, entry, job, streams, base / entry.name, stop, keep=keep)
             await screen.flush()
-            say(_told(entry, result, run_id))
+            (say if result.error else note)(_told(entry, result, run_id))
             say_left_out(entry.name, result.report)
             return result
 
@@ -149,11 +154,12 @@ async def _run_there(
     keep: bool,
 ) -> RanThere:
     agent = await _unless_stopped(stop, entry.name, shared.agent(entry, plan.environ))
-    forwarding = steps.forward(shared, entry, plan.environ, lambda words: say(f"forward: {words}"))
+    forwarding = steps.forward(shared, entry, plan.environ, lambda words: note(f"forward: {words}"))
     with await _unless_stopped(stop, entry.name, forwarding) as forwarded:
         # What the inventory sets wins over what a forward would tell.
         job = replace(job, environment={**job.environment, **forwarded.variables, **dict(entry.env)})
         started = await steps.run(agent, job)
+        DISPLAY.tell(Began(entry.name, "run", entry.name))
         stdout, stderr = streams
         try:
             exited = await steps.follow(started, stdout.feed, stderr.feed, stop)
@@ -165,10 +171,16 @@ async def _run_there(
 
 async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEntry, *, keep: bool) -> RanThere:
     report, error = OutputsReport(), None
+    DISPLAY.tell(Began(entry.name, "fetch", entry.name))
+
+    def taken(size_bytes: int) -> None:
+        DISPLAY.tell(Moved(entry.name, "fetch", entry.name, size_bytes))
+
     try:
-        report = await steps.fetch(started, outputs, entry.outputs_limit_bytes)
+        report = await steps.fetch(started, outputs, entry.outputs_limit_bytes, taken=taken)
     except RemoteRunnerError as failed:
         keep, error = True, failed
+    DISPLAY.tell(Moved(entry.name, "fetch", entry.name, is_over=True))
     try:
         await steps.clean(started, keep=keep)
     except RemoteRunnerError as failed:

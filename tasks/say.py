@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,9 @@ from typing import Any
 
 from remote_runner.errors import ControllerError
 from remote_runner.secrets import Secrets
+from tasks.view.display import DISPLAY
+from tasks.view.how import Level
+from tasks.view.table import USUAL_WIDTH, coloured, table
 from testground.terminal import harmless, harmless_json
 
 _secrets: list[Secrets] = []
@@ -30,13 +34,24 @@ def printable(text: str) -> str:
 
 def say(words: str) -> None:
     """One piece of text for the person, on stderr; where that takes nothing, nobody can be told so."""
-    with suppress(OSError):
-        print(printable(words), file=sys.stderr, flush=True)
+    if not DISPLAY.line(printable(words)):
+        with suppress(OSError):
+            print(printable(words), file=sys.stderr, flush=True)
 
 
-def show(result: str) -> None:
-    """One line of the result, on stdout. Raises `ControllerError`, and `BrokenPipeError` when its reader has gone."""
-    _put_out(printable(result))
+def note(words: str) -> None:
+    """The same, for words that nobody misses who asked for the summary alone."""
+    if DISPLAY.level > Level.QUIET:
+        say(words)
+
+
+def show(result: str, *, has_outcomes: bool = False) -> None:
+    """One line of the result, on stdout; what `has_outcomes` gets their colours where somebody sees these.
+
+    Raises `ControllerError`, and `BrokenPipeError` when its reader has gone.
+    """
+    text = printable(result)
+    _put_out(coloured(text) if has_outcomes and DISPLAY.has_colours else text)
 
 
 def show_json(value: Any) -> None:
@@ -47,6 +62,7 @@ def show_json(value: Any) -> None:
 
 
 def _put_out(text: str) -> None:
+    DISPLAY.end()
     try:
         print(text, flush=True)
     except OSError as error:
@@ -76,23 +92,18 @@ def age(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
-    """Rows in aligned columns below a header; columns of numbers are aligned at the right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
-    right = [
-        all(_is_number(cell) for cell in column[1:]) and any(cell[:1].isdigit() for cell in column[1:])
-        for column in columns
-    ]
-    lines = []
-    for row in (header, *rows):
-        cells = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def show_table(
+    rows: Sequence[Sequence[str]], *, header: Sequence[str], least: Sequence[str] = (), cut: str = ""
+) -> None:
+    """A table of results on stdout, as wide as that is: see `table`."""
+    show(table(rows, header=header, width=result_width(), least=least, cut=cut), has_outcomes=True)
 
 
-def _is_number(cell: str) -> bool:
-    return cell in ("", "-") or cell.replace(".", "", 1).isdigit()
+def result_width() -> int:
+    """How many columns stdout has; where that is no terminal, what COLUMNS says, else 80."""
+    return shutil.get_terminal_size((USUAL_WIDTH, 24)).columns
+
+
+def filled_to() -> int | None:
+    """Where sentences of the result are broken: only a terminal would break them within a word."""
+    return result_width() if os.isatty(1) else None

@@ -1,32 +1,108 @@
-"""The table at the end of a run: what each instance did, where, and how long each step took."""
+"""The end of a run in words: what each instance did, where, how long each step took, and what failed."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 
 from remote_runner.instance.record import STEPS, Record, read_record
-from tasks.say import table
+from tasks.view.failures import Failure, ranges, told_once
+from tasks.view.table import filled, table
 from testground.local_exec import InstanceOutcome, RunOutcome
 
 _MOST_LEFT_OUT = 5
+_MOST_HOSTS = 10
 
 
-def step_table(outcome: RunOutcome) -> str:
-    """A row per instance: host, system, seconds of each step, verdict; from the records in the outputs."""
-    rows = [_row(instance, read_record(instance.outputs)) for instance in outcome.instances]
-    return table(rows, header=("instance", "host", "system", *STEPS, "total", "outcome"))
+# More of them would hide what stands before: then a row for each host, or each group.
+_MOST_ROWS = 20
+# What is left out first where it is narrow: what usually takes no time, or says what the host's name says.
+_LEAST = ("system", "clean", "choose", "forward", "fetch", "build", "push")
+
+Records = Mapping[InstanceOutcome, Record | None]
 
 
-def left_out_lines(outcome: RunOutcome) -> list[str]:
+def summary(
+    outcome: RunOutcome, left_there: Mapping[str, Sequence[str]], width: int, filled_to: int | None = None
+) -> str:
+    """The table, ok/total for each group, each kind of failure, what was left out, what is still on which host.
+
+    The table is at most `width` wide, and sentences are broken at `filled_to` where they shall be.
+    """
+    records = {instance: read_record(instance.outputs) for instance in outcome.instances}
+    lines = [outcome_table(records, width), ""]
+    lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
+    failures = told_once(_failure(instance, record) for instance, record in records.items() if instance.reason)
+    lines += [filled(text, filled_to) for text in failures]
+    lines += [filled(line, filled_to) for line in left_out_lines(records)]
+    if outcome.cancelled:
+        rest = "" if left_there else "; what its instances had written is here"
+        lines.append(filled(f"the run was ended before its time: {outcome.cancelled}{rest}", filled_to))
+    lines += left_there_lines(outcome.run, left_there, filled_to)
+    return "\n".join(lines)
+
+
+def left_there_lines(run: str, left_there: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
+    """What of a run is still where, and the commands for it."""
+    if not left_there:
+        return []
+    lines = [filled(f"still on {host}: what {', '.join(ranges(who))} wrote", width) for host, who in left_there.items()]
+    where = "".join(f" --host {host}" for host in left_there) if len(left_there) <= _MOST_HOSTS else ""
+    return [*lines, f"  fab fetch --run {run}{where}", f"  fab clean --run {run}{where}"]
+
+
+def outcome_table(records: Records, width: int) -> str:
+    """A row per instance: host, system, seconds of each step, verdict; where they are many, one per host or group."""
+    if len(records) <= _MOST_ROWS:
+        return table(
+            [_row(instance, record) for instance, record in records.items()],
+            header=("instance", "host", "system", *STEPS, "total", "outcome"),
+            width=width,
+            least=_LEAST,
+            cut="instance",
+        )
+    by_host: dict[str, list[tuple[InstanceOutcome, Record | None]]] = {}
+    by_group: dict[str, list[tuple[InstanceOutcome, Record | None]]] = {}
+    for instance, record in records.items():
+        by_host.setdefault("-" if record is None else record.host or "-", []).append((instance, record))
+        by_group.setdefault(instance.group, []).append((instance, record))
+    by, members = ("host", by_host) if len(by_host) <= _MOST_ROWS else ("group", by_group)
+    rows = [_row_of_many(name, each) for name, each in members.items()]
+    header = (by, "instances", "ok", "failed", *STEPS, "total", "outcome")
+    return table(rows, header=header, width=width, least=_LEAST[1:], cut=by)
+
+
+def left_out_lines(records: Records) -> list[str]:
     """What of the instances' outputs did not come, a line for each of which something did not."""
     lines = []
-    for instance in outcome.instances:
-        record = read_record(instance.outputs)
+    for instance, record in records.items():
         if record is not None and record.left_out:
             shown = "; ".join(record.left_out[:_MOST_LEFT_OUT])
             more = f"; and {len(record.left_out) - _MOST_LEFT_OUT} more" * (len(record.left_out) > _MOST_LEFT_OUT)
             lines.append(f"{_name(instance)}: left out of its outputs: {shown}{more}")
     return lines
+
+
+def _failure(instance: InstanceOutcome, record: Record | None) -> Failure:
+    host = "" if record is None else record.host
+    reason = instance.reason.removeprefix("remote-runner: ")
+    return Failure(_name(instance), host, instance.verdict.value, reason)
+
+
+def _row_of_many(name: str, members: Sequence[tuple[InstanceOutcome, Record | None]]) -> tuple[str, ...]:
+    """Counts, and the median of each step's seconds."""
+    verdicts = Counter(instance.verdict.value for instance, _ in members)
+    records = [record for _, record in members if record is not None]
+    seconds = []
+    for name_of_step in STEPS:
+        took = [step.duration_s for record in records if (step := record.step(name_of_step)) and not step.error]
+        seconds.append(f"{median(took):.2f}" if took else "-")
+    failed = len(members) - verdicts["ok"]
+    total = f"{median(record.duration_s for record in records):.2f}" if records else "-"
+    worst = max((verdict for verdict in verdicts if verdict != "ok"), key=verdicts.__getitem__, default="ok")
+    return (name, str(len(members)), str(verdicts["ok"]), str(failed), *seconds, total, worst)
 
 
 def _name(instance: InstanceOutcome) -> str:

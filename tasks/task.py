@@ -46,9 +46,23 @@ class Task(fabric.tasks.Task):
         return options
 
 
-def task(*, help: Mapping[str, str], **kwargs: Any) -> Callable[[Callable[..., Any]], Task]:  # noqa: A002 (Invoke's word)
+_SHOWS_HELP = {
+    "quiet": "show the summary alone",
+    "verbose": "show each step as well; twice (-vv): also what testground itself shows",
+    "plain": "draw nothing on a terminal: lines alone, as in a pipe",
+}
+_SHOWS_OPTIONS = {"quiet": False, "verbose": 0, "plain": False}
+
+
+def task(
+    *,
+    help: Mapping[str, str],  # noqa: A002 (Invoke's word)
+    shows: bool = False,
+    **kwargs: Any,
+) -> Callable[[Callable[..., Any]], Task]:
     """Declare a task; `help` has a line for every option, or this raises `TypeError`.
 
+    One that `shows` what it does while it does it has the options that say how (-q, -v, --plain), for the display.
     A parameter annotated as a list may be given several times (Invoke takes the kind from the default alone).
     `auto_shortflags` is off: with it `--host` takes `-h` from help (invoke 2.2).
     """
@@ -59,9 +73,38 @@ def task(*, help: Mapping[str, str], **kwargs: Any) -> Callable[[Callable[..., A
         if names != set(help):
             raise TypeError(f"task {body.__name__}: options {sorted(names)} but help for {sorted(help)}")
         lists = [parameter.name for parameter in parameters if str(parameter.annotation).startswith("list[")]
-        return Task(_worded(body), help=dict(help), auto_shortflags=False, iterable=lists, positional=[], **kwargs)
+        options: dict[str, Any] = {**kwargs, "help": dict(help), "iterable": lists}
+        work = _worded(body)
+        if shows:
+            work = _shown(work)
+            options["help"] |= _SHOWS_HELP
+            options["incrementable"] = ["verbose"]
+            options["short"] = {**kwargs.get("short", {}), "quiet": "q", "verbose": "v"}
+        return Task(work, auto_shortflags=False, positional=[], **options)
 
     return declare
+
+
+def _shown(body: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with the display's options, which it takes for itself."""
+
+    @functools.wraps(body)
+    def run(*args: Any, quiet: bool = False, verbose: int = 0, plain: bool = False, **kwargs: Any) -> Any:
+        from tasks.plan import Plan
+        from tasks.view.display import DISPLAY
+        from tasks.view.how import How
+
+        how = How.from_options(quiet=quiet, verbose=verbose, plain=plain)
+        with DISPLAY.shown(how, Plan.here().environ):
+            return body(*args, **kwargs)
+
+    signature = inspect.signature(body)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in _SHOWS_OPTIONS.items()
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    return run
 
 
 def _worded(body: Callable[..., Any]) -> Callable[..., Any]:

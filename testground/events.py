@@ -77,19 +77,24 @@ Event = MessageEvent | StartEvent | SuccessEvent | FailureEvent | CrashEvent | S
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
-    """One line that counts: when (nanoseconds since the epoch, by the instance's clock), whose, and what."""
+    """One line that counts: when (nanoseconds since the epoch, by the instance's clock), whose, and what.
+
+    The SDKs leave `msg`, which is a field of their logger, empty.
+    """
 
     ts_ns: int
     group_id: str
     run_id: str
     event: Event | UnknownEvent
+    msg: str = ""
 
 
-def encode_event(event: Event, *, ts_ns: int, group_id: str, run_id: str) -> bytes:
+def encode_event(event: Event, *, ts_ns: int, group_id: str, run_id: str, msg: str = "") -> bytes:
     """The event's line, newline included; the key order and the escaping are those of the Go SDK."""
     name, body = _body(event)
     return (
-        f'{{"ts":{ts_ns},"msg":"","group_id":{_text(group_id)},"run_id":{_text(run_id)},"event":{{"{name}":{body}}}}}\n'
+        f'{{"ts":{ts_ns},"msg":{_text(msg)},"group_id":{_text(group_id)},"run_id":{_text(run_id)},'
+        f'"event":{{"{name}":{body}}}}}\n'
     ).encode()
 
 
@@ -166,8 +171,10 @@ def _event_line(found: Mapping[str, object]) -> EventLine | None:
     ts_ns, event = found.get("ts"), found["event"]
     if not isinstance(ts_ns, int) or isinstance(ts_ns, bool) or not -(2**63) <= ts_ns < 2**63:
         ts_ns = 0
-    group_id, run_id = (value if isinstance(value, str) else "" for value in map(found.get, ("group_id", "run_id")))
-    return EventLine(ts_ns, group_id, run_id, _event(_mapping({} if event is None else event)))
+    group_id, run_id, msg = (
+        value if isinstance(value, str) else "" for value in map(found.get, ("group_id", "run_id", "msg"))
+    )
+    return EventLine(ts_ns, group_id, run_id, _event(_mapping({} if event is None else event)), msg)
 
 
 def _event(event: Mapping[str, object]) -> Event | UnknownEvent:

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b32hexencode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -65,6 +65,36 @@ class Starter(Protocol):
 
 
 Command = InstanceCommand | Callable[["GroupPlan", int], InstanceCommand] | Starter
+
+
+class Listener(Protocol):
+    """Hears what the instances of a run say and do, in the thread that reads them."""
+
+    def said(self, tag: str, reports: Sequence[Report], started_ns: int) -> None:
+        """What one of them (`group[000]`) has said since the last time; the run began at `started_ns`."""
+
+    def ending(self, living: int, *, at_once: bool) -> None:
+        """So many are told to end, or are killed (`at_once`)."""
+
+
+class DaemonLines:
+    """Prints to `out` what the daemon would."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._encoding = getattr(out, "encoding", None) or "utf-8"
+
+    def said(self, tag: str, reports: Sequence[Report], started_ns: int) -> None:
+        """A line for each."""
+        now_ns = time.time_ns()
+        text = "".join(f"{print_line(report, tag, started_ns=started_ns, now_ns=now_ns)}\n" for report in reports)
+        if not text.isascii():
+            text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        self._out.write(text)
+        self._out.flush()
+
+    def ending(self, living: int, *, at_once: bool) -> None:
+        """The daemon says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +158,8 @@ class StopRequest:
         os.set_blocking(self._write_fd, False)
         self._closed = False
         self.count = 0
+        self.signal: signal.Signals | None = None
+        """The first signal that was a request."""
 
     def request(self) -> None:
         """Ask for the end, or for a quicker one."""
@@ -157,6 +189,7 @@ class StopRequest:
         """Within the block these signals (default: SIGINT, SIGTERM) are requests. For the main thread."""
 
         def handle(number: int, frame: FrameType | None) -> None:
+            self.signal = self.signal or signal.Signals(number)
             self.request()
 
         with ExitStack() as stack:
@@ -215,7 +248,7 @@ def run(
     outputs: Path,
     environ: Mapping[str, str],
     sync_service: ServiceAddress,
-    out: TextIO,
+    listener: Listener,
     influxdb_url: str = INFLUXDB_URL,
     redis_host: str = "localhost",
     run_id: str | None = None,
@@ -224,7 +257,7 @@ def run(
     timeout_s: float | None = None,
     temp: Path | None = None,
 ) -> RunOutcome:
-    """Run all of the plan's instances at once, to the end, and print to `out` what the daemon would.
+    """Run all of the plan's instances at once, to the end; `listener` hears of what they say.
 
     `outputs` is what Testground calls `<home>/data`; `environ` is the caller's environment, of which only `PATH` and
     `REMOTE_RUNNER_*` go on; `temp` holds the temporary directories (default: the system's), which go with the run.
@@ -266,7 +299,7 @@ def run(
                 )
                 starter = _starter(command, group, number)
                 ready.append((instance, starter, runenv.to_environ(path=environ.get("PATH", os.defpath)) | passed_on))
-        running = _Running(out, stop, grace_s, timeout_s)
+        running = _Running(listener, stop, grace_s, timeout_s)
         stack.callback(running.close)
         for instance, starter, given in ready:
             running.start(instance, starter, given)
@@ -363,12 +396,11 @@ class _Stage(Enum):
 class _Running:
     """The instances of one run while they run."""
 
-    def __init__(self, out: TextIO, stop: StopRequest, grace_s: float, timeout_s: float | None) -> None:
+    def __init__(self, listener: Listener, stop: StopRequest, grace_s: float, timeout_s: float | None) -> None:
         self.instances: list[_Instance] = []
         self.cancelled = ""
         self.started_ns = time.time_ns()
-        self._out = out
-        self._encoding = getattr(out, "encoding", None) or "utf-8"
+        self._listener = listener
         self._stop = stop
         self._stops_seen = 0
         self._grace_s = grace_s
@@ -449,10 +481,12 @@ class _Running:
         now_s = time.monotonic()
         if self._stage is _Stage.RUNNING and not at_once:
             self._stage, self._stage_ends_s = _Stage.TERMINATED, now_s + self._grace_s
+            self._listener.ending(self._heard(), at_once=False)
             for instance in self._living():
                 instance.terminate()
         elif self._stage is not _Stage.KILLED:
             self._stage, self._stage_ends_s = _Stage.KILLED, now_s + _CLOSE_S
+            self._listener.ending(self._heard(), at_once=True)
             self._kill_all()
         elif self._stage_ends_s is not None and now_s >= self._stage_ends_s:
             # Processes that left the instances' groups hold these; a run that was told to end does not wait for them.
@@ -470,17 +504,13 @@ class _Running:
             if instance.started is not None and instance.exit_status is None:
                 instance.exit_status = instance.started.wait()
 
+    def _heard(self) -> int:
+        """How many have not closed their streams yet."""
+        return len({id(key.data[0]) for key in self._pipes()})
+
     def _living(self) -> list[Started]:
         return [each.started for each in self.instances if each.started is not None and each.exit_status is None]
 
     def _print(self, instance: _Instance, reports: list[Report]) -> None:
-        if not reports:
-            return
-        now_ns = time.time_ns()
-        text = "".join(
-            f"{print_line(report, instance.tag, started_ns=self.started_ns, now_ns=now_ns)}\n" for report in reports
-        )
-        if not text.isascii():
-            text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
-        self._out.write(text)
-        self._out.flush()
+        if reports:
+            self._listener.said(instance.tag, reports, self.started_ns)

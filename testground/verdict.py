@@ -51,11 +51,15 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One thing to print; `ts_ns` is the instance's own time of it (since the epoch), None means now."""
+    """One thing to print; `ts_ns` is the instance's own time of it (since the epoch), None means now.
+
+    `msg` is that field of a message event's line.
+    """
 
     word: Word
     text: str
     ts_ns: int | None = None
+    msg: str = ""
 
 
 class Lines:
@@ -161,7 +165,7 @@ class StdoutReader:
                 self._failures.append((Verdict.CRASHED, error))
                 reports.append(Report(Word.CRASH, error + stacktrace, found.ts_ns))
             case MessageEvent(message):
-                reports.append(Report(Word.MESSAGE, message, found.ts_ns))
+                reports.append(Report(Word.MESSAGE, message, found.ts_ns, found.msg))
             case StartEvent(runenv):
                 reports.append(Report(Word.START, _start_text(runenv), found.ts_ns))
             case StageStartEvent() | StageEndEvent():

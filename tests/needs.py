@@ -69,6 +69,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "fish": (_program("fish"), "install fish"),
     "tcsh": (_program("tcsh"), "install tcsh"),
     "zsh": (_program("zsh"), "install zsh"),
+    "tmux": (_program("tmux"), "install tmux"),
 }
 
 

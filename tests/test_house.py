@@ -73,6 +73,12 @@ def test_what_lies_beside_the_rooms_imports_none_of_them() -> None:
         assert rooms_imported(path) <= may.get(path.name, set()), path.name
 
 
+def test_rich_is_imported_only_where_a_view_is_drawn() -> None:
+    drawing = ROOT / "tasks" / "view"
+    importing = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "rich" in imports_of(path)]
+    assert {path.relative_to(drawing).name for path in importing} == {"draw.py", "terminal.py"}
+
+
 def test_importing_every_module_does_nothing() -> None:
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -177,10 +177,11 @@ def build_for(
     environ: Mapping[str, str],
     deadline: Deadline,
     cancellation: Cancellation | None = None,
+    began: Callable[[Path], None] | None = None,
 ) -> AnyArtifact:
     """The application's artifact for a system: the run's first process builds it, the others wait and share.
 
-    `cancellation` ends the build, and leaves it to the next who waits.
+    `cancellation` ends the build, and leaves it to the next who waits; `began` hears of its log where it is this one's.
     A failure is shared as well, within the run only. Without a `run_id` (by hand) it is always built.
     Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
     `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.
@@ -208,6 +209,8 @@ def build_for(
                 # A directory for each attempt: who was killed while building may have left what still writes.
                 attempt = Attempt(directory / os.urandom(6).hex(), plan_dir, environ, deadline, cancellation)
                 _make_directory(attempt.directory)
+                if began is not None:
+                    began(attempt.log)
                 write_atomically(result, json.dumps(_outcome(app, system, nix, attempt)).encode())
                 _sweep(directory.parent)
     try:

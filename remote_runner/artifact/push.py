@@ -71,12 +71,13 @@ async def push_artifact(
     controller: Controller,
     environ: Mapping[str, str],
     report: Callable[[str], None],
+    moved: Callable[[int, int | None], None] | None = None,
 ) -> Pushed:
     """Make sure that the host has the artifact.
 
-    `environ` is where this machine's Nix is looked for; `report` hears of a long push how far it is. Raises
-    `WrongSystemError` (before anything is copied), `FarDiskFullError`, `FarReadOnlyError`, `PushFailedError`,
-    `DeadlineError`, for Nix what `push_to_store` names, and what the connection raises.
+    `environ` is where this machine's Nix is looked for; `report` hears of a long push how far it is, `moved`
+    at each piece. Raises `WrongSystemError` (before anything is copied), `FarDiskFullError`, `FarReadOnlyError`,
+    `PushFailedError`, `DeadlineError`, for Nix what `push_to_store` names, and what the connection raises.
     """
     began_s = time.monotonic()
     agent.check_system(entry, artifact.system)
@@ -84,10 +85,12 @@ async def push_artifact(
     if not isinstance(artifact, Artifact):
         from remote_runner.artifact.nix.push import push_to_store
 
-        delivery = await push_to_store(agent, entry, artifact, environ=environ, deadline=deadline, report=report)
+        delivery = await push_to_store(
+            agent, entry, artifact, environ=environ, deadline=deadline, report=report, moved=moved
+        )
         directory = PurePosixPath(artifact.out)
     else:
-        delivery = await _push_content(agent, entry, artifact, deadline)
+        delivery = await _push_content(agent, entry, artifact, deadline, moved)
         directory = PurePosixPath(delivery.base)
     return Pushed(
         directory,
@@ -103,11 +106,23 @@ async def push_artifact(
     )
 
 
-async def _push_content(agent: Agent, entry: HostEntry, artifact: Artifact, deadline: Deadline) -> Delivery:
+async def _push_content(
+    agent: Agent,
+    entry: HostEntry,
+    artifact: Artifact,
+    deadline: Deadline,
+    moved: Callable[[int, int | None], None] | None,
+) -> Delivery:
     def content() -> Iterator[bytes]:
         return tar_content(artifact.path, prefix="c", last="complete")
 
     pushed = await agent.push_artifact(
-        artifact.hash, artifact.size_bytes, artifact.files, entry.cache_limit_bytes, content, deadline=deadline
+        artifact.hash,
+        artifact.size_bytes,
+        artifact.files,
+        entry.cache_limit_bytes,
+        content,
+        deadline=deadline,
+        sent=None if moved is None else lambda sent_bytes: moved(sent_bytes, artifact.size_bytes),
     )
     return Delivery(Store.CACHE, str(pushed.path), pushed.present, pushed.sent_bytes)

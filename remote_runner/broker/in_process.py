@@ -16,19 +16,23 @@ from remote_runner.controller import Controller
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
+from remote_runner.progress import Tell, nobody
 from testground.local_exec import Started
 
 _CLOSE_S = 30.0
 
 
 class InProcess:
-    """A `testground.local_exec.Starter`; a context manager that ends its connections."""
+    """A `testground.local_exec.Starter`; a context manager that ends its connections.
 
-    def __init__(self, plan_dir: Path, controller: Controller) -> None:
+    `tell` hears what goes on, in its threads.
+    """
+
+    def __init__(self, plan_dir: Path, controller: Controller, tell: Tell = nobody) -> None:
         self._plan_dir = plan_dir
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="instances", daemon=True)
-        self._shared = Shared(controller)
+        self._shared = Shared(controller, tell)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -148,9 +148,16 @@ class Run:
         return exited_of(self._host, said, self._sink_error)
 
     async def fetch(
-        self, outputs_dir: Path, *, limit_bytes: int | None = None, umask: int | None = None
+        self,
+        outputs_dir: Path,
+        *,
+        limit_bytes: int | None = None,
+        umask: int | None = None,
+        taken: Callable[[int], None] | None = None,
     ) -> OutputsReport:
         """Bring the outputs into `outputs_dir`, once the application has ended; `umask` holds for what is made.
+
+        taken: hears how many bytes have come, where they are many.
 
         Raises an `OutputsError` where not all of them came, `SupervisorLostError`; the host then keeps them.
         """
@@ -158,7 +165,7 @@ class Run:
         limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
         try:
             async with asyncio.timeout(self._job.fetch_s):
-                report = await take_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance)
+                report = await take_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance, taken)
         except TimeoutError:
             raise self._lost(f"the outputs did not come within {self._job.fetch_s:g} s") from None
         except HostLostError as error:

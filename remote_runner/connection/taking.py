@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,9 +52,14 @@ class Source:
 
 
 async def take_outputs(
-    stream: Stream, source: Source, outputs_dir: Path, limit_bytes: int, allowance: Allowance
+    stream: Stream,
+    source: Source,
+    outputs_dir: Path,
+    limit_bytes: int,
+    allowance: Allowance,
+    taken: Callable[[int], None] | None = None,
 ) -> OutputsReport:
-    """Unpack what comes on the outputs lane, and hear the words behind it.
+    """Unpack what comes on the outputs lane, and hear the words behind it; `taken` hears how many bytes came of much.
 
     Raises an `OutputsError` for what is not whole (what came is kept), the host's fault, `HostLostError`.
     """
@@ -75,6 +80,9 @@ async def take_outputs(
     try:
         while not unpacking.done() and (data := await stream.read(OUTPUTS_LANE)):
             await feed.put(data)
+            size_bytes += len(data)
+            if taken is not None:
+                taken(size_bytes)
         if unpacking.done():
             await unpacking  # it has not waited for the end: raises why
         said = await _hear(stream, source)

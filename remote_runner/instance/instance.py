@@ -44,6 +44,7 @@ from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
 from remote_runner.outputs import OutputsReport
+from remote_runner.progress import Began, Ended, Moved
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
@@ -182,7 +183,10 @@ class _Instance:
             group=runenv.group_id,
             index=int(runenv.outputs_path.name) if runenv.outputs_path.name.isdecimal() else None,
         )
-        self._clock = StepClock(self._record, reporter.message)
+        self._clock = StepClock(self._record, reporter.step)
+        index = runenv.outputs_path.name
+        self._left_there = ""
+        self._who = f"{runenv.group_id}[{int(index):03d}]" if index.isdecimal() else runenv.group_id
 
     async def run(self) -> int:
         """Every step in turn; raises what stopped one."""
@@ -213,6 +217,7 @@ class _Instance:
 
     async def _prepare(self, stack: ExitStack) -> _Ready:
         shared, environ, reporter = self._shared, self._environ, self._reporter
+        self._begins("choose")
         with self._clock.step("choose") as step:
             inventory = await shared.inventory(self._plan_dir, self._runenv.run, environ)
             reporter.secrets = inventory.secrets(environ)
@@ -221,6 +226,7 @@ class _Instance:
             step.detail = f"number {self._number} runs on {entry.name} ({system})"
         if self._placed.message:
             reporter.message(self._placed.message)
+        self._begins("build")
         with self._clock.step("build") as step:
             artifact = await steps.build(
                 shared, entry, system, plan_dir=self._plan_dir, run_id=self._runenv.run, environ=environ
@@ -229,10 +235,12 @@ class _Instance:
             if not isinstance(artifact, Artifact):
                 self._record.derivation = artifact.drv
             step.detail = _built_words(entry, artifact)
+        self._begins("push")
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
             pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
+        self._begins("forward")
         with self._clock.step("forward") as step:
             forwarded = stack.enter_context(await steps.forward(shared, entry, environ, self._forward_says))
             address = self._placed.address or entry.address or await self._address(agent, entry, inventory)
@@ -251,6 +259,7 @@ class _Instance:
             self._placed = placement
             entry = inventory.host(placement.host)
             self._record.number, self._record.host = self._number, entry.name
+            self._begins("choose")
             try:
                 system = placement.system or known_of(self._shared.controller, entry).system
                 if entry.on_unreachable is OnUnreachable.NEXT or system is None:
@@ -269,8 +278,11 @@ class _Instance:
                 continue
             return entry, system
 
+    def _begins(self, step: str) -> None:
+        self._shared.tell(Began(self._who, step, self._record.host))
+
     def _push_says(self, words: str) -> None:
-        self._reporter.message(f"push: {words}")
+        self._reporter.step(f"push: {words}")
 
     def _forward_says(self, words: str) -> None:
         self._reporter.message(f"forward: {words}")
@@ -310,12 +322,13 @@ class _Instance:
 
     async def _supervise(self, ready: _Ready) -> _Ended:
         began_s = time.monotonic()
+        self._begins("run")
         try:
             run = await self._start(ready, self._job(ready))
-            self._record.far_directory = run.directory
+            self._record.far_directory = self._left_there = run.directory
             if self._reporter.log is not None:
                 self._reporter.log.start()
-            self._reporter.message(f"run: started in {run.directory}")
+            self._reporter.step(f"run: started in {run.directory}")
             exited = await steps.follow(run, self._reporter.stdout, self._reporter.stderr, self._stop)
         except BaseException as error:
             step = self._clock.begin("run", at_s=began_s)
@@ -340,17 +353,26 @@ class _Instance:
 
     async def _bring_home(self, run: Run, entry: HostEntry, exited: Exited, exited_s: float) -> _Ended:
         outputs, error = OutputsReport(), None
+        self._begins("fetch")
+
+        def taken(size_bytes: int) -> None:
+            self._shared.tell(Moved(entry.name, "fetch", self._who, size_bytes))
+
         try:
-            outputs = await steps.fetch(run, self._runenv.outputs_path, entry.outputs_limit_bytes, self._umask)
+            outputs = await steps.fetch(run, self._runenv.outputs_path, entry.outputs_limit_bytes, self._umask, taken)
         except RemoteRunnerError as failed:
             error = failed
+        self._shared.tell(Moved(entry.name, "fetch", self._who, is_over=True))
         fetched_s = time.monotonic()
         self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
         kept = error is not None
+        self._begins("clean")
         try:
             await steps.clean(run, keep=kept)
         except RemoteRunnerError as failed:
             kept, error = True, error or failed
+        if not kept:
+            self._left_there = ""
         self._step("clean", fetched_s, time.monotonic(), "kept there" if kept else "nothing left there")
         return _Ended(exited, outputs, error)
 
@@ -440,6 +462,7 @@ class _Instance:
     async def write_record(self) -> None:
         """Leave the record in the outputs; in a thread, since their disk may hang."""
         self._record.duration_s = round(self._clock.elapsed_s, 6)
+        self._shared.tell(Ended(self._who, self._record.outcome, self._left_there))
         outputs = self._runenv.outputs_path
         try:
             await run_in_files(self._record.write, outputs, self._reporter.secrets)

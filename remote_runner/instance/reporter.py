@@ -14,6 +14,8 @@ from testground.terminal import harmless
 # Testground stops reading an instance at a line of 64 KiB; an error with a page of stderr stays well below.
 LONGEST_TEXT = 16_000
 _LAST_BYTES = 400
+STEP, WARNING = "remote-runner step", "remote-runner"
+"""What `msg` says in the line of an event of ours that tells a step, or something else; Testground shows it nowhere."""
 _LONGEST_LINE = 64 * 1024
 
 
@@ -47,7 +49,11 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """A message event."""
-        self._event(MessageEvent(text := self._words(text)), text)
+        self._event(MessageEvent(text := self._words(text)), text, WARNING)
+
+    def step(self, text: str) -> None:
+        """A message event that says how far the instance is: a word for who wants to know each step."""
+        self._event(MessageEvent(text := self._words(text)), text, STEP)
 
     def failure(self, text: str) -> None:
         """The failure event that makes Testground's verdict, with the reason and the next step."""
@@ -122,8 +128,8 @@ class Reporter:
             self.seen.success |= isinstance(found.event, SuccessEvent)
             self.seen.failure |= isinstance(found.event, FailureEvent | CrashEvent)
 
-    def _event(self, event: Event, text: str) -> None:
-        line = encode_event(event, ts_ns=time.time_ns(), group_id=self._group_id, run_id=self._run_id)
+    def _event(self, event: Event, text: str, msg: str = "") -> None:
+        line = encode_event(event, ts_ns=time.time_ns(), group_id=self._group_id, run_id=self._run_id, msg=msg)
         self._writers["stdout"].feed(b"\n" + line if self._is_amid_line else line)
         self._is_amid_line = False
         if self.log is not None:

@@ -24,6 +24,7 @@ from remote_runner.inventory.inventory import AppSettings, HostEntry, Inventory
 from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
+from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from testground.sync.shared_client import SharedSyncClient
 
 # Results of builds that are kept for the instances of a run that come later; on disk they stay longer.
@@ -56,10 +57,14 @@ class _Host:
 
 
 class Shared:
-    """For one event loop; an async context manager that closes what it has opened."""
+    """For one event loop; an async context manager that closes what it has opened.
 
-    def __init__(self, controller: Controller) -> None:
+    `tell` hears what goes on, also from other threads.
+    """
+
+    def __init__(self, controller: Controller, tell: Tell = nobody) -> None:
         self.controller = controller
+        self.tell = tell
         self._hosts: SingleFlight[tuple[object, ...], _Host] = SingleFlight(keeps=10_000)
         self._opened: list[_Host] = []
         self._builds: SingleFlight[tuple[object, ...], AnyArtifact] = SingleFlight(
@@ -162,6 +167,7 @@ class Shared:
         return await self._hosts.get(key, lambda: self._connect(entry, environ))
 
     async def _connect(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
+        self.tell(Began(entry.name, "connect", entry.name))
         agent = await Agent.connect(entry, self.controller, environ, Deadline.after(entry.timeouts.connect_s))
         host = _Host(agent)
         self._opened.append(host)
@@ -205,9 +211,13 @@ class Shared:
                 environ=environ,
                 deadline=Deadline.after(build_s),
                 cancellation=cancellation,
+                began=lambda log: self.tell(Building(app.name, str(system), log)),
             )
 
-        return await _in_thread(work, "nobody waits for the build any more")
+        try:
+            return await _in_thread(work, "nobody waits for the build any more")
+        finally:
+            self.tell(Built(app.name, str(system)))
 
     # What is on a host
 
@@ -225,10 +235,26 @@ class Shared:
         def start() -> Awaitable[Pushed]:
             nonlocal is_ours
             is_ours = True
-            return push_artifact(host.agent, entry, artifact, self.controller, environ, report)
+            return self._push(host.agent, entry, artifact, environ, report)
 
         pushed = await host.pushes.get(key, start)
         return pushed if is_ours else pushed.again()
+
+    async def _push(
+        self,
+        agent: Agent,
+        entry: HostEntry,
+        artifact: AnyArtifact,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
+    ) -> Pushed:
+        def moved(done_bytes: int, total_bytes: int | None) -> None:
+            self.tell(Moved(entry.name, "push", "", done_bytes, total_bytes))
+
+        try:
+            return await push_artifact(agent, entry, artifact, self.controller, environ, report, moved)
+        finally:
+            self.tell(Moved(entry.name, "push", is_over=True))
 
     def forget_push(self, entry: HostEntry, artifact: AnyArtifact) -> None:
         """The host does not have it any more."""

@@ -130,12 +130,18 @@ async def follow(run: Run, stdout: Sink, stderr: Sink, stop: Cancellation) -> Ex
         await asyncio.gather(*stopping, return_exceptions=True)
 
 
-async def fetch(run: Run, outputs: Path, limit_bytes: int, umask: int | None = None) -> OutputsReport:
-    """Bring its outputs home; `umask` holds for what is made.
+async def fetch(
+    run: Run,
+    outputs: Path,
+    limit_bytes: int,
+    umask: int | None = None,
+    taken: Callable[[int], None] | None = None,
+) -> OutputsReport:
+    """Bring its outputs home; `umask` holds for what is made, `taken` hears how many bytes of much have come.
 
     Raises `OutputsError` and its kinds, `DeadlineError`, `HostLostError`.
     """
-    return await run.fetch(outputs, limit_bytes=limit_bytes, umask=umask)
+    return await run.fetch(outputs, limit_bytes=limit_bytes, umask=umask, taken=taken)
 
 
 async def clean(run: Run, *, keep: bool = False) -> None:

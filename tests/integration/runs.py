@@ -283,13 +283,13 @@ class Plan:
             lines += ["[[groups]]", f'id = "{name}"', f"instances = {{ count = {count} }}"]
         file = self.directory / "groups.toml"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return Outcome.of(self.fab("local.composition", "-f", "groups.toml", "--json"))
+        return Outcome.of(self.fab("local.composition", "-f", "groups.toml", "--json", "-vv"))
 
 
 def single_words(instances: int = 1, case: str = "case", **params: str) -> list[str]:
     """The words of `fab local.single`."""
     given = [f"--test-param={name}={value}" for name, value in params.items()]
-    return ["local.single", "--testcase", case, "--instances", str(instances), "--json", *given]
+    return ["local.single", "--testcase", case, "--instances", str(instances), "--json", "-vv", *given]
 
 
 def read_until(process: subprocess.Popen[bytes], word: str, count: int = 1) -> str:

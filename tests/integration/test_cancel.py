@@ -85,7 +85,8 @@ def test_ctrl_c_ends_everything_and_fetches_what_there_is(
     os.kill(fab.pid, signal.SIGINT)
     outcome = Outcome.of(ended(fab))
 
-    assert outcome.ended.status == 1, said
+    assert outcome.ended.status == 130, said
+    assert "stopping 2 instances and fetching what they wrote; Ctrl-C again kills" in outcome.ended.stderr
     assert outcome.values["cancelled"] == "stopped"
     assert "Traceback" not in outcome.ended.stderr
     assert sorted(instance.host for instance in outcome.instances) == ["localhost", "t1"]
@@ -106,10 +107,40 @@ def test_ctrl_c_is_said_in_the_summary(tmp_path: Path, machine: Machine) -> None
     os.kill(fab.pid, signal.SIGINT)
     done = ended(fab)
 
-    assert done.status == 1
+    assert done.status == 130
     assert "the run was ended before its time: stopped; what its instances had written is here" in done.stdout
     assert "group single: 0 of 1 ok" in done.stdout
     nothing_left(the_run(plan), [localhost(tmp_path / "far")])
+
+
+def test_a_second_ctrl_c_kills_and_says_what_is_still_where(
+    netns_host: NetnsHost, tmp_path: Path, machine: Machine
+) -> None:
+    places = [localhost(tmp_path / "far", grace_s=5), place_on(netns_host, grace_s=5)]
+    plan = Plan.of_script(tmp_path / "plan", machine, STUBBORN, places)
+    fab = plan.start("local.single", "--testcase", "case", "--instances", "2")
+    read_until(fab, "I am ready", 2)
+
+    os.kill(fab.pid, signal.SIGINT)
+    read_until(fab, "stopping 2 instances")
+    os.kill(fab.pid, signal.SIGINT)
+    done = ended(fab)
+
+    run = the_run(plan)
+    assert done.status == 130
+    assert "killing 2 instances; what they wrote stays on the hosts" in done.stderr
+    assert "what its instances had written is here" not in done.stdout
+    assert "still on t1: what single[00" in done.stdout
+    fetch, clean = (line.split() for line in done.stdout.splitlines() if line.startswith("  fab "))
+    assert fetch[:4] == ["fab", "fetch", "--run", run]
+    # The very commands that it says: they bring it here, and leave nothing there.
+    wait_for(lambda: processes_of(run) == [], 30)
+    fetched = plan.fab(*fetch[1:])
+    assert fetched.status == 0, fetched
+    partial = [Path(line, "partial").read_text() for line in fetched.stdout.splitlines()]
+    assert partial == ["partial\n"] * 2
+    assert plan.fab(*clean[1:]).status == 0
+    nothing_left(run, places)
 
 
 def test_a_killed_instance_ends_its_far_side_by_itself(places: list[Place], tmp_path: Path, machine: Machine) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from remote_runner.instance.record import read_record
 from testground.composition import plan_runs, single
-from testground.local_exec import InstanceCommand
+from testground.local_exec import DaemonLines, InstanceCommand
 from testground.local_exec import run as run_plan
 from testground.manifest import Manifest
 from testground.runenv import ServiceAddress
@@ -154,7 +154,7 @@ def test_the_flakes_own_remote_runner_builds_without_evaluating(
             outputs=tmp_path / "outputs",
             environ=machine.environ,
             sync_service=ServiceAddress("localhost", service.port),
-            out=sys.stderr,
+            listener=DaemonLines(sys.stderr),
             timeout_s=120.0,
         )
     assert outcome.ok

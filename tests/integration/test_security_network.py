@@ -77,7 +77,7 @@ def test_listeners_are_on_loopback_alone_and_sockets_are_ours_alone(
     plan = Plan.of_script(tmp_path / "plan", machine, WAIT, [place, here])
     assert gateway_host.server is not None
     before = listeners(gateway_host.server.pid)
-    process = plan.start("local.single", "--testcase", "case", "--instances", "2", "--json")
+    process = plan.start("local.single", "--testcase", "case", "--instances", "2", "--json", "-v")
     try:
         read_until(process, "run: started in", 2)
         there = listeners(gateway_host.server.pid)
@@ -107,7 +107,7 @@ def test_a_neighbour_cannot_reach_the_forwards_of_a_host(
 ) -> None:
     place = place_on(gateway_host, service_ports={"sync": 7778}, env={"GO": "/root/go"})
     plan = Plan.of_script(tmp_path / "plan", machine, WAIT, [place])
-    process = plan.start("local.single", "--testcase", "case", "--json")
+    process = plan.start("local.single", "--testcase", "case", "--json", "-v")
     try:
         read_until(process, "run: started in")
         with pytest.raises(ConnectionRefusedError):
@@ -140,7 +140,7 @@ def test_only_the_runs_own_user_is_let_in_to_its_forwards(
     """Whoever else has an account on the host finds an open port, and nothing behind it."""
     place = place_on(netns_host, service_ports={"sync": 7778}, env={"GO": "/root/go"}, forward_users=users)
     plan = Plan.of_script(tmp_path / "plan", machine, WAIT, [place])
-    process = plan.start("local.single", "--testcase", "case", "--json")
+    process = plan.start("local.single", "--testcase", "case", "--json", "-v")
     try:
         read_until(process, "run: started in")
         assert netns_host.server is not None

@@ -15,7 +15,7 @@ import pytest
 import testground.local_exec as local_exec
 from testground.composition import GroupPlan, Resources, RunPlan
 from testground.errors import LocalExecError, PackingError
-from testground.local_exec import InstanceCommand, RunOutcome, StopRequest, new_run_id
+from testground.local_exec import DaemonLines, InstanceCommand, RunOutcome, StopRequest, new_run_id
 from testground.runenv import ServiceAddress
 from testground.verdict import Verdict
 from tests.recordings import RECORDINGS
@@ -57,7 +57,7 @@ def _run(
         outputs=tmp_path / "data",
         environ={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nowhere", "REMOTE_RUNNER_CACHE_DIR": "/cache"},
         sync_service=ServiceAddress("localhost", 5050),
-        out=out or io.StringIO(),
+        listener=DaemonLines(out or io.StringIO()),
         stop=stop,
         temp=tmp_path,
         grace_s=options.get("grace_s", 60.0),
@@ -340,7 +340,7 @@ def test_text_that_the_terminal_cannot_show_does_not_end_the_run(tmp_path: Path)
         outputs=tmp_path / "data",
         environ={},
         sync_service=ServiceAddress("localhost", 5050),
-        out=out,
+        listener=DaemonLines(out),
         temp=tmp_path,
     )
     assert rb"gr\xfc\xdfe" in raw.getvalue()

@@ -30,20 +30,36 @@ async def told_while_waiting(words: str, report: Callable[[str], None]) -> Async
         teller.cancel()
 
 
-class Progress:
-    """Counts what a copy to `host` sends; `report` hears of it every `INTERVAL_S`."""
+Moved = Callable[[int, int | None], None]
+"""Hears at each piece how many bytes are sent, and of how many, where that is known."""
 
-    def __init__(self, host: str, paths: int, report: Callable[[str], None], *, total_bytes: int | None = None) -> None:
+
+class Progress:
+    """Counts what a copy to `host` sends; `report` hears of it every `INTERVAL_S`, `moved` at once."""
+
+    def __init__(
+        self,
+        host: str,
+        paths: int,
+        report: Callable[[str], None],
+        moved: Moved | None,
+        *,
+        total_bytes: int | None = None,
+    ) -> None:
         self.sent_bytes = 0
         self._host = host
         self._paths = paths
         self._report = report
+        self._moved = moved
+        self._total_bytes = total_bytes
         self._of = "" if total_bytes is None else f" of {size(total_bytes)}"
         self._reported_s = time.monotonic()
 
     def sent(self, size_bytes: int, number: int) -> None:
         """So many bytes more, of the path with that number (from 1)."""
         self.sent_bytes += size_bytes
+        if self._moved is not None:
+            self._moved(self.sent_bytes, self._total_bytes)
         if time.monotonic() - self._reported_s >= INTERVAL_S:
             self._reported_s = time.monotonic()
             self._report(f"{self._host}: path {number} of {self._paths}, {size(self.sent_bytes)}{self._of} sent")

@@ -15,7 +15,7 @@ from typing import Self
 from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.here import find_nix
-from remote_runner.artifact.nix.progress import Progress, told_while_waiting
+from remote_runner.artifact.nix.progress import Moved, Progress, told_while_waiting
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
 from remote_runner.connection import faults
@@ -55,14 +55,15 @@ async def push_to_store(
     environ: Mapping[str, str],
     deadline: Deadline,
     report: Callable[[str], None],
+    moved: Moved | None = None,
 ) -> Delivery:
     """Make sure that a store on the host has the artifact, valid and rooted; only missing paths are sent.
 
-    `environ` is where this machine's Nix is looked for; `report` is told how far a long copy is. Raises
+    `environ` is where this machine's Nix is looked for; `report` and `moved` are told how far a long copy is. Raises
     `NoFarStoreError`, `NotTrustedError`, `FarBuildFailedError`, `PushFailedError` and its kinds, `LocalProgramError`,
     `NoNixError`, `DeadlineError`, and what the connection raises.
     """
-    push = _StorePush(agent, entry, artifact, environ, deadline, report)
+    push = _StorePush(agent, entry, artifact, environ, deadline, report, moved)
     if entry.store is StoreChoice.USER:
         return await push.into_user_store("hosts.store is user")
     if not artifact.here:
@@ -82,6 +83,7 @@ class _StorePush:
         environ: Mapping[str, str],
         deadline: Deadline,
         report: Callable[[str], None],
+        moved: Moved | None,
     ) -> None:
         self.agent = agent
         self.entry = entry
@@ -89,6 +91,7 @@ class _StorePush:
         self.environ = environ
         self.deadline = deadline
         self.report = report
+        self.moved = moved
         self.user = ""  # as whom the host's Nix knows us
         self.unsigned: list[str] = []  # the missing paths that an untrusted user may not add
 
@@ -155,7 +158,13 @@ class _StorePush:
             await client.greet()
             closure = await client.closure(self.artifact.out)
         return await push_user_store(
-            self.agent, self.entry, self.artifact, closure, deadline=self.deadline, report=self.report
+            self.agent,
+            self.entry,
+            self.artifact,
+            closure,
+            deadline=self.deadline,
+            report=self.report,
+            moved=self.moved,
         )
 
     async def built_there_instead(self, error: NotTrustedError) -> Delivery:
@@ -182,7 +191,7 @@ class _StorePush:
         """The closure to the server there, then the root."""
         artifact = self.artifact
         async with self._source() as source:
-            copy = _Copy(source, _FarServer(self.agent.name, stream), self.report)
+            copy = _Copy(source, _FarServer(self.agent.name, stream), self.report, self.moved)
             await copy.find_missing(
                 artifact.drv if build else artifact.out, substitute=self.entry.substitute and not build
             )
@@ -290,12 +299,13 @@ class _FarServer:
 class _Copy:
     """What is missing of a closure there, from one store to the other."""
 
-    def __init__(self, near: LocalServer, far: _FarServer, report: Callable[[str], None]) -> None:
+    def __init__(self, near: LocalServer, far: _FarServer, report: Callable[[str], None], moved: Moved | None) -> None:
         self._near = near
         self._far = far
         self._source = ServeClient(near)
         self._sink = ServeClient(far)
         self._report = report
+        self._moved = moved
         self.paths = 0
         self.infos: list[PathInfo] = []
         self.sent_bytes = 0
@@ -321,7 +331,7 @@ class _Copy:
     async def send(self) -> None:
         """Send what is missing, without waiting for an answer."""
         total_bytes = sum(info.nar_bytes for info in self.infos)
-        progress = Progress(self._far.host, len(self.infos), self._report, total_bytes=total_bytes)
+        progress = Progress(self._far.host, len(self.infos), self._report, self._moved, total_bytes=total_bytes)
         number = 0
         async for info in self._source.dump(self.infos):
             number += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from remote_runner.artifact.content import ContentEntry, tar_entries, walk_path
 from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
-from remote_runner.artifact.nix.progress import Progress
+from remote_runner.artifact.nix.progress import Moved, Progress
 from remote_runner.connection import faults
 from remote_runner.connection.agent import Agent, send_chunks
 from remote_runner.connection.far_artifact import Store
@@ -28,6 +28,7 @@ async def push_user_store(
     *,
     deadline: Deadline,
     report: Callable[[str], None],
+    moved: Moved | None = None,
 ) -> Delivery:
     """Make sure that the user's own store there has `closure`, store paths of this machine's.
 
@@ -46,7 +47,7 @@ async def push_user_store(
         if "missing" in answer:
             missing = _missing(agent.name, answer["missing"], closure)
             walk = _Walk(missing)
-            progress = Progress(agent.name, len(missing), report)
+            progress = Progress(agent.name, len(missing), report, moved)
             sent_bytes = await send_chunks(
                 stream, walk.tar(), lambda total: progress.sent(total - progress.sent_bytes, walk.number)
             )

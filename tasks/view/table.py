@@ -1,0 +1,95 @@
+"""Tables and texts that fit where they are shown: pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Sequence
+
+GAP = "  "
+USUAL_WIDTH = 80
+# How narrow the column that is cut may become before nothing is cut any more.
+_LEAST_CUT = 12
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str],
+    width: int | None = None,
+    least: Sequence[str] = (),
+    cut: str = "",
+) -> str:
+    """Rows in aligned columns below a header; columns of numbers are aligned at the right.
+
+    Where they are wider than `width`, the columns that `least` names are left out, its first one first, and at last the
+    column `cut` is cut. What is left is shown as it is.
+    """
+    kept = list(range(len(header)))
+    columns = [[name, *(row[number] for row in rows)] for number, name in enumerate(header)]
+    widths = [max(map(len, column)) for column in columns]
+
+    def too_wide() -> int:
+        return 0 if width is None else sum(widths[number] + len(GAP) for number in kept) - len(GAP) - width
+
+    for name in least:
+        if too_wide() <= 0:
+            break
+        kept.remove(header.index(name))
+    if (over := too_wide()) > 0 and cut:
+        number = header.index(cut)
+        widths[number] = max(widths[number] - over, min(widths[number], _LEAST_CUT))
+        columns[number] = [_cut(cell, widths[number]) for cell in columns[number]]
+    right = {number for number in kept if _is_numeric(columns[number][1:])}
+    lines = []
+    for position in range(len(rows) + 1):
+        cells = [
+            columns[number][position].rjust(widths[number])
+            if number in right
+            else columns[number][position].ljust(widths[number])
+            for number in kept
+        ]
+        lines.append(GAP.join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+
+
+def _is_numeric(cells: Collection[str]) -> bool:
+    return all(cell in ("", "-") or cell.replace(".", "", 1).isdigit() for cell in cells) and any(
+        cell[:1].isdigit() for cell in cells
+    )
+
+
+_COLOURS = {
+    "ok": "32",
+    "failed": "1;31",
+    "crashed": "1;31",
+    "incomplete": "1;35",
+    "fail": "1;31",
+    "warn": "1;35",
+}
+
+
+def coloured(text: str) -> str:
+    """The table with each outcome that is a cell of its own in its colour; the word stays, which says the same."""
+    return "\n".join(GAP.join(_cell(cell) for cell in line.split(GAP)) for line in text.split("\n"))
+
+
+def _cell(cell: str) -> str:
+    word = cell.strip()
+    return cell.replace(word, f"\x1b[{_COLOURS[word]}m{word}\x1b[0m") if word in _COLOURS else cell
+
+
+def filled(text: str, width: int | None) -> str:
+    """A text whose lines are no wider than that, as far as its words allow; what goes on is indented."""
+    if width is None:
+        return text
+    lines = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+        ) or [line]
+    return "\n".join(lines)
