@@ -7,6 +7,7 @@
     ├── DemoServerError         the embedded ssh server of the demo did not come up
     ├── JobError                what shall be run cannot be handed over
     ├── ControllerError         a directory or lock on this machine cannot be used
+    │   └── NoRoomHereError         its disk takes no more
     ├── RunNotFoundError        no run that was recorded here is meant by it
     ├── PlanImportError         a plan cannot be put into Testground's home
     ├── InventoryError          the inventory says what it cannot say
@@ -62,7 +63,10 @@ The wording stands in `__str__`; what a program needs stands in attributes.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+from typing import Self
 
 
 class RemoteRunnerError(Exception):
@@ -118,6 +122,22 @@ class ControllerError(RemoteRunnerError):
     """A directory or lock on this machine cannot be used."""
 
 
+class NoRoomHereError(ControllerError):
+    """This machine's disk takes no more: it is full, over a quota, or read-only."""
+
+    next_step = "make room or access there (fab clean removes what is not needed any more), and run it again"
+
+    @classmethod
+    def of(cls, error: OSError) -> Self | None:
+        """What the system refused in these words, if that is what it was."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return None
+        where = error.filename2 or error.filename
+        if isinstance(where, bytes):
+            where = os.fsdecode(where)
+        return cls(f"{where or 'a file'} cannot be written on this machine: {error.strerror}")
+
+
 class RunNotFoundError(RemoteRunnerError):
     """No run of that name was recorded on this machine, or more than one is meant."""
 
@@ -167,17 +187,26 @@ class UnknownSystemError(RemoteRunnerError):
 class InventoryError(RemoteRunnerError):
     """The inventory says what it cannot say; `key` is the path of the key (`hosts.dex.ssh.port`)."""
 
-    next_step = "correct that line; the README has the table of all keys"
+    next_step = "correct that line; docs/inventory.md has the table of all keys"
 
     def __init__(
-        self, file: str, line: int | None, key: str, *, found: str = "", expected: str = "", nearest: Sequence[str] = ()
+        self,
+        file: str,
+        line: int | None,
+        key: str,
+        *,
+        found: str = "",
+        expected: str = "",
+        nearest: Sequence[str] = (),
+        column: int | None = None,
+        excerpt: str = "",
     ) -> None:
-        where = f"{file}:{line}" if line else file
+        where = f"{file}:{line}:{column}" if line and column else f"{file}:{line}" if line else file
         parts = [
             part for part in (f"found {found}" if found else "", f"expected {expected}" if expected else "") if part
         ]
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(": ".join(part for part in (where, key, ", ".join(parts)) if part) + hint)
+        super().__init__(": ".join(part for part in (where, key, ", ".join(parts)) if part) + hint + excerpt)
         self.file = file
         self.line = line
         self.key = key
@@ -441,6 +470,11 @@ class SupervisorLostError(HostLostError):
 
 class OutputsError(HostError):
     """An instance's outputs did not come over whole; what came is kept, and the host keeps its copy."""
+
+    def of_run(self, run_id: str) -> Self:
+        """The same with this run in the command that it suggests."""
+        self.next_step = self.next_step.replace("--run ID", f"--run {run_id}")
+        return self
 
 
 class UnsafeOutputsError(OutputsError):

@@ -10,10 +10,12 @@ from tasks.plan import Plan
 from tasks.say import say, show_json, show_table
 from tasks.task import Failed, task
 
+_MOST_INSTANCES = 100_000
+
 
 def positive(text: str | int, option: str) -> int:
     """A whole number of 1 or more from an option's text; raises `Failed`."""
-    if not str(text).isdecimal() or int(text) < 1:
+    if not (str(text).isascii() and str(text).isdecimal()) or len(str(text)) > 18 or int(text) < 1:
         raise Failed(f"--{option} is {text!r}; expected a whole number, 1 or more")
     return int(text)
 
@@ -67,11 +69,18 @@ def choose(
         say("there are more instances than slots, so some slots are shared")
 
 
+def _count(text: str, option: str) -> int:
+    count = positive(text, option)
+    if count > _MOST_INSTANCES:
+        raise Failed(f"--{option}: {count} instances; expected at most {_MOST_INSTANCES}")
+    return count
+
+
 def _groups(given: list[str], instances: str) -> list[str]:
     if not given and not instances:
         raise Failed("choose: say how many: --instances N, or --group NAME=N for each group")
     if not given:
-        return ["single"] * positive(instances, "instances")
+        return ["single"] * _count(instances, "instances")
     if instances:
         raise Failed("--instances and --group say the same; give one of them")
     groups: list[str] = []
@@ -79,5 +88,5 @@ def _groups(given: list[str], instances: str) -> list[str]:
         name, equals, count = item.partition("=")
         if not name or not equals:
             raise Failed(f"--group is {item!r}; expected NAME=COUNT")
-        groups += [name] * positive(count, "group")
+        groups += [name] * _count(count, "group")
     return groups

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from remote_runner.controller import Controller
 from remote_runner.inventory.inventory import HostEntry, Inventory
-from tasks.say import keep_secret
+from tasks.say import keep_secret, say
 from tasks.task import Failed
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Plan:
         if inventory.sources:
             inventory = inventory.with_hosts(self.listings, cache=self.controller.cache)
         keep_secret(inventory.secrets(self.environ))
+        for entry in inventory.hosts:
+            if entry.ssh is not None and (missing := entry.ssh.missing_identity_file()) is not None:
+                say(f"warning: {entry.name}: ssh.identity_file {missing} is not there; ssh goes on without it")
         return inventory
 
     @cached_property

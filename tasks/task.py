@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import fabric.tasks
 import invoke
 
-from remote_runner.errors import RemoteRunnerError
+from remote_runner.errors import NoRoomHereError, RemoteRunnerError
 from tasks.say import printable
 from testground.errors import TestgroundError
 
@@ -116,5 +116,10 @@ def _worded(body: Callable[..., Any]) -> Callable[..., Any]:
             raise Failed(f"{body.__name__}: {error}") from error
         except BrokenPipeError:
             raise Failed(None, 141) from None  # the reader of our output went away, as with SIGPIPE
+        except OSError as error:
+            full = NoRoomHereError.of(error)
+            if full is None:
+                raise
+            raise Failed(f"{body.__name__}: {full}") from error
 
     return run

@@ -6,6 +6,7 @@ makes no sense only the test case that has it, when that one is to run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
@@ -40,6 +41,30 @@ class Param:
     unit: str
     default: Any
     where: str = ""
+
+    def takes(self, value: str) -> bool:
+        """Whether the SDK reads this text as the type that the manifest names; of types unknown here it says yes."""
+        pattern = _TYPES.get(self.kind.lower())
+        if self.kind.lower() == "json":
+            import json
+
+            try:
+                json.loads(value)
+            except ValueError:
+                return False
+        return pattern is None or re.fullmatch(pattern, value) is not None
+
+
+_INT, _FLOAT = r"[+-]?\d+", r"(?i:[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|nan)"
+_DURATION = r"0|[+-]?((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+"
+# What sdk-go's IntParam, FloatParam, BooleanParam and time.ParseDuration read.
+_TYPES = {
+    **dict.fromkeys(("int", "int64", "integer"), _INT),
+    **dict.fromkeys(("uint", "uint64"), r"\d+"),
+    **dict.fromkeys(("float", "float64", "number"), _FLOAT),
+    **dict.fromkeys(("bool", "boolean"), "true|false"),
+    "duration": _DURATION,
+}
 
 
 @dataclass(frozen=True)

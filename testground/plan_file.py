@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ class Table:
     """One table of a TOML file: `file` and `path` say where it stands, `error` is raised for what is wrong in it.
 
     `values` has the keys as their reader writes them. `unknown` are keys that nobody reads, each of them told in
-    `warnings`, which all tables of a file share.
+    `warnings`, which all tables of a file share. `source` is the file's text.
     """
 
     file: str
@@ -27,6 +28,7 @@ class Table:
     error: type[PlanFileError]
     warnings: list[str]
     unknown: tuple[str, ...] = ()
+    source: str = ""
 
     def key(self, name: str) -> str:
         """The key path of `name` in this table."""
@@ -39,7 +41,9 @@ class Table:
     def missing(self, name: str, expected: str) -> PlanFileError:
         """The error to raise where `name` is absent; points out an unknown key that may stand for it."""
         nearest = _nearest(name, self.unknown)
-        return self.fail(name, f"is missing; expected {expected}" + (f" (is it {nearest}?)" if nearest else ""))
+        line = _line_of(nearest, self.source) if nearest else 0
+        hint = f" (is it {nearest}{f' in line {line}' if line else ''}?)" if nearest else ""
+        return self.fail(name, f"is missing; expected {expected}{hint}")
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string; one without a default must be there and not be empty."""
@@ -102,7 +106,7 @@ class Table:
         return tuple(found)
 
     def _below(self, name: str, values: Mapping[str, Any], keys: Sequence[str] | None) -> Table:
-        return _table(self.file, self.key(name), values, self.error, self.warnings, keys)
+        return _table(self.file, self.key(name), values, self.error, self.warnings, keys, self.source)
 
     def _get(self, name: str, kind: type, expected: str) -> Any:
         value = self.values.get(name)
@@ -118,6 +122,7 @@ def _table(
     error: type[PlanFileError],
     warnings: list[str],
     keys: Sequence[str] | None,
+    text: str,
 ) -> Table:
     """The table with its keys as `keys` writes them, in whatever case they stand there; all of them without `keys`.
 
@@ -125,7 +130,7 @@ def _table(
     such values it takes any, here that whose key is written as in `keys`.
     """
     if keys is None:
-        return Table(file, path, values, error, warnings)
+        return Table(file, path, values, error, warnings, source=text)
     found = {key: values[key] for key in keys if key in values}
     unknown = []
     for name, value in values.items():
@@ -138,9 +143,26 @@ def _table(
             found[key] = _joined(found[key], value)
         elif key != name:
             unknown.append(name)
-    table = Table(file, path, found, error, warnings, tuple(unknown))
-    warnings += [f"{file}: {table.key(name)}: is unknown and changes nothing; {known(keys, name)}" for name in unknown]
+    table = Table(file, path, found, error, warnings, tuple(unknown), text)
+    for name in unknown:
+        line = _line_of(name, text)
+        where = f"{file}:{line}" if line else file
+        warnings.append(f"{where}: {table.key(name)}: is unknown and changes nothing; {known(keys, name)}")
     return table
+
+
+def _line_of(name: str, text: str) -> int:
+    """The line in which the key stands, where there is one such line; else 0 (the parser keeps no lines)."""
+    key = rf"""["']?{re.escape(name)}["']?"""
+    stands = re.compile(rf"^\s*(\[\[?([^\]#]*\.)?\s*{key}\s*[.\]]|([^#=]*[{{,.]\s*)?{key}\s*[=.])|[{{,]\s*{key}\s*=")
+    found = [number for number, line in enumerate(text.splitlines(), start=1) if stands.search(line)]
+    return found[0] if len(found) == 1 or (found and _is_header(text, found)) else 0
+
+
+def _is_header(text: str, lines: Sequence[int]) -> bool:
+    """Whether all these are headers of one list of tables, of which the first is as good as any."""
+    all_lines = text.splitlines()
+    return all(all_lines[line - 1].lstrip().startswith("[[") for line in lines)
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +199,7 @@ def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str])
         raise error(file, "", f"is no TOML: {fault}" + (f": {begins} …" if begins else "")) from fault
     except (ValueError, RecursionError) as fault:  # a number of 5,000 digits; nested without end
         raise error(file, "", f"is no TOML: {fault}") from fault
-    return _table(file, "", values, error, [], keys)
+    return _table(file, "", values, error, [], keys, text)
 
 
 def _check_numbers(value: object) -> None:

@@ -269,7 +269,10 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
         ) from error
     if status:
         how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise failed(f"`{shown}` ended with {how}")
+        raise failed(
+            f"`{shown}` ended with {how}",
+            f"correct what it says above; `fab build --arch {system}` does this build alone, in {attempt.plan_dir}",
+        )
     try:
         return Artifact.from_path(command.out, system, app.program)
     except ArtifactError as error:

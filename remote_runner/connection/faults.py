@@ -5,6 +5,8 @@ A host's words are shown as its words; none of them goes into a command that we 
 
 from __future__ import annotations
 
+import shlex
+
 from remote_runner.connection.job import Job
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.said import words
@@ -80,7 +82,12 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
     if closed.kind == "exists":
         return InstanceExistsError(host, job.instance_id, words(closed.more.get("directory")))
     if closed.kind == "program":
-        return program_error(host, words(closed.more.get("problem")), words(closed.more.get("program")) or job.program)
+        return program_error(
+            host,
+            problem_of(closed.more.get("problem")),
+            words(closed.more.get("program")) or job.program,
+            built=job.artifact is not None,
+        )
     if closed.kind in ("room", "readonly"):
         return NoRoomError(
             host,
@@ -93,7 +100,7 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
 def command_fault(host: str, program: str, closed: StreamClosed) -> HostError:
     """The error for a program that was not started, or of whose end nothing is known."""
     if closed.kind == "program":
-        return program_error(host, words(closed.more.get("problem")), program)
+        return program_error(host, problem_of(closed.more.get("problem")), program, built=False)
     return fault(host, closed)
 
 
@@ -164,8 +171,16 @@ def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, 
     )
 
 
-def program_error(host: str, kind: str, program: str) -> HostError:
-    """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon."""
+def problem_of(said: object) -> str:
+    """The agent's word for what is wrong with a program; a carriage return stays to be seen."""
+    return words(said.replace("\r", "\\r") if isinstance(said, str) else said)
+
+
+def program_error(host: str, kind: str, program: str, *, built: bool = True) -> HostError:
+    """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon.
+
+    `built`: it is what a build made, and not a command that somebody typed.
+    """
     name, _, detail = kind.partition(":")
     if name == "namespace":
         return NamespaceRefusedError(host, detail)
@@ -174,16 +189,24 @@ def program_error(host: str, kind: str, program: str) -> HostError:
         what = f"in the format {detail}" if machine == detail else f"for {_MACHINES.get(machine, f'machine {machine}')}"
         reason = f"is a program {what}, which {host} cannot run"
         next_step = f"build it for {host}; its 'system' in inventory.yaml may be wrong"
+    elif name == "interpreter" and detail.endswith("\\r"):
+        reason = f"is a script with Windows line ends (CRLF): its first line names a program {detail!r}"
+        next_step = "save it with Unix line ends (sed -i 's/\\r$//' FILE; `* text=auto eol=lf` in .gitattributes)"
     elif name == "interpreter":
         reason = f"needs {detail} to start, which is not there"
         next_step = "build it static or for that distribution, or install what it needs"
+        next_step = next_step if built else f"install {detail} there, or name another program"
     elif name == "not-executable":
         reason = "is not executable"
-        next_step = "set its execute permission where it is built"
+        next_step = "set its execute permission" + (" where it is built" if built else "")
     elif name == "directory":
         reason = "is a directory"
         next_step = "name the program in it"
     else:
         reason = "is not there"
         next_step = "check the program's name, and where the build puts it"
+        if not built:
+            next_step = f"check the name, give its whole path, or install it on {host}"
+        if not built and any(character.isspace() for character in program):
+            next_step = f"no shell splits it into words; to have one: sh -c {shlex.quote(program)}"
     return ProgramUnusableError(host, program, name, reason, next_step=next_step)

@@ -143,8 +143,9 @@ class Run:
                 raise self._lost(error) from error
             finally:
                 self._follow_limit = None
-        if problem := words(said.get("problem")):
-            raise faults.program_error(self._host, problem, self._job.program)
+        if problem := faults.problem_of(said.get("problem")):
+            built = self._job.artifact is not None
+            raise faults.program_error(self._host, problem, self._job.program, built=built)
         return exited_of(self._host, said, self._sink_error)
 
     async def fetch(

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from remote_runner.connection import faults
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.said import pairs, part, texts
 from remote_runner.connection.workers import FILES
+from remote_runner.errors import OutputsError
 from remote_runner.outputs import LeftOut, OutputsReport, unpack
 
 OUTPUTS_LANE = 3
@@ -96,15 +96,19 @@ async def take_outputs(
 def _start(
     chunks: Iterator[bytes], source: Source, outputs_dir: Path, limit_bytes: int
 ) -> asyncio.Future[OutputsReport]:
-    work = partial(
-        unpack,
-        chunks,
-        outputs_dir,
-        host=source.host,
-        far_outputs=source.far_outputs,
-        limit_bytes=limit_bytes,
-        umask=source.umask,
-    )
+    def work() -> OutputsReport:
+        try:
+            return unpack(
+                chunks,
+                outputs_dir,
+                host=source.host,
+                far_outputs=source.far_outputs,
+                limit_bytes=limit_bytes,
+                umask=source.umask,
+            )
+        except OutputsError as error:
+            raise error.of_run(source.run_id) from error.__cause__
+
     return FILES.run(work)
 
 

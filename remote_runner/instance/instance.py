@@ -28,6 +28,7 @@ from remote_runner.errors import (
     HostRefusedError,
     HostUnreachableError,
     HostUnresolvedError,
+    NoRoomHereError,
     RemoteRunnerError,
 )
 from remote_runner.instance import steps
@@ -130,10 +131,12 @@ async def _to_its_end(instance: _Instance, reporter: Reporter) -> int:
     except Exception as error:  # noqa: BLE001 (a fault of ours must reach the verdict, whatever it is)
         import traceback
 
+        full = NoRoomHereError.of(error) if isinstance(error, OSError) else None
+        if full is not None:
+            return await instance.ended(instance.fail(str(full)))
         reporter.crash(f"remote-runner: {type(error).__name__}: {error}", traceback.format_exc())
         status = instance.fail(f"{type(error).__name__}: {error}", told=True)
-    await instance.write_record()
-    return status
+    return await instance.ended(status)
 
 
 @dataclass(frozen=True)
@@ -455,9 +458,14 @@ class _Instance:
             )
         if seen.failure or seen.success or not exited.exit_status:
             return ""
-        words = f"{host}: the application ended with {_status_words(exited)} and told no reason"
+        words = f"{host}: the application ended with {_status_words(exited)} and reported no failure event"
         advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines above, and at its outputs"
         return f"{words}\n  next: {advice}"
+
+    async def ended(self, status: int) -> int:
+        """Leave the record; the exit status to end with."""
+        await self.write_record()
+        return status
 
     async def write_record(self) -> None:
         """Leave the record in the outputs; in a thread, since their disk may hang."""

@@ -54,9 +54,20 @@ def services_from(environ: Mapping[str, str]) -> tuple[Service, ...]:
 _NOT_THERE = re.compile(rb"failed to lookup address information|kind: ConnectionRefused")
 
 
+# What env(1) says of `#!/usr/bin/env bash` with a carriage return behind it.
+_CARRIAGE_RETURN = re.compile(rb"env: .*(\\r|\r)\W")
+
+
 def advice_for(last_words: bytes, host: str) -> str:
-    """What helps an SDK that cannot be told where the sync service is (the crate `testground`), by the application's
-    last words on stderr; "" for other words."""
+    """What to do about an application that ended with these last words on stderr; "" for others.
+
+    It is known of SDKs that cannot be told where the sync service is (the crate `testground`), and of CRLF scripts.
+    """
+    if _CARRIAGE_RETURN.search(last_words):
+        return (
+            "it is a script with Windows line ends (CRLF): save it with Unix line ends (sed -i 's/\\r$//' FILE; "
+            "`* text=auto eol=lf` in .gitattributes)"
+        )
     if not _NOT_THERE.search(last_words):
         return ""
     return (

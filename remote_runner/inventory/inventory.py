@@ -18,12 +18,13 @@ from remote_runner.inventory.placement import Entry, Spread
 from remote_runner.inventory.sources.source import Listing, Source, as_node
 from remote_runner.inventory.ssh_target import SshTarget, check_host_name
 from remote_runner.inventory.systems import System
-from remote_runner.inventory.yaml_tree import Node, parse_yaml
+from remote_runner.inventory.yaml_tree import Node, Scalar, parse_yaml
 from remote_runner.secrets import SHORTEST, Secrets
 
 FILE_NAME = "inventory.yaml"
 LOCALHOST = "localhost"
 _GLOB = re.compile(r"[*?\[]")
+_SETTINGS = frozenset(name.partition(".")[0] for name in keys_of(Place.HOST))
 
 
 class Direction(Enum):
@@ -299,6 +300,16 @@ def _check_inventory_name(name: str, node: Node, at: At) -> None:
         check_host_name(name)
     except HostNameError as error:
         at.fail(node.line, f"a host's name ({error.reason})", found=repr(name))
+    if name in _SETTINGS and not (isinstance(node, Scalar) and node.is_null):
+        expected = "a host's name; a setting of the host above stands further to the right"
+        at.fail(node.line, expected, found=f"the setting {name!r}")
+    user, is_login, host = name.rpartition("@")
+    if is_login and host and user and not _GLOB.search(host):
+        at.fail(
+            node.line,
+            f"the host's name alone, with the user below it: `{host}: {{ssh: {{user: {user}}}}}`",
+            found=repr(name),
+        )
     if "@" in name or _GLOB.search(name):
         at.fail(node.line, "a host's name without @, *, ? and [", found=repr(name))
 

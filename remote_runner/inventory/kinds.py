@@ -321,8 +321,18 @@ def _read_words(node: Node, at: At, kind: Kind) -> tuple[str, ...]:
     return tuple(words)
 
 
+SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>", "|&"})
+"""What means something to a shell and nothing to a program that is started without one."""
+
+
 def _read_command(node: Node, at: At) -> tuple[str, ...]:
+    import shlex
+
     words = _read_words(node, at, COMMAND)
+    meant = next((word for word in words if word in SHELL_WORDS), None)
+    if isinstance(node, Scalar) and meant is not None:
+        with_shell = f"sh -c {shlex.quote(node.text)}"
+        at.fail(node, f"a command that needs no shell, or one given to a shell: {with_shell}", found=f"`{meant}`")
     for name in unknown_placeholders(words):
         nearest = tuple(f"{{{n}}}" for n in nearest_names(name, PLACEHOLDERS))
         known = ", ".join(f"{{{n}}}" for n in PLACEHOLDERS)
@@ -345,7 +355,11 @@ def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
     if isinstance(node, Scalar) and node.is_null:
         return {}
     if not isinstance(node, Mapping):
-        at.fail(node, HOSTS.expected)
+        first = next(iter(node.items), None) if isinstance(node, Sequence) else None
+        example = ""
+        if isinstance(first, Scalar) and not first.is_null:
+            example = f": `{first.text}:` in the place of `- {first.text}`"
+        at.fail(node, f"{HOSTS.expected}{example}")
     return {name: (child, at.child(name)) for name, child in node.items.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from remote_runner.errors import HostNameError
@@ -46,6 +47,16 @@ class SshTarget:
                 raise HostNameError(key, "an ssh option's name is made of letters and digits")
             if _has_control(value):
                 raise HostNameError(value, f"the value of the ssh option {key} holds a control character")
+
+    def missing_identity_file(self) -> Path | None:
+        """The identity file, if nothing is there; a path with `%`, which ssh fills in, is not looked for."""
+        if self.identity_file is None or "%" in self.identity_file:
+            return None
+        try:
+            path = Path(self.identity_file).expanduser()
+            return None if path.exists() else path
+        except (OSError, RuntimeError):  # no right to look, no home
+            return None
 
     @classmethod
     def from_name(cls, name: str) -> Self:

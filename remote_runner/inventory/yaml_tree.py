@@ -108,9 +108,9 @@ def _parse(text: str, file: str) -> Node | None:
     try:
         root = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = ", ".join(part for part in (error.context, error.problem) if part)
-        raise InventoryError(file, mark.line + 1 if mark else None, "", found=problem, expected="YAML") from error
+        from remote_runner.inventory.yaml_mistake import mistake
+
+        raise mistake(text, file, error) from error
     except yaml.YAMLError as error:
         raise InventoryError(file, None, "", found=" ".join(str(error).split()), expected="YAML") from error
     return None if root is None else _convert(root, file, "", 0, count(1))

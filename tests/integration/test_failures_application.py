@@ -106,6 +106,11 @@ def test_a_program_whose_interpreter_is_missing(plan: FailingPlan) -> None:
 # The end
 
 
+def test_a_script_with_windows_line_ends_is_called_one(plan: FailingPlan) -> None:
+    plan.write_application("#!/bin/sh\r\nexit 0\r\n")
+    plan.run().failure("Windows line ends (CRLF)", "sed -i")
+
+
 def test_a_program_killed_by_a_signal(plan: FailingPlan) -> None:
     plan.write_application(f"{WRITES}kill -KILL $$\n")
     ended = plan.run()
@@ -117,7 +122,7 @@ def test_a_program_killed_by_a_signal(plan: FailingPlan) -> None:
 def test_an_exit_status_without_a_word(plan: FailingPlan) -> None:
     plan.write_application(f"{WRITES}echo last words >&2\nexit 3\n")
     ended = plan.run()
-    ended.failure("exit status 3", "told no reason", plan.host)
+    ended.failure("exit status 3", "reported no failure event", plan.host)
     assert "last words" in ended.stderr
     assert (ended.outputs / "written").read_text() == "written\n"
     assert not plan.far_runs()

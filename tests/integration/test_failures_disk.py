@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -225,6 +226,31 @@ def test_a_long_line_that_does_not_fit_here(failing_plan: FailingPlan) -> None:
     finally:
         subprocess.run(["umount", failing_plan.outputs], check=True)
     ended.failure("remote-runner.stdout.lines", "No space left on device", "make room", "fab fetch")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system here in which there are directories, and room for nothing."""
+    need("netns")  # mounting
+    place = tmp_path / "full"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "full", place], check=True)
+    try:
+        with suppress(OSError), (place / "filled").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("variable", ["REMOTE_RUNNER_CACHE_DIR", "TEST_OUTPUTS_PATH"])
+def test_a_full_disk_here_names_the_place_and_what_to_do(failing_plan: FailingPlan, full: Path, variable: str) -> None:
+    failing_plan.write_application(APPLICATION)
+    ended = failing_plan.run(**{variable: str(full)})
+    assert "crash_event" not in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+    ended.failure(str(full), "No space left on device", "next: ")
 
 
 def test_an_outputs_directory_that_is_a_file(failing_plan: FailingPlan) -> None:

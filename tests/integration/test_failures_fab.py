@@ -170,8 +170,8 @@ def test_a_name_that_nothing_resolves_gets_the_nearest(plan: PlanDirectory, name
 
 
 INVENTORIES: list[tuple[str, tuple[str, ...]]] = [
-    ("hosts: [\n", ("inventory.yaml:2", "YAML")),
-    ("hosts:\n\tdex:\n", ("inventory.yaml:2", "YAML")),
+    ("hosts: [\n", ("inventory.yaml:1", "bracket")),
+    ("hosts:\n\tdex:\n", ("inventory.yaml:2", "a tab")),
     ("hostss:\n  dex:\n", ("inventory.yaml:1: hostss", "did you mean hosts")),
     ("hosts:\n  dex:\n    slotz: 3\n", ("inventory.yaml:3: hosts.dex.slotz", "did you mean slots")),
     ("hosts:\n  dex: {slots: many}\n", ("inventory.yaml:2: hosts.dex.slots", "'many'", "whole number")),

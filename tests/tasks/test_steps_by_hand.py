@@ -122,6 +122,27 @@ def test_one_host_that_fails_stops_no_other(hosts_plan: PlanDirectory) -> None:
     assert "1 of 2 hosts failed: gone" in ran.words
 
 
+def test_a_program_that_is_missing_is_told_without_a_word_of_builds(hosts_plan: PlanDirectory) -> None:
+    ran = hosts_plan.fab("run", "--host", "dex", "--", "no-such-program")
+    assert (ran.status, ran.out) == (1, "")
+    assert "next: check the name, give its whole path, or install it on dex" in ran.words
+    assert "build" not in ran.words
+    ran = hosts_plan.fab("run", "--host", "dex", "--", "uname -a | cat")
+    assert "next: no shell splits it into words; to have one: sh -c 'uname -a | cat'" in ran.words
+
+
+def test_a_shells_word_is_told_to_be_none(hosts_plan: PlanDirectory) -> None:
+    ran = hosts_plan.ok("run", "--host", "dex", "--", "echo", "a", "&&", "echo", "b")
+    assert ran.out == "a && echo b\n"
+    assert "&& is handed to echo as it is: there is no shell; to have one: -- sh -c 'echo a && echo b'" in ran.words
+
+
+def test_an_identity_file_that_is_missing_is_warned_of(plan: PlanDirectory) -> None:
+    plan.inventory("hosts: {dex: {ssh: {identity_file: kye}}}\n")
+    ran = plan.ok("hosts")
+    assert f"warning: dex: ssh.identity_file {plan.path}/kye is not there; ssh goes on without it" in ran.words
+
+
 def test_run_dry_run_prints_what_then_runs(hosts_plan: PlanDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_ODD", "it's $(id)")
     words = ("sh", "-c", 'printf "%s\\n" "$0" "$@" "$TEST_ODD" "$REMOTE_RUNNER_HOST"', "a b", ";", "")
@@ -290,6 +311,12 @@ def test_choose_refuses_an_odd_number(plan: PlanDirectory, given: str) -> None:
     ran = plan.fab("choose", f"--instances={given}")
     assert (ran.status, ran.out) == (1, "")
     assert "expected a whole number" in ran.words
+
+
+def test_choose_refuses_more_than_any_run_has(plan: PlanDirectory) -> None:
+    ran = plan.fab("choose", "--instances", "1000000")
+    assert (ran.status, ran.out) == (1, "")
+    assert "--instances: 1000000 instances; expected at most 100000" in ran.words
 
 
 def test_an_artifact_that_is_not_there_is_named(plan: PlanDirectory) -> None:

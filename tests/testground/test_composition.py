@@ -189,9 +189,9 @@ One = "kept as it is"
     assert (run.groups[0].params["one"], run.groups[0].params["One"]) == ("global", "kept as it is")
     told = [warning.split("; known")[0].split("? known")[0] for warning in composition.warnings]
     assert set(told) == {
-        "c.toml: groups[0].ID: is unknown and changes nothing",
-        "c.toml: groups[0].instances.cuont: is unknown and changes nothing; did you mean count",
-        "c.toml: global.bulder: is unknown and changes nothing; did you mean builder",
+        "c.toml:13: groups[0].ID: is unknown and changes nothing",
+        "c.toml:14: groups[0].instances.cuont: is unknown and changes nothing; did you mean count",
+        "c.toml:8: global.bulder: is unknown and changes nothing; did you mean builder",
     }
     assert run.warnings[: len(told)] == composition.warnings
 

@@ -102,7 +102,7 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
         ("min = 1,", "min = true,", r"m.toml: testcases\[0\].instances.min: is a flag, true; expected a whole number"),
         ("flag = {", "flag = 1 #", r"m.toml: testcases\[1\].params.flag: is a number, 1; expected a table"),
         ("[defaults]", "[[defaults]]", "m.toml: defaults: is a list, .*; expected a table"),
-        ("[[testcases]]", "[[testcase]]", r"m.toml: testcases: is missing; .* \(is it testcase\?\)"),
+        ("[[testcases]]", "[[testcase]]", r"m.toml: testcases: is missing; .* \(is it testcase in line 15\?\)"),
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_value(change: str, to: str, message: str) -> None:
@@ -139,7 +139,7 @@ def test_keys_are_read_in_any_case_and_unknown_ones_told() -> None:
     assert manifest.testcase("params").default_params()["text"] == 'a"<b>'
     assert manifest.testcase("params").params["text"].unit == "words"
     assert manifest.warnings == (
-        "m.toml: testcases[0].instances.defualt: is unknown and changes nothing; "
+        "m.toml:17: testcases[0].instances.defualt: is unknown and changes nothing; "
         "did you mean default? known: min, max, default",
     )
 
@@ -196,3 +196,27 @@ def test_lists_and_times_arrive_as_go_reads_them(value: str, text: str, monkeypa
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        ("int", ["3", "-3"], ["many", "3.5", "", "3s"]),
+        ("float", ["3", "0.5", "1e3", "-.5"], ["half", "1,5"]),
+        ("bool", ["true", "false"], ["yes", "1"]),
+        ("duration", ["3s", "1h30m", "1.5s", "0"], ["3", "3 s", "soon"]),
+        ("json", ['{"a": [1]}', "3"], ["{a: 1}", ""]),
+        ("string", ["", "anything"], []),
+        ("of my own", ["anything"], []),
+    ],
+)
+def test_a_parameter_takes_what_the_sdk_reads_as_its_type(kind: str, taken: list[str], refused: list[str]) -> None:
+    param = Param("x", kind, "", "", None)
+    assert [text for text in taken if not param.takes(text)] == []
+    assert [text for text in refused if param.takes(text)] == []
+
+
+def test_a_value_of_another_type_is_told_before_the_run() -> None:
+    manifest = Manifest.from_toml(TEXT)
+    (run,) = plan_runs(single(manifest, "params", test_params={"number": "many", "flag": "true"}), manifest)
+    assert run.warnings == ("test parameter number is 'many'; the manifest has it of type int. It is handed on",)

@@ -38,3 +38,14 @@ def test_a_run_has_the_services_that_its_environment_names_and_no_others(
     environ: dict[str, str], services: list[str]
 ) -> None:
     assert [f"{service.name} {service.near}" for service in services_from(environ)] == services
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "/usr/bin/env: ‘bash\\r’: No such file or directory\n",
+        "env: can't execute 'bash\r': No such file or directory\n",
+    ],
+)
+def test_a_script_with_windows_line_ends_is_called_one(last_words: str) -> None:
+    assert "Windows line ends (CRLF)" in advice_for(last_words.encode(), "dex")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -285,8 +286,22 @@ MISTAKES: list[tuple[str, int, str | None, str, str, tuple[str, ...]]] = [
     ("app: {command: []}\n", 1, "app.command", "a list of 0", "a command", ()),
     ("app: {program: ../x}\n", 1, "app.program", "'../x'", "without ..", ()),
     ("app: {program: /x}\n", 1, "app.program", "'/x'", "relative", ()),
-    ("hosts: [a,\n", 2, "", "", "YAML", ()),
-    ("hosts:\n\t- a\n", 2, "", "cannot start any token", "YAML", ()),
+    ("hosts: [a,\n", 1, "", "bracket that is never closed", "[a, b]", ()),
+    ("hosts:\n\t- a\n", 2, "", "a tab in the indentation", "spaces", ()),
+    ("hosts:\n  a:\n    slots: 2\n   labels: [x]\n", 4, "", "indentation", "in the same column", ()),
+    ("hosts:\n  a: {env: {A: b: c}}\n", 2, "", "a second colon", "in quotes", ()),
+    ("hosts:\n  a:\n    env:\n      URL: http: x\n", 4, "", "a second colon", "in quotes", ()),
+    ("hosts:\n  a: foo\n    slots: 2\n", 3, "", "a key below a value", "in the same column", ()),
+    ('hosts:\n  a:\n    directory: "/x\n', 3, "", "a quote that is never closed", "closing", ()),
+    ("hosts:\n  a:\n    directory: @x\n", 3, "", "a value that starts with '@'", "quotes", ()),
+    ("hosts:\n  a\n  b:\n", 3, "", "the line above has no colon", "`key:`", ()),
+    ("hosts: - a\n", 1, "", "a list's `-` behind a key", "a line of its own", ()),
+    ("hosts:\n  a: *b\n", 2, "", "starts with `*`", "quotes", ()),
+    ("hosts:\n  - nc1\n", 2, "hosts", "a list of 1", "`nc1:` in the place of `- nc1`", ()),
+    ("hosts:\n  a:\n  slots: 3\n", 3, "hosts.slots", "the setting 'slots'", "further to the right", ()),
+    ("hosts:\n  root@nc1:\n", 2, "hosts.root@nc1", "'root@nc1'", "`nc1: {ssh: {user: root}}`", ()),
+    ("app: {command: 'make && cp x {out}'}\n", 1, "app.command", "`&&`", "sh -c 'make && cp x {out}'", ()),
+    ("app: {command: 'gen > {out}'}\n", 1, "app.command", "`>`", "sh -c 'gen > {out}'", ()),
     ("a: &a [*a]\n", 1, None, "nested without end", "a tree", ()),
     ("just a text\n", 1, "", "'just a text'", "a mapping", ()),
     ("{? [a] : b}\n", 1, "", "a key that is no text", "text", ()),
@@ -305,9 +320,36 @@ def test_a_mistake_is_told_with_its_place(
     assert found in error.found
     assert expected in error.expected
     assert error.nearest == nearest
-    assert str(error).startswith(f"inventory.yaml:{line}: {error.key}")
+    assert re.match(rf"inventory\.yaml:{line}(:\d+)?: {re.escape(error.key)}", str(error))
     if nearest:
         assert f"did you mean {' or '.join(nearest)}?" in str(error)
+
+
+@pytest.mark.parametrize("loader", ["libyaml's", "Python's"])
+def test_what_is_no_yaml_is_shown_with_a_caret(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if loader == "Python's":
+        monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    with pytest.raises(InventoryError) as caught:
+        parse("hosts:\n  dex:\n    env: {A: @b}\n")
+    assert str(caught.value).splitlines()[:3] == [
+        "inventory.yaml:3:14: found a value that starts with '@', expected quotes around it",
+        "  |     env: {A: @b}",
+        "  |              ^",
+    ]
+
+
+def test_a_command_as_a_list_is_taken_as_it_is() -> None:
+    inventory = parse("app: {command: [awk, '{{print}}', '>', '{out}']}\n")
+    assert inventory.app.command == ("awk", "{{print}}", ">", "{out}")
+
+
+def test_an_identity_file_that_is_missing_is_found_out(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    files = {"a": "key", "b": "kee", "c": "'%d/k'"}
+    text = "".join(f"  {name}: {{ssh: {{identity_file: {file}}}}}\n" for name, file in files.items())
+    hosts = Inventory.parse(f"hosts:\n{text}  d:\n", tmp_path / "inventory.yaml").hosts
+    missing = [host.ssh.missing_identity_file() for host in hosts if host.ssh]
+    assert missing == [None, tmp_path / "kee", None, None]
 
 
 @pytest.mark.parametrize("text", ['hosts: {a: {env: {A: "x\\ud800"}}}\n', 'hosts: {"\\udcff": {}}\n'])
@@ -315,7 +357,7 @@ def test_a_mistake_is_told_with_its_place(
 def test_half_a_character_is_no_text(text: str, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if loader == "Python's":
         monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
-    with pytest.raises(InventoryError, match=r"inventory.yaml:1: .*found .*(half a character|invalid Unicode)"):
+    with pytest.raises(InventoryError, match=r"inventory.yaml:1(:\d+)?: .*found .*(half a character|invalid Unicode)"):
         parse(text)
 
 
