@@ -36,6 +36,11 @@ def noted_run(controller: Controller, run: str) -> KeptRun | None:
     return KeptRun(run, tuple(map(str, hosts))) if isinstance(hosts, list) else None
 
 
+def noted_runs(controller: Controller) -> list[str]:
+    """The ids of the runs by hand that are remembered, in their order."""
+    return sorted(path.stem for path in (controller.cache / "runs").glob("*.json"))
+
+
 def forget_run(controller: Controller, run: str) -> None:
     """Nothing of the run is left on its hosts."""
     (controller.cache / "runs" / f"{run}.json").unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import fabric.main
 from invoke import Collection
 
 from tasks import build, choose, clean, demo, executor, fetch, hosts, instance, local, plan_import, push, run
+from tasks.runs import listing, logs, remove
 
 ns = Collection(
     build.build,
@@ -19,6 +20,7 @@ ns = Collection(
     instance.instance,
     push.push,
     run.run,
+    Collection("runs", listing.runs, listing.show, logs.logs, remove.remove),
     Collection("hosts", hosts.hosts, hosts.login, hosts.sources),
     Collection("plan", plan_import.import_),
     Collection("local", local.single, local.composition, local.sync_service),

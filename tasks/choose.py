@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import invoke
 
 from remote_runner.inventory.known import known_of
@@ -10,6 +12,7 @@ from tasks.plan import Plan
 from tasks.say import say, show_json, show_table
 from tasks.task import Failed, task
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_INSTANCES = 100_000
 
 
@@ -74,6 +77,15 @@ def _count(text: str, option: str) -> int:
     if count > _MOST_INSTANCES:
         raise Failed(f"--{option}: {count} instances; expected at most {_MOST_INSTANCES}")
     return count
+
+
+def seconds(text: str, option: str) -> float:
+    """A time as an option has it: 90s, 15m, 2h, 3d."""
+    given = re.fullmatch(r"(\d+)([smhd])", text)
+    if given is None:
+        name = option.replace("_", "-")
+        raise Failed(f"--{name} is {text!r}; expected a number and s, m, h or d, like 2h")
+    return float(given[1]) * _UNITS_S[given[2]]
 
 
 def _groups(given: list[str], instances: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,22 +17,23 @@ from remote_runner.inventory.inventory import HostEntry
 from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
 from remote_runner.runs import forget_run
 from remote_runner.sizes import size
+from tasks.choose import seconds
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
+from tasks.runs.find import id_on_hosts
 from tasks.say import age, say, show_json, show_table
 from tasks.task import Failed, task
 
 # A push that goes on has such an entry, too.
 _PARTIAL_AGE_S = 3600.0
 _KINDS = {Store.CACHE: "artifact", Store.NIX: "Nix root", Store.USER: "closure"}
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @task(
     help={
         "host": "only these hosts, and nothing here: names, globs, @labels (default: the whole inventory, and here)",
         "older_than": "only what is older: 90s, 15m, 2h, 3d (default: any run; builds and the like here: 1h)",
-        "run": "only this run, by the id that fab run printed, a Testground run's id, or an instance's",
+        "run": "only this run, by its id or the beginning of one (fab runs), or by an instance's",
         "cache": "the artifacts on the hosts as well, apart from what a living run uses",
         "force": "end runs that are alive, then remove them",
         "dry_run": "show what would be removed, and remove nothing",
@@ -52,8 +52,9 @@ def clean(
 ) -> None:
     """Remove what earlier runs left on hosts and here; a run that is alive stays, and is shown."""
     plan = Plan.here()
-    older_s = _seconds(older_than) if older_than else None
+    older_s = seconds(older_than, "older_than") if older_than else None
     entries = plan.select(host) if host else plan.inventory.hosts
+    run = id_on_hosts(plan, run) if run else ""
     wanted = _Wanted(run, older_s, cache, force)
     results = plan.run(_on_hosts(plan, entries, wanted, dry_run=dry_run))
     found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
@@ -223,10 +224,3 @@ def _row(one: _Found) -> tuple[str, ...]:
 
 def _total(found: list[_Found]) -> str:
     return size(sum(one.size_bytes for one in found))
-
-
-def _seconds(text: str) -> float:
-    given = re.fullmatch(r"(\d+)([smhd])", text)
-    if given is None:
-        raise Failed(f"--older-than is {text!r}; expected a number and s, m, h or d, like 2h")
-    return float(given[1]) * _UNITS_S[given[2]]

@@ -25,8 +25,48 @@ def install(program: invoke.Program) -> None:
     """
     _hold_standard_streams()
     program.executor_class = Executor
+    take_bare_words(program)
     if hasattr(program, "config"):
         program.config["load_ssh_configs"] = False
+
+
+def take_bare_words(program: invoke.Program) -> None:
+    """Have words behind a task of ours belong to its `bare` option (Invoke's positional arguments must be there)."""
+    parse = program.parse_tasks
+
+    def parse_tasks() -> None:
+        program.core.unparsed[:] = with_bare_words(program.core.unparsed, program.collection)
+        parse()
+
+    program.parse_tasks = parse_tasks
+
+
+def with_bare_words(words: Sequence[str], collection: invoke.Collection) -> list[str]:
+    """The words of a command line with the option in front of each that belongs to a task's `bare` one."""
+    named: list[str] = []
+    task: invoke.Task | None = None
+    is_value = False  # of the option before it
+    for word in words:
+        if is_value or word.startswith("-"):
+            is_value = not is_value and "=" not in word and _takes_value(task, word)
+        elif (found := _task_called(collection, word)) is not None:
+            task = found
+        elif isinstance(task, Task) and task.bare:
+            named.append(f"--{task.bare}")
+        named.append(word)
+    return named
+
+
+def _task_called(collection: invoke.Collection, name: str) -> invoke.Task | None:
+    try:
+        return collection[name]
+    except (KeyError, ValueError):
+        return None
+
+
+def _takes_value(task: invoke.Task | None, flag: str) -> bool:
+    options = [] if task is None else task.get_arguments()
+    return any(option.takes_value for option in options if flag.lstrip("-").replace("-", "_") in option.names)
 
 
 def _hold_standard_streams() -> None:

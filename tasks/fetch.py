@@ -17,6 +17,7 @@ from remote_runner.runs import noted_run
 from remote_runner.sizes import size
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
+from tasks.runs.find import hosts_of_run, id_on_hosts
 from tasks.say import say, show, show_json
 from tasks.task import Failed, task
 
@@ -25,7 +26,7 @@ _MOST_TOLD = 20
 
 @task(
     help={
-        "run": "the run's id, as fab run printed it, or an instance's (fab clean --dry-run lists them)",
+        "run": "the run's id, or its beginning (default: the last run), or an instance's",
         "host": "where it was (default: the hosts this machine remembers, else the whole inventory)",
         "outputs": "directory for the outputs (default: outputs/run/ID here)",
         "json": "print JSON",
@@ -35,9 +36,8 @@ def fetch(
     c: invoke.Context, run: str = "", host: list[str] | None = None, outputs: str = "", json: bool = False
 ) -> None:
     """Bring the outputs of a run that was kept, or that was cut off; they stay on the host as well."""
-    if not run:
-        raise Failed("fetch: say which run: --run ID")
     plan = Plan.here()
+    run = id_on_hosts(plan, run)
     entries = _where(plan, run, host)
     base = Path(outputs) if outputs else plan.directory / "outputs" / "run"
     results = plan.run(_fetch_all(plan, entries, run, base))
@@ -79,7 +79,8 @@ def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...
     if host:
         return plan.select(host)
     noted = noted_run(plan.controller, run)
-    return plan.inventory.select(noted.hosts) if noted else plan.inventory.hosts
+    names = noted.hosts if noted else hosts_of_run(plan, run)
+    return plan.inventory.select(names) if names else plan.inventory.hosts
 
 
 async def _fetch_all(

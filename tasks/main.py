@@ -12,7 +12,7 @@ from fabric.main import Fab
 def main() -> None:
     """Run the tasks of this project on the plan one stands in."""
     from tasks import ns
-    from tasks.executor import Executor
+    from tasks.executor import Executor, take_bare_words
 
     program = Fab(
         name="remote-runner",
@@ -22,6 +22,7 @@ def main() -> None:
         executor_class=Executor,
         config_class=_Config,
     )
+    take_bare_words(program)
     program.run(sys.argv)
 
 

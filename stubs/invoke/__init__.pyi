@@ -32,7 +32,12 @@ class Task:
     pre: list[Task | Call]
     post: list[Task | Call]
     def __init__(self, body: Callable[..., Any], **kwargs: Any) -> None: ...
+    def get_arguments(self) -> list[Argument]: ...
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]: ...
+
+class Argument:
+    names: tuple[str, ...]
+    takes_value: bool
 
 class Call:
     task: Task
@@ -74,6 +79,9 @@ class Program:
     config: Config
     argv: list[str]
     executor_class: type[Any]
+    core: Any
+    collection: Collection
+    parse_tasks: Callable[[], None]
     def __init__(self, **kwargs: Any) -> None: ...
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None: ...
 

@@ -1,0 +1,1 @@
+"""`fab runs*` and `fab rerun`: runs whose records are here."""

@@ -1,0 +1,58 @@
+"""`fab runs.remove`: the outputs and records of runs on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import invoke
+
+from remote_runner.records.places import FoundRun, choose_run, forget_place
+from remote_runner.sizes import size
+from tasks.choose import seconds
+from tasks.plan import Plan
+from tasks.runs.find import runs_of
+from tasks.runs.listing import size_below
+from tasks.say import say, show
+from tasks.task import Failed, task
+
+
+@task(
+    help={
+        "id": "a run's id, or its beginning; as often as needed",
+        "older": "every run of this plan that began longer ago: 90s, 15m, 2h, 30d",
+        "dry_run": "show what would be removed, and remove nothing",
+    },
+    bare="id",
+)
+def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_run: bool = False) -> None:  # noqa: A002
+    """Remove runs from this machine, with all their outputs; a run that goes on stays."""
+    plan = Plan.here()
+    if bool(id) == bool(older):
+        raise Failed("runs.remove: name runs, or say how old: fab runs.remove ID, or --older 30d")
+    if older:
+        before = time.time() - seconds(older, "older")
+        meant = [one for one in runs_of(plan) if one.record.started_at < before]
+    else:
+        recorded = runs_of(plan, everything=True)
+        meant = [choose_run(recorded, given) for given in id or ()]
+    alive = [one for one in meant if one.is_alive]
+    going = [one for one in meant if not one.is_alive]
+    freed = sum(_remove(plan, one, dry_run=dry_run) for one in going)
+    say(f"{len(going)} {'would be removed' if dry_run else 'removed'}, {size(freed)}")
+    for one in alive:
+        say(f"{one.run} goes on, and stays")
+    if alive and id:
+        raise Failed(None)
+
+
+def _remove(plan: Plan, found: FoundRun, *, dry_run: bool) -> int:
+    freed = size_below(found.directory)
+    if not dry_run:
+        try:
+            shutil.rmtree(found.directory)
+        except OSError as error:
+            raise Failed(f"{found.directory}: cannot be removed: {error.strerror}") from error
+        forget_place(plan.controller, found.run)
+    show(f"{found.run} {found.directory}")
+    return freed

@@ -1,0 +1,140 @@
+"""`fab runs*`: what is told of runs whose records are here, by their ids, or the beginning of one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from remote_runner.errors import RunNotFoundError
+from remote_runner.records.places import chosen_id
+from tasks import ns
+from tasks.executor import with_bare_words
+from tasks.runs.listing import short_ids
+from tasks.runs.logs import instance_name, shown_line
+from tasks.task import Failed
+from tests.tasks.fab import PlanDirectory
+from tests.tasks.test_outputs import write_plan
+
+IDS = ["dc5leodoueueqh5saajg", "dc5leodoaaaaqh5saajg", "dc5lu8tnlnmou1brqueg"]
+
+
+def run_once(plan: PlanDirectory, *words: str) -> str:
+    """Run the plan's case; the id of the run."""
+    ran = plan.fab("local.single", "--testcase", "greet", "--json", *words)
+    return str(ran.data[0]["run"])
+
+
+def test_ids_are_shortened_as_far_as_they_stay_different() -> None:
+    assert short_ids(IDS) == {IDS[0]: "dc5leodou", IDS[1]: "dc5leodoa", IDS[2]: "dc5lu8tn"}
+    for full, short in short_ids(IDS).items():
+        assert chosen_id(IDS, short) == full
+
+
+@pytest.mark.parametrize(("given", "told"), [("dc5leo", "beginning of 2 runs"), ("dc5", "no run"), ("x" * 9, "no run")])
+def test_what_means_no_run_or_two_is_refused(given: str, told: str) -> None:
+    with pytest.raises(RunNotFoundError, match=told):
+        chosen_id(IDS, given)
+
+
+@pytest.mark.parametrize(
+    ("typed", "parsed"),
+    [
+        ("runs.show abc --json", "runs.show --id abc --json"),
+        ("runs.logs --instance single[3] abc -f", "runs.logs --instance single[3] --id abc -f"),
+        ("runs.remove abc abd", "runs.remove --id abc --id abd"),
+        ("runs.show runs.logs", "runs.show runs.logs"),
+        ("fetch --run abc", "fetch --run abc"),
+        ("unknown abc", "unknown abc"),
+    ],
+)
+def test_words_without_an_option_are_ids(typed: str, parsed: str) -> None:
+    assert with_bare_words(typed.split(), ns) == parsed.split()
+
+
+@pytest.mark.parametrize("given", ["single[3]", "single[003]", "single/3"])
+def test_an_instance_is_named_as_one_sees_it(given: str) -> None:
+    assert instance_name(given) == "single[3]"
+    with pytest.raises(Failed):
+        instance_name("single")
+
+
+def test_a_line_of_the_log_is_told_in_words() -> None:
+    when = "2026-11-28T22:36:19.048045Z a b[0]"
+    event = {"ts": 1, "event": {"failure_event": {"group": "a b", "error": "why"}}}
+    assert shown_line(f"{when} stdout {json.dumps(event)}") == "22:36:19.048 a b[0] FAIL why"
+    assert shown_line(f"{when} stderr oh [1] stdout") == "22:36:19.048 a b[0] stderr: oh [1] stdout"
+    assert shown_line(f"{when} runner fetch: done", "a b[1]") == ""
+
+
+def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) -> None:
+    write_plan(plan, "echo hello\nok\n")
+    first = run_once(plan, "--instances", "1")
+    elsewhere = run_once(plan, "--instances", "2", "--outputs", str(tmp_path / "elsewhere"))
+
+    listed = plan.ok("runs", "--json").data
+    assert [(one["run"], one["outcome"], one["instances"]) for one in listed] == [
+        (first, "ok", 1),
+        (elsewhere, "ok", 2),
+    ]
+    assert listed[0]["size_bytes"] > 500
+    shown = plan.ok("runs").out.splitlines()
+    assert shown[0].split() == ["id", "when", "case", "inst", "hosts", "outcome", "took", "size"]
+    assert len(shown) == 3
+    assert max(map(len, shown)) <= 80
+    assert f"run {elsewhere} of greeter:greet" in plan.ok("runs.show").out
+    assert plan.ok("runs.show", first[:12], "--json").data["run"] == first
+    said = plan.ok("runs.logs", "--instance", "single[1]").out
+    assert re.search(r"^[\d:.]{12} single\[1\] hello$", said, re.MULTILINE)
+    assert "single[0]" not in said
+    assert "no run nowhere" in plan.fab("runs.show", "nowhere").words
+    assert "said nothing" in plan.fab("runs.logs", "--instance", "single[7]").words
+
+    assert "0 removed" in plan.ok("runs.remove", "--older", "1d").words
+    assert "1 would be removed" in plan.ok("runs.remove", first, "--dry-run").words
+    assert [one["run"] for one in plan.ok("runs", "--json").data] == [first, elsewhere]
+    plan.ok("runs.remove", "--older", "0s")
+    assert plan.ok("runs", "--json").data == []
+    assert not list((tmp_path / "elsewhere/outputs/local_exec/greeter").iterdir())
+
+
+def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDirectory) -> None:
+    write_plan(plan, 'echo begun\nwhile [ ! -e "$GATE" ]; do sleep 0.05; done\nok\n')
+    gate = plan.path / "gate"
+    inventory = (plan.path / "inventory.yaml").read_text(encoding="utf-8")
+    plan.inventory(f"{inventory}    env: {{GATE: {gate}}}\n")
+    going = plan.start("local.single", "--testcase", "greet", "--instances", "1")
+    try:
+        log = plan.path / "outputs/local_exec/greeter"
+        until_s = time.monotonic() + 60
+        while not any(b"begun" in path.read_bytes() for path in log.glob("*/run.log")):
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        assert plan.ok("runs", "--json").data[0]["outcome"] == "running"
+        refused = plan.fab("runs.remove", next(log.iterdir()).name)
+        assert (refused.status, "goes on" in refused.words) == (1, True)
+        follower = plan.start("runs.logs", "--follow")
+        gate.touch()
+        out, _ = follower.communicate(timeout=60)
+        assert b" single[0] OK\n" in out
+        assert b" single[0] clean: " in out.splitlines()[-1]
+    finally:
+        going.send_signal(signal.SIGINT)
+        going.communicate(timeout=60)
+
+
+def test_a_run_whose_fab_was_killed_is_lost(plan: PlanDirectory) -> None:
+    write_plan(plan, "echo begun\nsleep 60\n")
+    killed = plan.start("local.single", "--testcase", "greet", "--instances", "1")
+    log = plan.path / "outputs/local_exec/greeter"
+    until_s = time.monotonic() + 60
+    while not any(b"begun" in path.read_bytes() for path in log.glob("*/run.log")):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert plan.ok("runs", "--json").data[0]["outcome"] == "lost"
