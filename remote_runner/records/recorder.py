@@ -36,7 +36,7 @@ class Recorder:
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
             self._secrets = Inventory.load(plan_dir, cache=controller.cache).secrets(environ)
         self._record = record
-        self._began_s = time.monotonic()
+        self._began_s = time.monotonic() - (time.time() - record.started_at)
         self._provenance: dict[str, Any] = {}
         self._asking = threading.Thread(target=self._ask, args=(environ,), name="provenance", daemon=True)
         self._asking.start()
