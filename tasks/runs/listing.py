@@ -14,9 +14,10 @@ from remote_runner.records.places import FoundRun
 from remote_runner.sizes import size
 from tasks.plan import Plan
 from tasks.runs.find import run_meant, runs_of
-from tasks.say import age, say, show_json, table
+from tasks.say import age, result_width, say, show_json, show_table
 from tasks.say import show as put
 from tasks.task import task
+from tasks.view.table import table
 
 _SHORTEST = 8
 _MOST = 30
@@ -43,7 +44,8 @@ def runs(c: invoke.Context, all: bool = False, json: bool = False) -> None:  # n
         return
     short = short_ids([one.run for one in found])
     rows = [_row(one, short[one.run]) for one in shown]
-    put(table(rows, header=("id", "when", "case", "inst", "hosts", "outcome", "took", "size")))
+    header = ("id", "when", "case", "inst", "hosts", "outcome", "took", "size")
+    show_table(rows, header=header, least=("size", "hosts"), cut="case")
     if len(shown) < len(found):
         say(f"{len(found) - len(shown)} older ones: fab runs --all")
 
@@ -87,7 +89,8 @@ def shown_lines(found: FoundRun) -> list[str]:
             )
             for one in record.instances
         ]
-        lines += ["", table(rows, header=("instance", "host", "outcome", "took", "reason")), ""]
+        header = ("instance", "host", "outcome", "took", "reason")
+        lines += ["", table(rows, header=header, width=result_width(), cut="reason"), ""]
     lines += [f"doubt: {doubt}" for doubt in record.doubts]
     return [*lines, f"outputs: {found.directory}"]
 
