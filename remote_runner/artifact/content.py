@@ -105,20 +105,19 @@ def walk_path(path: Path) -> Iterator[ContentEntry]:
         raise ArtifactError(f"{error.filename or path}: {error.strerror}") from error
 
 
-def tar_content(root: Path, *, prefix: str, last: str) -> Iterator[bytes]:
+def tar_content(root: Path, *, prefix: str) -> Iterator[bytes]:
     """The content below `prefix` as `tar_entries` makes it."""
     below = (replace(entry, path=f"{prefix}/{entry.path}") for entry in walk_content(root))
-    return tar_entries(chain((ContentEntry(prefix, "", "d"),), below), last=last)
+    return tar_entries(chain((ContentEntry(prefix, "", "d"),), below))
 
 
-def tar_entries(entries: Iterable[ContentEntry], *, last: str, as_in_store: bool = False) -> Iterator[bytes]:
-    """A tar stream in chunks, with an empty file `last` as its last entry.
+def tar_entries(entries: Iterable[ContentEntry], *, as_in_store: bool = False) -> Iterator[bytes]:
+    """A tar stream in chunks.
 
     `as_in_store`: files are read-only and were last changed at second 1, as in a Nix store (Python's bytecode there
     belongs to sources of that second).
 
-    Old GNU format, which GNU, BSD and busybox tar read alike (busybox takes no long names from pax headers).
-    Whoever finds `last` after unpacking has got everything. Raises `ArtifactError` for a file that changes meanwhile.
+    Old GNU format. Raises `ArtifactError` for a file that changes meanwhile.
     """
     plain, executable, mtime_s = (0o444, 0o555, 1) if as_in_store else (0o644, 0o755, 0)
     pending = bytearray()
@@ -140,9 +139,7 @@ def tar_entries(entries: Iterable[ContentEntry], *, last: str, as_in_store: bool
         if len(pending) >= _CHUNK_BYTES:
             yield bytes(pending)
             pending.clear()
-    pending += _header(last.encode(), b"0", 0o644, 0) + bytes(2 * _BLOCK_BYTES)
-    # Whole records of 20 blocks, as tar writes them: some wait for the rest of one.
-    yield bytes(pending)
+    yield bytes(pending + bytes(2 * _BLOCK_BYTES))
 
 
 def _read(entry: ContentEntry) -> Iterator[bytes]:

@@ -114,7 +114,7 @@ async def _push_content(
     moved: Callable[[int, int | None], None] | None,
 ) -> Delivery:
     def content() -> Iterator[bytes]:
-        return tar_content(artifact.path, prefix="c", last="complete")
+        return tar_content(artifact.path, prefix="c")
 
     pushed = await agent.push_artifact(
         artifact.hash,

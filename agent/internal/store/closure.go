@@ -1,11 +1,11 @@
 package store
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,7 +118,7 @@ func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, le
 			return false, err
 		}
 		stream.Grant(0, bulkCredit)
-		if err := s.unpack(lane, missing); err != nil {
+		if err := s.bring(lane, missing); err != nil {
 			if ctx.Err() != nil {
 				return false, ctx.Err()
 			}
@@ -134,14 +134,17 @@ func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, le
 	return len(missing) > 0, nil
 }
 
-// unpack writes the tar stream's store paths aside, and when all that are missing are whole, moves them to their place.
-func (s UserStore) unpack(stream io.Reader, missing map[string]bool) error {
+// storeTime is when files in a Nix store were changed last.
+var storeTime = time.Unix(1, 0)
+
+// bring writes the tar stream's store paths aside, and when all that are missing are whole, moves them to their place.
+func (s UserStore) bring(stream io.Reader, missing map[string]bool) error {
 	place, err := os.MkdirTemp(string(s), Aside)
 	if err != nil {
 		return err
 	}
 	defer base.Remove(place)
-	if err := unpackPaths(stream, place, missing); err != nil {
+	if err := unpack(stream, place, missing, math.MaxInt64, storeTime); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, stream); err != nil {
@@ -158,60 +161,6 @@ func (s UserStore) unpack(stream io.Reader, missing map[string]bool) error {
 			if _, err := os.Lstat(s.path(name)); err != nil {
 				return failed
 			}
-		}
-	}
-	return nil
-}
-
-// unpackPaths writes the paths with those names into the directory, as they are in every store: nothing can be written
-// to but the directories of the paths themselves, which are to be moved, and files were changed at second 1.
-func unpackPaths(stream io.Reader, directory string, names map[string]bool) error {
-	archive := tar.NewReader(stream)
-	made := map[string]bool{}
-	var below []string
-	for {
-		header, err := archive.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return readFailure(err)
-		}
-		if header.Name == complete && header.Size == 0 {
-			continue
-		}
-		name, err := plainName(header.Name, header.Typeflag == tar.TypeDir)
-		if err != nil {
-			return err
-		}
-		parent := filepath.Dir(name)
-		if parent == "." && !names[name] || parent != "." && !made[parent] {
-			return fmt.Errorf("%w: %q was not asked for", errUnsafe, header.Name)
-		}
-		path := filepath.Join(directory, name)
-		switch header.Typeflag {
-		case tar.TypeDir:
-			err = os.Mkdir(path, 0o755)
-			made[name] = true
-			if parent != "." {
-				below = append(below, path)
-			}
-		case tar.TypeSymlink:
-			err = os.Symlink(header.Linkname, path)
-		case tar.TypeReg:
-			if err = writeFile(archive, path, header.Mode&0o100 != 0); err == nil {
-				err = os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
-			}
-		default:
-			return fmt.Errorf("%w: %q is neither a file nor a directory nor a link", errUnsafe, header.Name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for i := len(below) - 1; i >= 0; i-- {
-		if err := os.Chmod(below[i], 0o555); err != nil {
-			return err
 		}
 	}
 	return nil

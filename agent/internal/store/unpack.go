@@ -8,26 +8,37 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // top is the directory of an artifact that has its content, and what the names in the tar begin with.
 const top = "c"
 
-// complete is the empty file that ends the tar stream of the supervisor's pushes; it is no part of the content.
-const complete = "complete"
-
 // errUnsafe is what an error wraps that is the archive's fault: what came is not what was announced.
 var errUnsafe = errors.New("the stream is no artifact")
 
-// Unpack writes the tar stream's content to directory/c, which must not be there, and makes it read-only.
+// Unpack writes the tar stream's content to directory/c, which must not be there, and makes it read-only. limit is what
+// all files may hold together.
+func Unpack(stream io.Reader, directory string, limit int64) error {
+	if err := unpack(stream, directory, map[string]bool{top: true}, limit, time.Time{}); err != nil {
+		return err
+	}
+	path := filepath.Join(directory, top)
+	if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+		return fmt.Errorf("%w: it has no directory %s", errUnsafe, top)
+	}
+	return os.Chmod(path, 0o555)
+}
+
+// unpack writes those of the tar stream's names into the directory, and what is below them, read-only but for the names
+// themselves, which are to be moved. Files were changed last at that time, where it is one.
 //
 // Nothing is written outside: each entry's parent has to be a directory of this stream, so no link leads anywhere. The
 // links themselves may name any target, as the content's hash has it (python3 of a virtual environment is such a one).
-// limit is what all files may hold together.
-func Unpack(stream io.Reader, directory string, limit int64) error {
+func unpack(stream io.Reader, directory string, names map[string]bool, limit int64, changed time.Time) error {
 	archive := tar.NewReader(stream)
 	made := map[string]bool{}
-	var order []string
+	var below []string
 	for {
 		header, err := archive.Next()
 		if err == io.EOF {
@@ -36,22 +47,22 @@ func Unpack(stream io.Reader, directory string, limit int64) error {
 		if err != nil {
 			return readFailure(err)
 		}
-		if header.Name == complete && header.Size == 0 {
-			continue
-		}
-		name, err := safeName(header.Name, header.Typeflag == tar.TypeDir)
+		name, err := plainName(header.Name, header.Typeflag == tar.TypeDir)
 		if err != nil {
 			return err
 		}
-		if parent := filepath.Dir(name); name != top && !made[parent] {
-			return fmt.Errorf("%w: %q comes before its directory", errUnsafe, header.Name)
+		parent := filepath.Dir(name)
+		if parent == "." && !names[name] || parent != "." && !made[parent] {
+			return fmt.Errorf("%w: %q was not asked for, or comes before its directory", errUnsafe, header.Name)
 		}
 		path := filepath.Join(directory, name)
 		switch header.Typeflag {
 		case tar.TypeDir:
 			err = os.Mkdir(path, 0o700)
 			made[name] = true
-			order = append(order, path)
+			if parent != "." {
+				below = append(below, path)
+			}
 		case tar.TypeSymlink:
 			err = os.Symlink(header.Linkname, path)
 		case tar.TypeReg:
@@ -59,6 +70,9 @@ func Unpack(stream io.Reader, directory string, limit int64) error {
 				return fmt.Errorf("%w: it is larger than was said", errUnsafe)
 			}
 			err = writeFile(archive, path, header.Mode&0o100 != 0)
+			if err == nil && !changed.IsZero() {
+				err = os.Chtimes(path, changed, changed)
+			}
 		default:
 			return fmt.Errorf("%w: %q is neither a file nor a directory nor a link", errUnsafe, header.Name)
 		}
@@ -69,25 +83,13 @@ func Unpack(stream io.Reader, directory string, limit int64) error {
 			return err
 		}
 	}
-	if !made[top] {
-		return fmt.Errorf("%w: it has no directory %s", errUnsafe, top)
-	}
 	// From the last to the first, since nothing can be done below a directory that is read-only.
-	for i := len(order) - 1; i >= 0; i-- {
-		if err := os.Chmod(order[i], 0o555); err != nil {
+	for i := len(below) - 1; i >= 0; i-- {
+		if err := os.Chmod(below[i], 0o555); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// safeName is an entry's name without a directory's slash, if it is `c` or below it.
-func safeName(said string, directory bool) (string, error) {
-	name, err := plainName(said, directory)
-	if err == nil && (name != top && !strings.HasPrefix(name, top+"/") || name == top && !directory) {
-		err = fmt.Errorf("%w: %q is not below %s/", errUnsafe, said, top)
-	}
-	return name, err
 }
 
 // plainName is an entry's name without a directory's slash, if it leads downwards only.

@@ -36,7 +36,7 @@ func appTar(t testing.TB, names ...string) []byte {
 			entries = append(entries, entry{name, '2', "/nix/store/" + textName, 0o777})
 		}
 	}
-	return tarOf(t, append(entries, entry{"complete", '0', "", 0o644})...)
+	return tarOf(t, entries...)
 }
 
 // serveClosures is a service whose host shows a user's own store, and its client.
@@ -229,7 +229,7 @@ func FuzzUnpackPaths(f *testing.F) {
 		outside := directory(t)
 		place := filepath.Join(outside, "place")
 		os.Mkdir(place, 0o700)
-		_ = unpackPaths(bytes.NewReader(stream), place, map[string]bool{appName: true, linkName: true})
+		_ = unpack(bytes.NewReader(stream), place, map[string]bool{appName: true, linkName: true}, 1<<20, storeTime)
 		for _, found := range append(names(outside), names(place)...) {
 			if base := filepath.Base(found); base != "place" && base != appName && base != linkName {
 				t.Errorf("%s was written", found)

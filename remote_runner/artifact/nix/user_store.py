@@ -73,7 +73,7 @@ class _Walk:
         self.number = 0
 
     def tar(self) -> Iterator[bytes]:
-        return tar_entries(self._entries(), last="complete", as_in_store=True)
+        return tar_entries(self._entries(), as_in_store=True)
 
     def _entries(self) -> Iterator[ContentEntry]:
         for path in self._paths:

@@ -16,10 +16,11 @@ from tests.needs import need
 @pytest.fixture(scope="session")
 def built_agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that has the program, for `Controller.cache`."""
-    cache = tmp_path_factory.mktemp("agents", numbered=False) if "PYTEST_XDIST_WORKER" not in os.environ else None
-    if cache is None:
-        cache = tmp_path_factory.getbasetemp().parent / "agents"  # the session's, for all its workers
-        cache.mkdir(exist_ok=True)
+    base = tmp_path_factory.getbasetemp()
+    cache = (
+        base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    ) / "agents"  # the session's, for all its workers
+    cache.mkdir(exist_ok=True)  # the fixture has two names, one for each room that takes it
     if find_program(System.local(), cache) is None:
         need("go")
         program_for(System.local(), Controller(cache, cache), os.environ)

@@ -383,7 +383,7 @@ def test_an_artifact_is_pushed_once_and_run(contract: Contract, artifact: Path, 
                 content.size_bytes,
                 content.files,
                 1 << 30,
-                lambda: tar_content(artifact, prefix="c", last="complete"),
+                lambda: tar_content(artifact, prefix="c"),
                 sent=told.append,
             )
             assert pushed.present is is_there
@@ -413,9 +413,7 @@ def test_an_artifact_is_pushed_once_and_run(contract: Contract, artifact: Path, 
 def test_content_that_is_not_what_its_hash_says(contract: Contract, artifact: Path) -> None:
     async def test(agent: Agent) -> None:
         with pytest.raises(PushFailedError, match="did not arrive whole"):
-            await agent.push_artifact(
-                "0" * 32, 3_000_100, 2, 1 << 30, lambda: tar_content(artifact, prefix="c", last="complete")
-            )
+            await agent.push_artifact("0" * 32, 3_000_100, 2, 1 << 30, lambda: tar_content(artifact, prefix="c"))
         assert await agent.artifacts() == ()
 
     contract(test)
