@@ -113,6 +113,12 @@ class Cgroup:
         """Memory of its processes' own; neither files nor what the kernel keeps of them."""
         return _field(self.memory / "memory.stat", "total_rss" if self.version == 1 else "anon")
 
+    def limit_memory(self, size_bytes: int) -> None:
+        """Let its processes take no more than that from now on; the kernel kills one that does."""
+        limit, swap = ("limit_in_bytes", "swappiness") if self.version == 1 else ("max", "swap.max")
+        for name, value in ((swap, 0), (limit, size_bytes)):
+            (self.memory / f"memory.{name}").write_text(str(value), encoding="ascii")
+
     def pids(self) -> list[int]:
         """The processes in it."""
         return [int(pid) for pid in (self.memory / "cgroup.procs").read_text(encoding="ascii").split()]

@@ -505,8 +505,8 @@ class Link:
                 f"({self._tolerate_s:g} s): the host has ended what ran there"
             )
         return (
-            f"{reason}; its agent is gone, and what ran there with it (it was ended, the host started anew, or nothing "
-            f"was heard from here for tolerate_s, {self._tolerate_s:g} s)"
+            f"{reason}; its agent is gone, and what ran there with it (it was ended, no memory was left for it, the "
+            f"host started anew, or nothing was heard from here for tolerate_s, {self._tolerate_s:g} s)"
         )
 
     def _give_up(self, reason: str, said: str) -> None:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from benchmarks.cgroups import Cgroup, NoCgroupError
 from testground.sync.service import SyncService
 from tests.brokers_end import end_brokers
 from tests.faults import FaultClock, fault
@@ -384,6 +386,33 @@ def test_a_killed_agent(plan: FailingPlan, host: NetnsHost, start: Callable[[], 
     wait_for(lambda: [*host.processes(), *host.agents("serve")] == [], 10)
     clock.stop(10)
     ended.failure("t1: ", "agent is gone", "fab fetch")
+    fetched_later(plan, host)
+
+
+@fault(
+    "the agent there runs out of memory",
+    "the same; the failure says that memory may have been too little",
+    "10 s",
+)
+def test_an_agent_without_memory(
+    plan: FailingPlan, host: NetnsHost, start: Callable[[], Held], clock: FaultClock
+) -> None:
+    plan.write_application(f"{WRITES}setsid sleep 4321 &\necho ready\nuntil [ -e /root/go ]; do sleep 0.1; done\nyes\n")
+    held = start()
+    (agent,) = host.agents()
+    with ExitStack() as stack:
+        try:
+            group = stack.enter_context(Cgroup.make("rr-agent"))
+        except NoCgroupError as error:
+            pytest.skip(f"needs a memory cgroup: {error}")
+        group.add(agent)
+        group.limit_memory(64 << 10)  # beyond what it has already
+        clock.start()
+        host.here("/root/go").touch()
+        ended = held.end()
+        wait_for(lambda: [*host.processes(), *host.agents("serve")] == [], 10)
+        clock.stop(10)
+    ended.failure("t1: ", "agent is gone", "memory", "fab fetch")
     fetched_later(plan, host)
 
 

@@ -9,18 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from testground.sync.service import SyncService
-from tests.brokers_end import end_brokers
+from tests.brokers_end import brokers, end_brokers
 from tests.delay import DelayProxy
 from tests.faults import FaultClock, fault
-from tests.hosts import Keys, TestHost, free_port
+from tests.hosts import Keys, TestHost, free_port, which
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.holding import Held
@@ -138,6 +140,139 @@ def test_users_brokers_and_versions_at_once(
         assert len({outcome.run for outcome in outcomes}) == len(plans)
         for outcome in outcomes:
             nothing_left(outcome.run, [place, as_root])
+
+
+# Floods, and disks that hang
+
+FLOODS = 50
+FLOOD_LINES = 300_000
+SPELT = "".join(f"{number}\n" for number in range(1, FLOOD_LINES + 1)).encode()
+WINDOWS_KIB = 64 << 10
+"""What broker and agent may each take beyond what they have anyhow; the connection's window is 16 MiB each way."""
+
+
+@pytest.fixture
+def many(failing_plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str]) -> FailingPlan:
+    """The plan on t1, for many instances at once; the host and a broker have seen one."""
+    known_by_name(netns_host)
+    failing_plan.host = "t1"
+    failing_plan.hosts = "  t1: {system: x86_64-linux, slots: 100}\n"
+    failing_plan.own_directory = False
+    assert failing_plan.run(TEST_RUN="first").status == 0
+    return failing_plan
+
+
+@contextmanager
+def instances(plan: FailingPlan, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many at once, each with outputs of its own."""
+    with SyncService() as service, ExitStack() as stack:
+        started = []
+        for number in range(count):
+            (outputs := plan.directory / f"outputs-{number}").mkdir(exist_ok=True)
+            environ = plan.environ(service.port, TEST_RUN=f"run-{number}", TEST_OUTPUTS_PATH=str(outputs))
+            process = stack.enter_context(plan.start(environ))
+            stack.callback(process.kill)
+            started.append(process)
+        yield started
+
+
+def peak_kib(pid: int) -> int:
+    """The most memory that a process has had since it began."""
+    (line,) = [text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmHWM:")]
+    return int(line.split()[1])
+
+
+@fault(
+    "50 instances flood stdout at once, and nobody reads for a while",
+    "broker and agent hold no more than their windows; every line arrives when it is read",
+    "60 s",
+)
+def test_many_floods(many: FailingPlan, netns_host: NetnsHost, clock: FaultClock) -> None:
+    many.write_application(APPLICATION.replace("echo", f"seq {FLOOD_LINES}\necho", 1))
+    many.write_inventory()
+    (broker,) = brokers(many.controller.runtime)
+    (agent,) = netns_host.agents()
+    before = {pid: peak_kib(pid) for pid in (broker, agent)}
+    with instances(many, FLOODS) as started:
+        wait_for(lambda: sum("seq" in process.command for process in netns_host.processes()) == FLOODS, 30)
+        clock.start()
+        taken = {pid: peak_kib(pid) - before[pid] for pid in (broker, agent)}
+        with ThreadPoolExecutor(FLOODS) as readers:
+            said = list(readers.map(lambda process: process.communicate(timeout=60)[0], started))
+        clock.stop(60)
+        taken = {pid: max(most, peak_kib(pid) - before[pid]) for pid, most in taken.items()}
+        assert {process.returncode for process in started} == {0}
+    print(f"the broker took {taken[broker]} KiB, the agent {taken[agent]} KiB")
+    assert max(taken.values()) < WINDOWS_KIB
+    assert all(SPELT in text for text in said)
+    assert netns_host.processes() == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own on a real disk, for `hanging`."""
+    image, place = tmp_path / "disk", tmp_path / "mounted"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    place.mkdir()
+    subprocess.run([which("mkfs.ext4"), "-q", image], check=True)
+    done = subprocess.run([which("mount"), "-o", "loop", image, place], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"needs a loop device: {done.stderr}")
+    yield place
+    subprocess.run([which("umount"), place], check=True)
+
+
+@contextmanager
+def hanging(disk: Path) -> Iterator[None]:
+    """Who writes to the disk waits within the block, and cannot be killed."""
+    subprocess.run([which("fsfreeze"), "-f", disk], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([which("fsfreeze"), "-u", disk], check=True)
+
+
+HANGS = """if [ $TEST_RUN = hangs ]; then echo ready; until [ -e /root/go ]; do sleep 0.1; done; fi
+head -c 300000 /dev/zero >"$TEST_OUTPUTS_PATH/large"
+"""
+
+
+@fault(
+    "the outputs directory of one instance hangs (a disk that does not answer)",
+    "that instance waits for it; the others are delayed by less than 1 s",
+    "1 s longer than without it",
+)
+def test_an_outputs_directory_that_hangs(
+    many: FailingPlan, netns_host: NetnsHost, disk: Path, clock: FaultClock
+) -> None:
+    others = 20
+    many.write_application(APPLICATION.replace("echo", f"{HANGS}echo", 1))
+    many.write_inventory()
+
+    def all_together() -> float:
+        began_s = time.monotonic()
+        with instances(many, others) as started, ThreadPoolExecutor(others) as readers:
+            ends = list(readers.map(many.end, started))
+        assert [end.status for end in ends] == [0] * others, ends
+        return time.monotonic() - began_s
+
+    usual_s = max(all_together() for _ in range(2))
+    with SyncService() as service:
+        environ = many.environ(service.port, TEST_RUN="hangs", TEST_OUTPUTS_PATH=str(disk))
+        with Held.started("hangs", many, environ) as held:
+            held.wait_for(b"ready\n")
+            with hanging(disk):
+                netns_host.here("/root/go").touch()
+                held.wait_for(b'"run: ended')
+                clock.start()
+                all_together()
+                clock.stop(usual_s + 1)
+                assert held.process.poll() is None
+                assert runs_there(netns_host) == ["hangs-single-mounted"]
+            assert held.end().status == 0
+    assert (disk / "large").stat().st_size == 300_000
+    assert runs_there(netns_host) == []
 
 
 # One dead host among five
