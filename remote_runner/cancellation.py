@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
+
+_R = TypeVar("_R")
 
 
 class WorkCancelledError(Exception):
@@ -76,3 +80,16 @@ class Cancellation:
                 os.close(self._pipe[0])
                 os.close(self._pipe[1])
                 self._pipe = None
+
+
+async def in_thread(work: Callable[[Cancellation], _R], reason: str) -> _R:
+    """Call it in a thread. When the task that waits is cancelled, so is the work, by that reason, and it ends first."""
+    with Cancellation() as cancellation:
+        working = asyncio.create_task(asyncio.to_thread(work, cancellation))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            cancellation.cancel(reason)
+            with suppress(Exception):  # what it says of its end is nobody's
+                await working
+            raise

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from remote_runner.cancellation import in_thread
 from remote_runner.connection import faults
 from remote_runner.connection.command import Command, Finished
 from remote_runner.connection.facts import WHAT, ClockExchange, HostFacts, clock_of
@@ -78,7 +79,8 @@ class Agent:
         """Reach the host as the inventory says. Raises the `HostError` that says why that is not possible."""
 
         async def program(system: System) -> Path:
-            return await asyncio.to_thread(program_for, system, controller, environ)
+            work = partial(program_for, system, controller, environ)
+            return await in_thread(lambda cancelled: work(cancellation=cancelled), "nobody waits for the host any more")
 
         listeners = Listeners()
         link = await Link.open(

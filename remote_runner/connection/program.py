@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from remote_runner.cancellation import Cancellation
 from remote_runner.connection.frames import PROTOCOL
 from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
@@ -73,11 +74,16 @@ def find_program(system: System, cache: Path) -> Path | None:
 
 
 def program_for(
-    system: System, controller: Controller, environ: Mapping[str, str], *, into: Path | None = None
+    system: System,
+    controller: Controller,
+    environ: Mapping[str, str],
+    *,
+    into: Path | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Path:
     """The program, built where it is missing (which takes a thread for some seconds; one of all processes builds).
 
-    Raises `BuildFailedError`, which says what to do where there is no Go.
+    Raises `BuildFailedError`, which says what to do where there is no Go, and `WorkCancelledError`.
     """
     found = find_program(system, controller.cache)
     if found is not None:
@@ -85,16 +91,31 @@ def program_for(
     target = (into or controller.cache / "agents") / identity() / str(system)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = Deadline.after(_BUILD_S)
+
+    def is_there() -> bool:
+        if cancellation is not None:
+            cancellation.check()
+        return target.is_file()
+
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
-        with FileLock(target.with_name(f".{target.name}.lock")).acquire(deadline):
-            if not target.is_file():  # somebody else may have been first
-                _build(system, target, controller.cache, environ, deadline)
+        if lock.acquire_unless(is_there, deadline):
+            with lock:
+                if not is_there():  # somebody else may have been first
+                    _build(system, target, controller.cache, environ, deadline, cancellation)
     except DeadlineError as error:
         raise BuildFailedError("the agent", str(system), str(error)) from error
     return target
 
 
-def _build(system: System, target: Path, cache: Path, environ: Mapping[str, str], deadline: Deadline) -> None:
+def _build(
+    system: System,
+    target: Path,
+    cache: Path,
+    environ: Mapping[str, str],
+    deadline: Deadline,
+    cancellation: Cancellation | None,
+) -> None:
     go = find_go(environ)
     if go is None:
         raise BuildFailedError(
@@ -107,7 +128,14 @@ def _build(system: System, target: Path, cache: Path, environ: Mapping[str, str]
     aside, log = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.log")
     log.unlink(missing_ok=True)
     argv = [go, "build", "-ldflags", f"-s -w -X main.identity={identity()}", "-o", str(aside), "."]
-    status = run_logged(argv, cwd=_SOURCES, environ=_go_environment(system, cache, environ), log=log, deadline=deadline)
+    status = run_logged(
+        argv,
+        cwd=_SOURCES,
+        environ=_go_environment(system, cache, environ),
+        log=log,
+        deadline=deadline,
+        cancellation=cancellation,
+    )
     if status != 0:
         raise BuildFailedError(
             "the agent",

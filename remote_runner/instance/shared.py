@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from remote_runner.artifact.build import AnyArtifact, build_for
 from remote_runner.artifact.push import Pushed, push_artifact
-from remote_runner.cancellation import Cancellation
+from remote_runner.cancellation import Cancellation, in_thread
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.forwards import Listener, LocalForward
 from remote_runner.controller import Controller
@@ -31,8 +31,6 @@ from testground.sync.shared_client import SharedSyncClient
 _KEPT_BUILDS = 256
 _PUSH_KEPT = 1024
 _LINGER_S = 2.0
-
-_R = TypeVar("_R")
 
 
 def reached_by(entry: HostEntry) -> tuple[object, ...]:
@@ -128,7 +126,7 @@ class Shared:
             listings = read_for_run(inventory.sources, asking, run_id)
             return inventory.with_hosts(listings, cache=self.controller.cache)
 
-        return await _in_thread(read, "nobody waits for the hosts any more")
+        return await in_thread(read, "nobody waits for the hosts any more")
 
     def _read_inventory(self, plan_dir: Path) -> Inventory:
         """What the file says; read anew when it is another one."""
@@ -215,7 +213,7 @@ class Shared:
             )
 
         try:
-            return await _in_thread(work, "nobody waits for the build any more")
+            return await in_thread(work, "nobody waits for the build any more")
         finally:
             self.tell(Built(app.name, str(system)))
 
@@ -325,16 +323,3 @@ class Shared:
         client = await SharedSyncClient.open(host, port)
         self._clients = [*(other for other in self._clients if other.is_open), client]
         return client
-
-
-async def _in_thread(work: Callable[[Cancellation], _R], reason: str) -> _R:
-    """What it returns; when nobody waits for it any more, it is cancelled for that reason, and waited for."""
-    with Cancellation() as cancellation:
-        working = asyncio.create_task(asyncio.to_thread(work, cancellation))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            cancellation.cancel(reason)
-            with suppress(Exception):  # what it says of its end is nobody's
-                await working
-            raise

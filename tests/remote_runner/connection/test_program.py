@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from remote_runner.cancellation import in_thread
 from remote_runner.connection import program
 from remote_runner.connection.program import find_go, find_program, identity, program_for
-from remote_runner.controller import Controller
+from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import BuildFailedError
 from remote_runner.inventory.systems import System
 
@@ -133,6 +137,36 @@ def test_one_builds_for_all(
     assert len(set(found)) == 1
     assert len(found) == 4
     assert (tmp_path / "asked").read_text().count("build -ldflags") == 1
+
+
+@pytest.mark.parametrize("is_waiting", [False, True], ids=["builds", "waits for who builds"])
+def test_a_build_that_nobody_waits_for_ends(
+    sources: Path, controller: Controller, tmp_path: Path, go: Callable[..., dict[str, str]], is_waiting: bool
+) -> None:
+    environ = go(pause=1000)
+
+    async def cancelled() -> None:
+        building = asyncio.create_task(
+            in_thread(lambda cancellation: program_for(ARM, controller, environ, cancellation=cancellation), "enough")
+        )
+        while not (tmp_path / "asked").exists() and not is_waiting:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        building.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await building
+
+    target = controller.cache / "agents" / identity() / "armv6l-linux"
+    target.parent.mkdir(parents=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    began_s = time.monotonic()
+    with lock if is_waiting else nullcontext():
+        asyncio.run(cancelled())
+    assert time.monotonic() - began_s < 30
+    assert (tmp_path / "asked").exists() is not is_waiting
+    assert not target.exists()
+    assert lock.try_acquire()
+    lock.release()
 
 
 def test_a_build_that_fails_shows_what_go_said_and_leaves_nothing(
