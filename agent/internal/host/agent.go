@@ -67,6 +67,12 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 		}()
 	}
 	go a.attach(first.(*net.UnixConn))
+	if program, err := self(); err == nil {
+		if using, err := use(program); err == nil {
+			defer using.Close()
+		}
+	}
+	go sweep(a.Base.Agents())
 
 	<-a.Session.Done()
 	if listener != nil {
