@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from remote_runner.controller import Controller
+from remote_runner.descriptors import raise_limit
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from tasks.say import keep_secret, say
 from tasks.task import Failed
@@ -81,7 +81,7 @@ class Plan:
 
     def run(self, work: Coroutine[Any, Any, _R]) -> _R:
         """Do a task's work in an event loop; what it returns. Ctrl-C cancels it, and `fab` then ends in a sentence."""
-        _raise_descriptor_limit()
+        raise_limit()
         with asyncio.Runner() as runner:
             try:
                 return runner.run(work)
@@ -96,11 +96,3 @@ class Plan:
 
         async with Shared(self.controller, DISPLAY.tell) as shared:
             yield shared
-
-
-def _raise_descriptor_limit() -> None:
-    """A connection has a few, and an inventory hundreds of hosts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # macOS has a limit below its "unlimited"
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

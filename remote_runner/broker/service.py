@@ -29,6 +29,7 @@ from remote_runner.broker.protocol import (
 from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
+from remote_runner.descriptors import raise_limit
 from remote_runner.errors import DeadlineError
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
@@ -54,7 +55,7 @@ def main(place: str, environ: Mapping[str, str], *, run: RunInstance = run_insta
     code = Code()
     os.umask(0o077)  # noqa: TID251 (for what is its own; an instance's umask is a value)
     _keep_memory_private()
-    _raise_descriptor_limit()
+    raise_limit()
     code.add_loaded()
     with socket.socket(fileno=_LISTENER_FD) as listener:
         listener.set_inheritable(False)
@@ -71,14 +72,6 @@ def _keep_memory_private() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def _raise_descriptor_limit() -> None:
-    """Each instance has some; `ssh` and builds get back what was (Popen's child does not need more)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # macOS has a limit below its "unlimited"
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Code:

@@ -34,6 +34,8 @@ from testground.sync.protocol import (
     run_of_key,
 )
 
+_Made = TypeVar("_Made")
+
 DEFAULT_IDLE_S = 6 * 3600.0
 """A run that nobody is connected for and nobody has spoken of for so long is forgotten."""
 
@@ -278,20 +280,21 @@ class SyncCore:
         self._kept_bytes += size
 
     def _state(self, connection: Connection, key: str) -> _State:
-        run = self._run(connection, key)
-        state = run.states.get(key)
-        if state is None:
-            self._keep(connection, run, key)
-            state = run.states[key] = _State()
-        return state
+        return self._made(connection, key, lambda run: run.states, _State)
 
     def _topic(self, connection: Connection, key: str) -> _Topic:
+        return self._made(connection, key, lambda run: run.topics, _Topic)
+
+    def _made(
+        self, connection: Connection, key: str, kept: Callable[[_Run], dict[str, _Made]], new: Callable[[], _Made]
+    ) -> _Made:
+        """What a run has of that key, made where there is none."""
         run = self._run(connection, key)
-        topic = run.topics.get(key)
-        if topic is None:
+        found = kept(run).get(key)
+        if found is None:
             self._keep(connection, run, key)
-            topic = run.topics[key] = _Topic()
-        return topic
+            found = kept(run)[key] = new()
+        return found
 
     def _open(self, connection: Connection, request_id: str) -> None:
         """Count what waits at a client's word. Raises `_TooMuchError`."""
