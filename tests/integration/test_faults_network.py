@@ -241,6 +241,20 @@ def test_a_long_cut(make_crossing: MakeCrossing, clock: FaultClock) -> None:
     goes_on_to_a_good_end([pulled, silent], clock, 30)
 
 
+@pytest.mark.long
+@fault(
+    "the cable is pulled for 3 minutes during the run, with `tolerate_s: 300`",
+    "the same",
+    "30 s after the cut",
+)
+def test_a_cut_of_minutes(make_crossing: MakeCrossing, clock: FaultClock) -> None:
+    crossing = make_crossing(300)
+    crossing.hosts["run"].link_down()
+    time.sleep(180)  # as above
+    crossing.hosts["run"].link_up()
+    goes_on_to_a_good_end([crossing], clock, 30)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("program", ["ssh", "sshd"])
 @fault(
