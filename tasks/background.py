@@ -37,3 +37,7 @@ class Background:
             return doing.result()
         finally:
             doing.cancel()
+
+    def begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do it in the loop, and wait for nothing; what it raises is nobody's."""
+        asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -68,6 +68,10 @@ class AgentConnection(fabric.Connection):
         """Wait for something that its agent does."""
         return self._background.do(work)
 
+    def begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let its agent do something that nobody waits for."""
+        self._background.begin(work)
+
     def _remote_runner(self) -> Runner:
         """What `run` and `sudo` use; parameters and result are Fabric's, a pty is not offered."""
         return AgentRunner(self)

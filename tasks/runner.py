@@ -41,12 +41,19 @@ class AgentRunner(Runner):
         self._open_lanes = {STDOUT_LANE, STDERR_LANE}
         self._lanes_lock = threading.Lock()  # each is read in a thread of Invoke's
         self._is_interrupted = False
+        self._before: Any = None  # what SIGINT did before it was ours
 
     def start(self, command: str, shell: str, env: dict[str, str], timeout: float | None = None) -> None:
         """Start the command; what `env` says is there byte for byte (Invoke's own lets the shell read it)."""
         if self.using_pty:
             raise Failed(f"{self.context.name}: a pty is not offered through a host's agent; leave pty=True out")
         self._command = self._do(self.context.agent().execute((*_LOGIN_SHELL, command), env=env))
+        before = signal.getsignal(signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and callable(before) and not (self._asynchronous or self._disowned):
+            # Invoke hears of a Ctrl-C only while it waits, and loses one that comes between this and that.
+            self._before = before
+            signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
 
     def generate_env(self, env: dict[str, str], replace_env: bool) -> dict[str, str]:
         """Only what was asked for: this machine's environment is not the host's."""
@@ -103,20 +110,27 @@ class AgentRunner(Runner):
 
     def send_interrupt(self, interrupt: KeyboardInterrupt) -> None:
         """Hand on a Ctrl-C; a second one ends the command."""
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """The same, without waiting for anything."""
         if self._is_interrupted:
             self.kill()
+            return
         self._is_interrupted = True
-        with suppress(StreamClosed, HostLostError):
-            self._do(self._running.signal(signal.SIGINT))
+        self.context.begin(self._running.signal(signal.SIGINT))
 
     def kill(self) -> None:
         """End it there (TERM, then KILL), and wait no longer."""
         with suppress(Exception):
             self._ended.set_result(128 + signal.SIGTERM)
-        self._do(self._running.close())
+        self.context.begin(self._running.close())
 
     def stop(self) -> None:
         """Leave nothing of it behind."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
         super().stop()
         if self._command is not None:
             self._do(self._command.close())

@@ -106,7 +106,18 @@ def get_to(c, path, local):
 def catch(c):
     c.run("trap 'echo caught; exit' INT; echo waiting; while :; do sleep 0.1; done")
 
-for one in (env, status, fail, copy, get, put, meet, timeout, terminal, shell, pinned, here, put_kind, get_to, catch):
+@task
+def catch_early(c):
+    # A machine so busy that the Ctrl-C comes before Invoke waits.
+    import time
+    from tasks.runner import AgentRunner
+    finish = AgentRunner._finish
+    AgentRunner._finish = lambda self: (time.sleep(1), finish(self))[1]
+    catch(c)
+
+for one in (env, status, fail, copy, get, put, meet, timeout, terminal, shell, pinned, here, put_kind, get_to):
+    ns.add_task(one)
+for one in (catch, catch_early):
     ns.add_task(one)
 """
 )
@@ -336,8 +347,9 @@ class TestUsersOwnTasks:
         assert hosts_plan.fab("-H", "dex", "get-to", "--path", f"{tmp_path}", "--local", "precious").status == 1
         assert (hosts_plan.path / "precious").read_text() == "as it was\n"
 
-    def test_ctrl_c_reaches_the_command(self, hosts_plan: PlanDirectory) -> None:
-        process = hosts_plan.start("-H", "dex", "catch")
+    @pytest.mark.parametrize("task", ["catch", "catch-early"])
+    def test_ctrl_c_reaches_the_command(self, hosts_plan: PlanDirectory, task: str) -> None:
+        process = hosts_plan.start("-H", "dex", task)
         assert process.stdout is not None
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(signal.SIGINT)

@@ -85,8 +85,13 @@ class Peer:
         loop = asyncio.get_running_loop()
         self.listener.setblocking(False)
         loop.add_reader(self.listener, self.accept)
+        self.patience = loop.call_later(self.tolerate_s(), self.over.set)
         await self.over.wait()
         self.drop()
+
+    def tolerate_s(self) -> float:
+        """How long it waits for another attachment, as its client says."""
+        return float((self.core.hello or {}).get("tolerate_s", 20.0))
 
     def accept(self) -> None:
         connection, _ = self.listener.accept()
@@ -94,6 +99,7 @@ class Peer:
         said, fds, _, _ = socket.recv_fds(connection, 4096, 2)
         nonce, epoch = json.loads(said)
         self.drop()
+        self.patience.cancel()
         self.connection, self.fds = connection, (fds[0], fds[1])
         for fd in fds:
             os.set_blocking(fd, False)
@@ -122,6 +128,7 @@ class Peer:
         self.connection.close()
         self.connection = None
         self.core.detach()
+        self.patience = loop.call_later(self.tolerate_s(), self.over.set)
 
     def readable(self) -> None:
         try:
