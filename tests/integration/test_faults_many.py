@@ -267,7 +267,7 @@ def test_an_outputs_directory_that_hangs(
                 held.wait_for(b'"run: ended')
                 clock.start()
                 all_together()
-                clock.stop(usual_s + 1)
+                clock.stop(round(usual_s + 1, 1))
                 assert held.process.poll() is None
                 assert runs_there(netns_host) == ["hangs-single-mounted"]
             assert held.end().status == 0
