@@ -14,6 +14,7 @@ import invoke
 from remote_runner.connection.program import find_go
 from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
+from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from tasks.choose import positive
 from tasks.plan import Plan
@@ -204,7 +205,7 @@ def run_all(
                 run_id=run_id,
                 command=starter,
                 outputs=outputs,
-                environ=plan.environ,
+                environ={**plan.environ, **passed_to_instances(plan.environ)},
                 sync_service=address,
                 influxdb_url=services.influxdb_url,
                 redis_host=services.redis_host,
