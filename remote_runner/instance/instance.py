@@ -434,6 +434,11 @@ class _Instance:
         if exited.exit_status and seen.success:
             reporter.message(f"run: the application succeeded and then ended with {_status_words(exited)}")
         record.outcome = "failed" if seen.failure else "ok" if seen.success else "incomplete"
+        if record.outcome == "incomplete":
+            reporter.message(
+                "run: the application ended without a success event, so Testground counts it as failed; docs/events.md "
+                "has what to print"
+            )
         return 1 if seen.failure else 0
 
     def _why_failed(self, exited: Exited) -> str:

@@ -85,11 +85,12 @@ def shown_line(line: str, wanted: str = "") -> str:
     if stream == "stderr":
         text = f"stderr: {text}"
     elif stream == "stdout":
-        text = _in_words(text)
+        text = in_words(text)
     return f"{when[11:23]} {match[1]} {text}" if text else ""
 
 
-def _in_words(text: str) -> str:
+def in_words(text: str) -> str:
+    """A line of an application's stdout, an event as words."""
     found = parse_line(text.encode())
     match found.event if found else None:
         case None:

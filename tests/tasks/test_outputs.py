@@ -129,3 +129,30 @@ def test_a_run_that_fails_is_kept_with_its_reasons_and_without_secrets(plan: Pla
     everything = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
     assert b"abcdefgh" not in everything
     assert run["provenance"]["inventory"]["hosts"]["localhost"]["env"] == {"TOKEN": "***"}
+
+
+def test_the_summary_ends_with_what_the_failing_instance_said_and_where_to_read_on(plan: PlanDirectory) -> None:
+    write_plan(plan, """event message_event '"message":"half way"'\necho "no room" >&2\nexit 4\n""")
+    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "2")
+    near = f"outputs/local_exec/greeter/{run_directory(plan).name}/single/0"
+    end = ran.out[ran.out.index("the last lines of") :].splitlines()
+    assert end[:3] == ["the last lines of single[000]:", "  half way", "  stderr: no room"]
+    assert end[3].startswith(f"read on in {near}/stderr and {near}/stdout, or with times: fab runs.logs ")
+
+
+def test_an_application_without_a_success_event_is_told_what_to_print_and_the_help_for_sh_does(
+    plan: PlanDirectory,
+) -> None:
+    write_plan(plan, "echo done\n")
+    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "1")
+    assert ran.status == 1
+    assert '  {"event":{"success_event":{"group":"single"}}}\n' in ran.out
+    text = (REPOSITORY / "docs/events.md").read_text(encoding="utf-8")
+    helper = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0]
+    assert len(helper.splitlines()) == 2
+    write_plan(plan, f'{helper}if [ "$TEST_GROUP_ID" = single ]; then success; fi\n')
+    plan.ok("local.single", "--testcase", "greet", "--instances", "1")
+    write_plan(plan, f'{helper}failure "as told"\n')
+    assert "as told" in plan.fab("local.single", "--testcase", "greet", "--instances", "1").out
+    write_plan(plan, 'echo \'{"event":{"success_event":{"group":"single"}}}\'\n')
+    plan.ok("local.single", "--testcase", "greet", "--instances", "1")

@@ -1,0 +1,71 @@
+"""What to look at after a failure: the last lines of an instance, and the files to read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.runs.logs import in_words
+from testground.local_exec import InstanceOutcome
+from testground.verdict import Verdict
+
+SUCCESS = '{"event":{"success_event":{"group":"%s"}}}'
+_MOST_LINES = 8
+_TAIL_BYTES = 16384
+_LONGEST = 400
+
+
+def failing_lines(run: str, failed: Iterable[InstanceOutcome]) -> list[str]:
+    """The last lines of the first instance that failed, where all that it said is, and what an application lacks."""
+    failed = list(failed)
+    if not failed:
+        return []
+    lines = []
+    first = next((one for one in failed if one.verdict is not Verdict.INCOMPLETE), failed[0])
+    said = last_lines(first.outputs)
+    if said:
+        lines += [f"the last lines of {first.group}[{first.number:03d}]:", *(f"  {line}" for line in said)]
+    files = [str(_near(path)) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
+    if files:
+        lines.append(f"read on in {' and '.join(files)}, or with times: fab runs.logs {run}")
+    silent = next((one for one in failed if one.verdict is Verdict.INCOMPLETE), None)
+    if silent is not None:
+        lines.append(
+            "an application that has succeeded has to say so: let it print, as a line of its stdout at its end,\n"
+            f"  {SUCCESS % silent.group}\n"
+            "  docs/events.md has two lines for sh"
+        )
+    return lines
+
+
+def last_lines(outputs: Path) -> list[str]:
+    """The end of what the application of an instance said: its stderr, below some of its stdout; events in words."""
+    out = [line for line in map(in_words, _tail(outputs / "stdout")) if line and line != "START"]
+    err = [f"stderr: {line}" for line in _tail(outputs / "stderr") if line][-_MOST_LINES:]
+    room = max(_MOST_LINES - len(err), _MOST_LINES // 4)
+    return [line[:_LONGEST] for line in (*out[-room:], *err)]
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with os.fdopen(fd, "rb") as file:
+        size_bytes = os.fstat(fd).st_size
+        file.seek(max(0, size_bytes - _TAIL_BYTES))
+        lines = file.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
+    return lines[1:] if size_bytes > _TAIL_BYTES else lines
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _near(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
