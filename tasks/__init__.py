@@ -9,7 +9,7 @@ import fabric.main
 from invoke import Collection
 
 from tasks import build, choose, clean, demo, executor, fetch, hosts, instance, local, plan_import, push, run
-from tasks.runs import listing, logs, remove
+from tasks.runs import listing, logs, remove, report
 
 ns = Collection(
     build.build,
@@ -19,6 +19,7 @@ ns = Collection(
     fetch.fetch,
     instance.instance,
     push.push,
+    report.report,
     run.run,
     Collection("runs", listing.runs, listing.show, logs.logs, remove.remove),
     Collection("hosts", hosts.hosts, hosts.login, hosts.sources),

@@ -13,7 +13,7 @@ import invoke
 
 from remote_runner.example import example_plan, testground_package
 from tasks.choose import positive
-from tasks.local import Services, run_all, show_summary
+from tasks.local import Services, run_all, show_report, show_summary
 from tasks.plan import Plan
 from tasks.say import note
 from tasks.task import Failed, task
@@ -52,6 +52,7 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
         DISPLAY.end()
         note("")
         show_summary(ran)
+        show_report(plan, ran)
     if ran.status:
         raise Failed("the demo failed; the reasons stand above, each instance's record in its outputs", ran.status)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ import invoke
 from remote_runner.connection.program import find_go
 from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
-from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from tasks.choose import positive
 from tasks.plan import Plan
+from tasks.runs.report import report_after
 from tasks.say import filled_to, note, result_width, say, show, show_json
 from tasks.steps import outcome_json, summary
 from tasks.task import Failed, task
@@ -205,7 +205,7 @@ def run_all(
                 run_id=run_id,
                 command=starter,
                 outputs=outputs,
-                environ={**plan.environ, **passed_to_instances(plan.environ)},
+                environ=plan.environ,
                 sync_service=address,
                 influxdb_url=services.influxdb_url,
                 redis_host=services.redis_host,
@@ -228,6 +228,13 @@ def show_summary(ran: Ran) -> None:
     """The summary, and where the outputs are."""
     text = summary(ran.outcome, ran.left_there, result_width(), filled_to())
     show(f"{text}\noutputs: {_shown(ran.outcome.outputs)}", has_outcomes=True)
+
+
+def show_report(plan: Plan, ran: Ran, tell: Callable[[str], None] = show) -> None:
+    """Write the run's page, where it can be drawn, and tell where it is."""
+    page = report_after(plan, ran.outcome.outputs)
+    if page is not None:
+        tell(f"report: {_shown(page)}")
 
 
 def _run(
@@ -263,6 +270,8 @@ def _run(
             show_summary(ran)
     if as_json:
         show_json([outcome_json(ran.outcome) for ran in done])
+    for ran in done:
+        show_report(plan, ran, note if as_json else show)
     if len(done) < len(plans) or any(ran.status for ran in done):
         raise Failed(None, max((ran.status for ran in done), default=1) or 1)
 

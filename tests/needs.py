@@ -52,10 +52,6 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",
     ),
     "ansible": (_program("ansible-inventory"), "install ansible-core"),
-    "slurm": (
-        lambda: _program("slurmctld", "slurmd", "munged", "srun")() and _can_make_namespaces(),
-        "run as root, with slurmctld, slurmd, slurm-client, munge, iproute2 and util-linux installed",
-    ),
     "shellcheck": (_program("shellcheck"), "install shellcheck"),
     "sync-service": (
         lambda: _program("sync-service")() and _can_make_namespaces(),
@@ -66,6 +62,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "have testground v0.6.0 and sync-service on PATH, which no registry has, and install docker.io, redis-server, "
         "influxdb, busybox and golang-go; run as root",
     ),
+    "chromium": (_program("chromium"), "install chromium (Debian's: Ubuntu has a snap)"),
     "bash": (_program("bash"), "install bash"),
     "dash": (_program("dash"), "install dash"),
     "busybox": (_program("busybox"), "install busybox"),

@@ -60,10 +60,6 @@ class SingleFlight(Generic[_K, _R]):
             else:
                 self._make_room()
 
-    def asked(self) -> list[_K]:
-        """What was asked for, and is kept or goes on."""
-        return list(self._flights)
-
     def forget(self, key: _K) -> None:
         """Who asks next starts it anew."""
         self._flights.pop(key, None)

@@ -110,10 +110,10 @@ def test_a_run_on_two_hosts_is_kept_whole(hosts_plan: PlanDirectory) -> None:
 
 def test_a_run_that_fails_is_kept_with_its_reasons_and_without_secrets(plan: PlanDirectory) -> None:
     inventory = (plan.path / "inventory.yaml").read_text(encoding="utf-8")
-    plan.inventory(f"{inventory}    env: {{TOKEN: abcdefgh}}\n    secret_env: [TOKEN]\n")
+    plan.inventory(f"{inventory}    env: {{TOKEN: abcd-7efgh}}\n    secret_env: [TOKEN]\n")
     write_plan(plan, 'echo own >"$TEST_OUTPUTS_PATH/stdout"\nprintf "no newline"\nexit 3\n')
 
-    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "1", "--test-param", "word=abcdefgh")
+    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "1", "--test-param", "word=abcd-7efgh")
 
     assert ran.status == 1
     directory = run_directory(plan)
@@ -127,7 +127,7 @@ def test_a_run_that_fails_is_kept_with_its_reasons_and_without_secrets(plan: Pla
     assert (directory / "single/0/remote-runner.stdout").read_text(encoding="utf-8") == "no newline"
     assert (directory / "single/0/stderr").read_bytes() == b""
     everything = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
-    assert b"abcdefgh" not in everything
+    assert b"abcd-7efgh" not in everything
     assert run["provenance"]["inventory"]["hosts"]["localhost"]["env"] == {"TOKEN": "***"}
 
 

@@ -1,0 +1,53 @@
+"""The program that draws: Vega, Vega-Lite and Vega-Embed in one script, from the package vl-convert-python.
+
+Made once for each version of the package, which takes five seconds, and kept: at the installation of a checkout in
+`build/report`, else when it is first needed, in the cache. A page then costs no import of the package.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from remote_runner.errors import ControllerError
+from remote_runner.files import write_atomically
+
+PACKAGE = "vl-convert-python"
+_BUILT = Path(__file__).resolve().parents[2] / "build" / "report"
+
+
+def is_installed() -> bool:
+    """Whether pages can be drawn here."""
+    return _version() is not None
+
+
+def script(cache: Path) -> str:
+    """The script, made now where it is not there. Raises `ControllerError` where the package is missing."""
+    found = _version()
+    if found is None:
+        raise ControllerError(
+            f"a report is drawn by the package {PACKAGE}, which is not installed",
+            next_step="pip install 'testground-remote-runner[report]'",
+        )
+    name = f"vega-{found}.js"
+    for directory in (_BUILT, cache):
+        try:
+            return (directory / name).read_text(encoding="utf-8")
+        except OSError:
+            continue
+    import vl_convert
+
+    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    write_atomically(cache / name, text.encode(), optional=True)
+    return text
+
+
+def _version() -> str | None:
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__" and is_installed():
+    script(_BUILT)  # the door for make

@@ -1,0 +1,66 @@
+"""`results.out` and `diagnostics.out` of an instance as series, one for each number worth a look."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+
+from remote_runner.report.values import MetricKey, Series
+
+FILES = ("results", "diagnostics")
+# Which numbers of each type are shown, the first of them before the others; timers are in nanoseconds.
+_DISTRIBUTION = ("p50", "p95", "p99", "max", "mean", "count")
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "point": ("value",),
+    "gauge": ("value",),
+    "counter": ("count",),
+    "ewma": ("rate",),
+    "meter": ("mean", "count"),
+    "histogram": _DISTRIBUTION,
+    "timer": (*_DISTRIBUTION, "meanrate"),
+}
+_NANOSECONDS = frozenset(_DISTRIBUTION) - {"count"}
+SINGLE_VALUES = frozenset({"point", "gauge"})
+"""The types whose every value counts by itself; of the others each is a summary of all before it."""
+_LAST_LINES = 50
+
+
+def read_metrics(outputs: Path, clock_at: float, most_lines: int) -> tuple[dict[MetricKey, Series], int]:
+    """The series in an instance's outputs, times counted from `clock_at`, and how many lines were left out of them."""
+    series: dict[MetricKey, tuple[array[float], array[float]]] = {}
+    left_out = 0
+    for file in FILES:
+        try:
+            lines = (outputs / f"{file}.out").read_bytes().splitlines()
+        except OSError:
+            continue
+        kept = thinned(lines, most_lines)
+        left_out += len(lines) - len(kept)
+        for line in kept:
+            _take(file, line, clock_at, series)
+    return {key: Series(tuple(times), tuple(values)) for key, (times, values) in series.items()}, left_out
+
+
+def thinned(lines: list[bytes], most: int) -> list[bytes]:
+    """Every nth line so that about `most` are left, and all of the last ones: they sum up those before."""
+    if len(lines) <= most:
+        return lines
+    return [*lines[: -_LAST_LINES : -(-len(lines) // most)], *lines[-_LAST_LINES:]]
+
+
+def _take(file: str, line: bytes, clock_at: float, series: dict[MetricKey, tuple[array[float], array[float]]]) -> None:
+    try:
+        found = json.loads(line)
+        at_s = found["ts"] / 1e9 - clock_at
+        kind, name, measures = str(found["type"]), str(found["name"]), found["measures"]
+        for measure in MEASURES.get(kind) or sorted(measures):
+            value = measures.get(measure)
+            if isinstance(value, int | float) and abs(value) < 1e300:
+                value = value / 1e9 if kind == "timer" and measure in _NANOSECONDS else value
+                times, values = series.setdefault(MetricKey(file, name, kind, measure), (array("d"), array("d")))
+                times.append(at_s)
+                values.append(value)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+        return  # no metric: an application may write what it likes

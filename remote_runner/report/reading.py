@@ -1,0 +1,241 @@
+"""A run's directory (docs/outputs.md) as values. What a file lacks, or what of it is no such file, is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from remote_runner.errors import ControllerError
+from remote_runner.instance.record import RECORD_FILE
+from remote_runner.report.metrics import read_metrics
+from remote_runner.report.values import Host, Instance, Run, Series, Signal, Span, Wait
+from testground.events import StageEndEvent, StageStartEvent, parse_line
+
+RUN_FILE = "run.json"
+HOSTS_DIRECTORY = "remote-runner.hosts"
+SYNC_FILE = "remote-runner.sync.jsonl"
+SAMPLES_FILE = "remote-runner.samples.jsonl"
+# Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.
+MOST_METRIC_LINES = 400_000
+_LONGEST_REASON = 600
+
+
+def read_run(directory: Path) -> Run:
+    """What is in a run's directory. Raises `ControllerError` where no run left anything there."""
+    record = _object(directory / RUN_FILE)
+    instances = _list(record.get("instances")) or list(_instance_records(directory))
+    if not instances:
+        raise ControllerError(
+            f"{directory}: no run is recorded there: neither {RUN_FILE} nor {RECORD_FILE} of an instance",
+            next_step="name the directory of a run, <outputs>/<plan>/<run>, or its id",
+        )
+    first = instances[0]
+    starts = [start for start in (_number(one.get("started_at")) for one in [record, *instances]) if start]
+    reader = _Reader(directory, min(starts, default=0.0), len(instances))
+    hosts = tuple(reader.hosts(record, instances))
+    read = tuple(reader.instance(one) for one in instances)
+    signals, waits = reader.sync()
+    end_s = max((one.end_s for one in read), default=0.0)
+    return Run(
+        id=_text(record.get("run")) or _text(first.get("run")) or directory.name,
+        plan=_text(record.get("plan")) or _text(first.get("plan")),
+        case=_text(record.get("case")) or _text(first.get("case")),
+        directory=directory,
+        started_at=reader.start_at,
+        duration_s=max(_number(record.get("duration_s")) or 0.0, end_s),
+        outcome=_text(record.get("outcome")) or ("ok" if all(one.outcome == "ok" for one in read) else "failed"),
+        cancelled=_text(record.get("cancelled")),
+        doubts=tuple(filter(None, map(_text, _sequence(record.get("doubts"))))),
+        groups=tuple(_list(record.get("groups"))),
+        provenance={
+            key: record[key]
+            for key in ("task", "inputs", "provenance", "artifacts", "groups", "hosts")
+            if key in record
+        },
+        instances=read,
+        hosts=hosts,
+        signals=signals,
+        waits=waits,
+        lacking=tuple(reader.lacking(bool(record), read, hosts, bool(signals or waits))),
+    )
+
+
+class _Reader:
+    def __init__(self, directory: Path, start_at: float, instances: int) -> None:
+        self._directory = directory
+        self.start_at = start_at
+        self._lines_each = max(100, MOST_METRIC_LINES // max(1, instances))
+        self._offsets_s: dict[str, float] = {}
+        self._thinned = 0
+
+    def hosts(self, record: Mapping[str, Any], instances: list[dict[str, Any]]) -> Iterator[Host]:
+        """The hosts that instances ran on, in order of the record."""
+        listed = {_text(one.get("name")): _text(one.get("system")) for one in _list(record.get("hosts"))}
+        listed |= {_text(one.get("host")): _text(one.get("system")) for one in instances}
+        for name, system in listed.items():
+            if not name:
+                continue
+            truth = _object(self._directory / HOSTS_DIRECTORY / f"{name}.json")
+            offset = _number(_mapping(truth.get("clock")).get("offset_s"))
+            self._offsets_s[name] = offset or 0.0
+            samples = self._samples(self._directory / HOSTS_DIRECTORY / f"{name}.samples.jsonl")
+            yield Host(name, system, truth, samples)
+
+    def instance(self, one: Mapping[str, Any]) -> Instance:
+        group, index = _text(one.get("group")), int(_number(one.get("index")) or 0)
+        outputs = self._directory / (_text(one.get("outputs")) or f"{group}/{index}")
+        whole = _object(outputs / RECORD_FILE)
+        host = _text(one.get("host")) or _text(whole.get("host"))
+        details = {_text(step.get("name")): step for step in _list(whole.get("steps"))}
+        steps = tuple(self._step(step, details) for step in _list(one.get("steps")) or list(details.values()))
+        began = _number(one.get("started_at")) or _number(whole.get("started_at"))
+        start_s = steps[0].start_s if began is None and steps else (began or self.start_at) - self.start_at
+        duration_s = _number(one.get("duration_s")) or _number(whole.get("duration_s")) or 0.0
+        end_s = max([start_s + duration_s, *(step.end_s for step in steps)])
+        clock_at = self.start_at + self._offsets_s.get(host, 0.0)
+        metrics, thinned = read_metrics(outputs, clock_at, self._lines_each)
+        self._thinned += thinned
+        return Instance(
+            group=group,
+            index=index,
+            host=host or "-",
+            system=_text(one.get("system")) or _text(whole.get("system")),
+            outcome=_text(one.get("outcome")) or _text(whole.get("outcome")) or "unknown",
+            reason=(_text(one.get("reason")) or _text(whole.get("error")))[:_LONGEST_REASON],
+            start_s=start_s,
+            end_s=end_s,
+            steps=steps,
+            stages=tuple(_stages(outputs / "run.out", clock_at, end_s)),
+            metrics=metrics,
+            usage=self._samples(outputs / SAMPLES_FILE),
+        )
+
+    def _step(self, step: Mapping[str, Any], details: Mapping[str, Mapping[str, Any]]) -> Span:
+        name = _text(step.get("name"))
+        start_s = (_number(step.get("started_at")) or self.start_at) - self.start_at
+        told = details.get(name, {})
+        error = _text(told.get("error"))
+        failed = bool(error) or step.get("ok") is False
+        end_s = start_s + (_number(step.get("duration_s")) or 0.0)
+        return Span(name, start_s, end_s, (error or _text(told.get("detail")))[:_LONGEST_REASON], failed)
+
+    def _samples(self, path: Path) -> dict[str, Series]:
+        """Each number of the samples over time; a key with an object of numbers becomes one for each."""
+        times: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {}
+        for sample in _lines(path):
+            at = _number(sample.get("at"))
+            if at is None:
+                continue
+            for key, value in _numbers(sample):
+                if key != "at":
+                    times.setdefault(key, []).append(at - self.start_at)
+                    values.setdefault(key, []).append(value)
+        return {key: Series(tuple(times[key]), tuple(values[key])) for key in values}
+
+    def sync(self) -> tuple[tuple[Signal, ...], tuple[Wait, ...]]:
+        """What the embedded sync service saw."""
+        signals, waits = [], []
+        for line in _lines(self._directory / SYNC_FILE):
+            at, state = _number(line.get("at")), _text(line.get("state"))
+            client = _text(line.get("client"))
+            seq, target = _number(line.get("seq")), _number(line.get("target"))
+            if at is None:
+                continue
+            if seq is not None:
+                signals.append(Signal(client, state, int(seq), at - self.start_at))
+            elif target is not None:
+                met_at = _number(line.get("met_at"))
+                end_s = None if met_at is None else met_at - self.start_at
+                waits.append(Wait(client, state, int(target), at - self.start_at, end_s))
+        return tuple(signals), tuple(waits)
+
+    def lacking(
+        self, recorded: bool, instances: tuple[Instance, ...], hosts: tuple[Host, ...], synced: bool
+    ) -> Iterator[str]:
+        """A sentence for each thing that the files do not tell."""
+        if not recorded:
+            yield f"There is no {RUN_FILE}: doubts, parameters and provenance are not known."
+        if self._thinned:
+            yield f"{self._thinned} metric lines were left out, evenly: a run's page reads {MOST_METRIC_LINES}."
+
+
+def _stages(path: Path, clock_at: float, end_s: float) -> Iterator[Span]:
+    """The application's stages; one that never ended lasts until the instance's end and has failed."""
+    open_since: dict[str, float] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if b'"stage_' not in line or (found := parse_line(line)) is None:
+            continue
+        at_s = found.ts_ns / 1e9 - clock_at
+        match found.event:
+            case StageStartEvent(name):
+                open_since[name] = at_s
+            case StageEndEvent(name) if name in open_since:
+                yield Span(name, open_since.pop(name), at_s)
+    for name, start_s in open_since.items():
+        yield Span(name, start_s, max(start_s, end_s), "did not end", failed=True)
+
+
+def _instance_records(directory: Path) -> Iterator[dict[str, Any]]:
+    """What each instance left of itself, where nothing is there of the run; by group and number."""
+    paths = [path for path in directory.glob(f"*/*/{RECORD_FILE}") if path.parent.name.isdecimal()]
+    for path in sorted(paths, key=lambda path: (path.parent.parent.name, int(path.parent.name))):
+        yield {**_object(path), "group": path.parent.parent.name, "index": int(path.parent.name)}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{key} {inner}", number) for inner, number in _numbers(value))
+        elif (number := _number(value)) is not None:
+            yield key, number
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _list(value: object) -> list[dict[str, Any]]:
+    return [one for one in _sequence(value) if isinstance(one, dict)]

@@ -1,0 +1,112 @@
+"""What a run left, as values. Times are seconds since the run's start, on this machine's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Span:
+    """A step, or a stage of the application: from when to when, what came of it."""
+
+    name: str
+    start_s: float
+    end_s: float
+    detail: str = ""
+    failed: bool = False
+
+
+class MetricKey(NamedTuple):
+    """One number of a metric: the file it is in, name (with tags), type, and measure."""
+
+    file: str
+    name: str
+    type: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """What something was over time; as many times as values."""
+
+    times_s: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One instance; `usage` holds its samples by their measure."""
+
+    group: str
+    index: int
+    host: str
+    system: str
+    outcome: str
+    reason: str
+    start_s: float
+    end_s: float
+    steps: tuple[Span, ...]
+    stages: tuple[Span, ...] = ()
+    metrics: Mapping[MetricKey, Series] = field(default_factory=dict)
+    usage: Mapping[str, Series] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As everywhere: single[3]."""
+        return f"{self.group}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A client of the sync service at a barrier, from when it asked until it was met (None: it never was)."""
+
+    client: str
+    state: str
+    target: int
+    start_s: float
+    end_s: float | None
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A client of the sync service that signalled entry to a state, as the `seq`th one."""
+
+    client: str
+    state: str
+    seq: int
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host: its facts as they were recorded, and its samples by measure."""
+
+    name: str
+    system: str
+    truth: Mapping[str, Any]
+    usage: Mapping[str, Series]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run; `lacking` has a sentence for each thing that its files do not tell."""
+
+    id: str
+    plan: str
+    case: str
+    directory: Path
+    started_at: float
+    duration_s: float
+    outcome: str
+    cancelled: str
+    doubts: tuple[str, ...]
+    groups: tuple[Mapping[str, Any], ...]
+    provenance: Mapping[str, Any]
+    instances: tuple[Instance, ...]
+    hosts: tuple[Host, ...]
+    signals: tuple[Signal, ...]
+    waits: tuple[Wait, ...]
+    lacking: tuple[str, ...]

@@ -1,0 +1,56 @@
+"""`fab report`: one run, or several beside each other, as a page for the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import invoke
+
+from remote_runner.errors import RemoteRunnerError
+from tasks.plan import Plan
+from tasks.runs.find import run_meant
+from tasks.say import say, show
+from tasks.task import Failed, task
+
+
+@task(
+    help={
+        "id": "the run's id, its beginning, or its directory; several are compared (default: the last run)",
+        "out": "the file to write (default: report.html in the run's directory; of several, here)",
+    },
+    bare="id",
+)
+def report(c: invoke.Context, id: list[str] | None = None, out: str = "") -> None:  # noqa: A002 (the option's name)
+    """Write a run as one HTML page: timeline, metrics, usage, ground truth; several runs are compared."""
+    from remote_runner.report.write import REPORT_FILE, write_report
+
+    plan = Plan.here()
+    directories = list(dict.fromkeys(_directory(plan, one) for one in id or [""]))
+    target = Path(out) if out else (directories[0] if len(directories) == 1 else Path.cwd()) / REPORT_FILE
+    if target.is_dir():
+        raise Failed(f"report: --out is {out!r}, a directory; name a file")
+    write_report(directories, target, plan.controller.cache)
+    show(str(target))
+
+
+def _directory(plan: Plan, given: str) -> Path:
+    """The directory of the run that was named. Raises `RunNotFoundError`."""
+    if given and Path(given).is_dir():
+        return Path(given).absolute()
+    return run_meant(plan, [given] if given else None).directory
+
+
+def report_after(plan: Plan, directory: Path) -> Path | None:
+    """The page of a run that has just ended, where it can be drawn; else why not is said, and the run is as it was."""
+    from remote_runner.report.library import is_installed
+
+    if not is_installed():
+        return None
+    from remote_runner.report.write import REPORT_FILE, write_report
+
+    try:
+        write_report([directory], directory / REPORT_FILE, plan.controller.cache)
+    except RemoteRunnerError as error:
+        say(f"no report: {error}")
+        return None
+    return directory / REPORT_FILE

@@ -1,0 +1,58 @@
+"""`fab report`, and the page that every run leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from remote_runner.errors import ControllerError
+from remote_runner.report import library
+from tests.tasks.fab import PlanDirectory
+from tests.tasks.test_outputs import run_directory, write_plan
+
+METRIC = """\
+echo '{"ts":1795900000000000000,"type":"point","name":"rtt","measures":{"value":1.5}}' >"$TEST_OUTPUTS_PATH/results.out"
+ok
+"""
+
+
+def test_every_run_leaves_its_report_and_tells_where_last(plan: PlanDirectory) -> None:
+    write_plan(plan, METRIC)
+
+    ran = plan.ok("local.single", "--testcase", "greet", "--instances", "2")
+
+    report = run_directory(plan) / "report.html"
+    assert ran.out.splitlines()[-1] == f"report: {report.relative_to(plan.path)}"
+    text = report.read_text(encoding="utf-8")
+    assert '"greet"' in text
+    assert '"rtt"' in text
+    assert len(text) > 500_000  # with what draws it
+
+    report.unlink()
+    assert plan.ok("report").out == f"{report}\n"
+    assert report.is_file()
+
+
+def test_runs_are_compared_by_id_and_by_directory(plan: PlanDirectory) -> None:
+    write_plan(plan, METRIC)
+    for word in ("one", "two"):
+        plan.ok("local.single", "--testcase", "greet", "--instances", "2", "--test-param", f"word={word}")
+    first, second = sorted((plan.path / "outputs/local_exec/greeter").iterdir())
+
+    ran = plan.ok("report", first.name, str(second), "--out", "both.html")
+
+    assert ran.out == "both.html\n"
+    text = (plan.path / "both.html").read_text(encoding="utf-8")
+    assert "single: word" in text
+
+    wrong = plan.fab("report", "zzzz")
+    assert wrong.status == 1
+    assert "there is no run zzzz here" in wrong.words
+
+
+def test_without_the_package_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "PACKAGE", "no-such-package")
+    assert not library.is_installed()
+    with pytest.raises(ControllerError, match="not installed\n  next: pip install"):
+        library.script(tmp_path)
