@@ -1,4 +1,4 @@
-"""What a test case is handed."""
+"""What a test case gets."""
 
 from __future__ import annotations
 

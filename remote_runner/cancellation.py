@@ -1,4 +1,4 @@
-"""A flag that says that work shall end, and why: who works looks at it, waits for it, or is called."""
+"""A cancellation flag with a reason: work polls it, waits for it, or registers a callback."""
 
 from __future__ import annotations
 
@@ -90,6 +90,6 @@ async def in_thread(work: Callable[[Cancellation], _R], reason: str) -> _R:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             cancellation.cancel(reason)
-            with suppress(Exception):  # what it says of its end is nobody's
+            with suppress(Exception):  # its own error no longer matters
                 await working
             raise

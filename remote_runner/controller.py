@@ -165,7 +165,7 @@ class FileLock:
         self._fd: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody is in the way; says whether it was taken."""
+        """Take the lock without waiting; returns whether it was taken."""
         try:
             return self._try()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""One deadline, handed down through everything that waits."""
+"""One deadline, passed down through everything that waits."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write everything, also where somebody who shares the descriptor has made it non-blocking."""
+    """Write everything, even if another process that shares the descriptor has made it non-blocking."""
     view = memoryview(data)
     while view:
         try:

@@ -5,46 +5,46 @@
     ├── LocalProgramError       a program on this machine could not be started or failed
     ├── RunEnvironmentError     a variable that the run environment sets cannot be used
     ├── DemoServerError         the embedded ssh server of the demo did not come up
-    ├── JobError                what shall be run cannot be handed over
+    ├── JobError                a job cannot be represented in a request
     ├── ControllerError         a directory or lock on this machine cannot be used
-    │   └── NoRoomHereError         its disk takes no more
+    │   └── NoRoomHereError         its disk is full or read-only
     ├── RunNotFoundError        no run that was recorded here is meant by it
     ├── PlanImportError         a plan cannot be put into Testground's home
-    ├── InventoryError          the inventory says what it cannot say
+    ├── InventoryError          a mistake in the inventory
     ├── SourceError             hosts from elsewhere cannot be read
-    ├── HostNameError           a name that no ssh host can have
-    ├── UnknownHostError        no host of the inventory is meant by it
-    ├── UnknownSystemError      a processor and operating system without a name here
+    ├── HostNameError           not a valid ssh host name
+    ├── UnknownHostError        matches no host of the inventory
+    ├── UnknownSystemError      an unknown processor or operating system
     ├── PlacementError          an instance cannot be given a host
     ├── NoBuilderError          nothing says how the application is built
     ├── NoNixError              there is no Nix on this machine
     ├── EvaluationFailedError   Nix cannot say what the application is
     │   └── NoPackageError          the flake has no such package
-    ├── NoBuildMachineError     no machine that could build it is at hand
-    ├── BuildFailedError        a build did not make what it should
-    ├── ArtifactError           what should be an artifact is none
-    ├── ServeProtocolError      a `nix-store --serve` says what it should not
-    └── HostError               something about one host
+    ├── NoBuildMachineError     no available machine can build it
+    ├── BuildFailedError        a build failed or made no artifact
+    ├── ArtifactError           not a valid artifact
+    ├── ServeProtocolError      an unexpected answer of `nix-store --serve`
+    └── HostError               an error on one host
         ├── InstanceExistsError     a run of that name is on it already
         ├── ArtifactMissingError    it does not have the artifact
         ├── NoRoomError             a run's directory cannot be made or written
         ├── ProgramUnusableError    the application cannot be started there
-        ├── OutputsError            an instance's outputs did not come over whole
+        ├── OutputsError            an instance's outputs were not transferred completely
         │   ├── UnsafeOutputsError      an entry would leave the outputs directory
-        │   ├── DamagedOutputsError     the stream is no archive, or ends early
+        │   ├── DamagedOutputsError     the stream is not a tar archive, or is cut off
         │   ├── OutputsLimitError       they are larger than the inventory allows
         │   └── UnwritableOutputsError  this machine could not write an entry
         ├── UnknownRunError         it has no run of that name
         ├── WrongSystemError        it is another system than the artifact is for
-        ├── PushFailedError         an artifact did not arrive whole
-        │   ├── NotTrustedError         its Nix takes no path from this user that nobody signed
+        ├── PushFailedError         an artifact was not transferred completely
+        │   ├── NotTrustedError         its Nix takes no unsigned path from this user
         │   ├── FarBuildFailedError     it could not build the artifact itself
         │   ├── FarDiskFullError        there is no room for it
-        │   └── FarReadOnlyError        the file system takes nothing
-        ├── NamespaceRefusedError   its kernel shows nobody a store of their own
+        │   └── FarReadOnlyError        its file system is read-only
+        ├── NamespaceRefusedError   its kernel allows no user namespaces
         ├── NoFarStoreError         it has no Nix store to which the user may add
         ├── NoFarDirectoryError     no directory on it will do
-        ├── FarShellError           it ran something else than our script
+        ├── FarShellError           something other than our script answered
         ├── SessionRefusedError     the host's sshd (or the kernel, here) did not start the command
         ├── HostLostError           the connection ended while it was needed
         │   └── SupervisorLostError     … in the middle of a run
@@ -56,7 +56,7 @@
         ├── LoginDeniedError        it refused every key that was offered
         ├── HandshakeDroppedError   its sshd went on dropping new connections
         ├── SshFailedError          ssh ended for another reason
-        └── PortTakenError          a port that must be this one is somebody else's
+        └── PortTakenError          a fixed port is in use by another program
 
 The wording stands in `__str__`; what a program needs stands in attributes.
 """
@@ -123,7 +123,7 @@ class ControllerError(RemoteRunnerError):
 
 
 class NoRoomHereError(ControllerError):
-    """This machine's disk takes no more: it is full, over a quota, or read-only."""
+    """This machine's disk is full, over a quota, or read-only."""
 
     next_step = "make room or access there (fab clean removes what is not needed any more), and run it again"
 
@@ -147,7 +147,7 @@ class PlanImportError(RemoteRunnerError):
 
 
 class HostError(RemoteRunnerError):
-    """Something about one host; `host` is its inventory name."""
+    """An error on one host; `host` is its inventory name."""
 
     def __init__(self, host: str, message: str, *, stderr: str = "", next_step: str | None = None) -> None:
         lines = "".join(f"\n  | {line}" for line in stderr.strip().splitlines()[-10:])
@@ -164,7 +164,7 @@ class HostLostError(HostError):
 
 
 class HostNameError(RemoteRunnerError):
-    """A host's name, or what it is reached by, that no ssh host can have; `value` is what was found."""
+    """Not a valid name or address of an ssh host; `value` is what was found."""
 
     next_step = "give it a name that `ssh NAME` takes"
 
@@ -175,17 +175,17 @@ class HostNameError(RemoteRunnerError):
 
 
 class UnknownSystemError(RemoteRunnerError):
-    """A processor and operating system that has no name here; `nearest` are names that may be meant."""
+    """An unknown processor or operating system; `nearest` are similar names."""
 
     def __init__(self, found: str, nearest: Sequence[str]) -> None:
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(f"{found!r} is no known system (like x86_64-linux or aarch64-darwin){hint}")
+        super().__init__(f"{found!r} is not a known system (like x86_64-linux or aarch64-darwin){hint}")
         self.found = found
         self.nearest = tuple(nearest)
 
 
 class InventoryError(RemoteRunnerError):
-    """The inventory says what it cannot say; `key` is the path of the key (`hosts.dex.ssh.port`)."""
+    """A mistake in the inventory; `key` is the path of the key (`hosts.dex.ssh.port`)."""
 
     next_step = "correct that line; docs/inventory.md has the table of all keys"
 
@@ -249,7 +249,7 @@ class DemoServerError(RemoteRunnerError):
 
 
 class ServeProtocolError(RemoteRunnerError):
-    """A `nix-store --serve` says what the protocol has no place for; `found` is what."""
+    """An answer of `nix-store --serve` that its protocol does not allow; `found` is that answer."""
 
     def __init__(self, found: str) -> None:
         super().__init__(f"expected an answer of `nix-store --serve`, found {found}")
@@ -294,7 +294,7 @@ class SshFailedError(HostError):
 
 
 class PortTakenError(HostError):
-    """A port that must be this one, there or here, is in somebody else's use."""
+    """A fixed port, there or here, is in use by another program."""
 
 
 class NoBuilderError(RemoteRunnerError):
@@ -302,7 +302,7 @@ class NoBuilderError(RemoteRunnerError):
 
 
 class BuildFailedError(RemoteRunnerError):
-    """A build did not make what it should; `log` is the file with everything it said."""
+    """A build failed or made no artifact; `log` is the file with its output."""
 
     next_step = "`fab build` does the same by hand"
 
@@ -357,17 +357,17 @@ class NoBuildMachineError(RemoteRunnerError):
 
 
 class ArtifactError(RemoteRunnerError):
-    """An artifact on this machine is no artifact: not there, empty, or holding what cannot be sent."""
+    """Not a valid artifact: missing, empty, or with something in it that cannot be sent."""
 
 
 class PushFailedError(HostError):
-    """An artifact did not arrive whole; nothing of it is used."""
+    """An artifact was not transferred completely; nothing of it is used."""
 
     next_step = "see what the host says above, and push again"
 
 
 class NotTrustedError(PushFailedError):
-    """The Nix daemon on the host takes unsigned paths only from users whom it trusts, and this user is none."""
+    """The Nix daemon on the host takes unsigned paths only from trusted users, and this user is not one."""
 
 
 class FarBuildFailedError(PushFailedError):
@@ -379,7 +379,7 @@ class FarDiskFullError(PushFailedError):
 
 
 class FarReadOnlyError(PushFailedError):
-    """The host's file system takes nothing."""
+    """The host's file system is read-only."""
 
 
 class WrongSystemError(HostError):
@@ -490,7 +490,7 @@ class UnsafeOutputsError(OutputsError):
 
 
 class DamagedOutputsError(OutputsError):
-    """The stream of outputs is no archive, or ends early; `last_entry` is the last that began well."""
+    """The stream of outputs is not a tar archive, or is cut off; `last_entry` is the last that began well."""
 
     def __init__(self, host: str, last_entry: str, reason: str) -> None:
         after = f"after {last_entry!r}" if last_entry else "at its beginning"

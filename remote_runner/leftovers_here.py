@@ -21,7 +21,7 @@ from remote_runner.controller import Controller
 
 # A run that goes on reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
-# Shorter than that nobody can mean: what builds or pushes at this moment would lose it.
+# Anything younger may belong to a build or push that is still going on.
 _LEAST_BUILD_AGE_S = 600.0
 _NOTE_AGE_S = 30 * 86400.0
 _DAY_S = 86400.0
@@ -50,7 +50,7 @@ class StaleKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Stale:
-    """A file or directory here that nobody needs any more."""
+    """A file or directory here that is not needed any more."""
 
     kind: StaleKind
     path: Path
@@ -89,13 +89,13 @@ def list_stale(
 
 
 def remove_stale(controller: Controller, stale: Stale) -> bool:
-    """Remove it, unless somebody has begun to use it; says whether it is gone."""
+    """Remove it unless it is in use again; returns whether it is gone."""
     path = stale.path
     if stale.kind in (StaleKind.LOCK, StaleKind.BROKER):
         lock = controller.lock(path.name if stale.kind is StaleKind.LOCK else _place(path).lock_name)
         if not lock.try_acquire():
             return False
-        with lock:  # who waits for it finds that it is another file now
+        with lock:  # waiting processes notice that the file was replaced
             if stale.kind is StaleKind.BROKER and is_listening(_place(path).socket):
                 return False
             path.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def remove_stale(controller: Controller, stale: Stale) -> bool:
 
 def _aged(kind: StaleKind, paths: Iterable[Path], older_than_s: float = 0.0) -> Iterator[Stale]:
     for path in sorted(paths):
-        with suppress(FileNotFoundError):  # somebody else removes as well
+        with suppress(FileNotFoundError):  # another process removes as well
             age_s = max(0.0, time.time() - path.lstat().st_mtime)
             if age_s >= older_than_s:
                 yield Stale(kind, path, age_s, _size_bytes(path))

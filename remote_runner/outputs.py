@@ -240,7 +240,7 @@ class _Unpacker:
             mode = _number(header[100:108])
             mtime_ns = _number(header[136:148]) * 1_000_000_000
         except ValueError as error:
-            raise self._damaged("a header is none") from error
+            raise self._damaged("an invalid header") from error
         if size_bytes < 0:
             raise self._damaged("a size is negative")
         name = header[:100].partition(b"\0")[0]
@@ -263,7 +263,7 @@ class _Unpacker:
             space = text.find(b" ", at, at + _LONGEST_LENGTH_DIGITS + 1)
             digits = text[at:space] if space > at else b""
             if not digits.isdigit() or not len(digits) < int(digits) <= len(text) - at:
-                raise self._damaged("an extended header is none")
+                raise self._damaged("an invalid extended header")
             end = at + int(digits)
             key, _, value = text[space + 1 : end - 1].partition(b"=")
             found[key] = value
@@ -283,7 +283,7 @@ class _Unpacker:
             if b"mtime" in pax:
                 entry.mtime_ns = int(float(pax[b"mtime"]) * 1e9)
         except (ValueError, OverflowError) as error:
-            raise self._damaged("an extended header is none") from error
+            raise self._damaged("an invalid extended header") from error
 
     # --- entries ---
 

@@ -109,7 +109,7 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        next_step = "name another home with --home, or free what is in the way"
+        next_step = "name another home with --home, or move what is there"
         raise PlanImportError(f"{where}{error.strerror or error}", next_step=next_step) from error
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
     return Imported(target, len(sizes), sum(sizes))

@@ -43,7 +43,7 @@ def run_logged(
 ) -> int:
     """Run a program to its end, everything it says appended to `log`; its exit status, negative for a signal.
 
-    With `stdout` its results go to that file, and only its words to `log`.
+    With `stdout`, standard output goes to that file, and only standard error to `log`.
     It gets no input, and a process group of its own, which is ended (TERM, then KILL) with the deadline, with
     `cancellation` or another exception here, and with this process, however that dies. Raises `LocalProgramError` when
     it cannot be started, `DeadlineError`, `WorkCancelledError`.

@@ -1,4 +1,4 @@
-"""What goes on, as values: told by who does it (in whichever thread), for who shows it."""
+"""Progress events as values: emitted by the work (in any thread), consumed by the display."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ Tell = Callable[[Progress], None]
 
 
 def nobody(event: Progress) -> None:
-    """Where nobody listens."""
+    """Discards every event."""

@@ -31,7 +31,7 @@ class Background:
         self._runner.close()
 
     def do(self, work: Coroutine[Any, Any, _R]) -> _R:
-        """Do it in the loop, and wait for what it returns or raises; whoever is interrupted meanwhile cancels it."""
+        """Do it in the loop and wait for its result; an interrupt meanwhile cancels it."""
         doing = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return doing.result()
@@ -39,5 +39,5 @@ class Background:
             doing.cancel()
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do it in the loop, and wait for nothing; what it raises is nobody's."""
+        """Do it in the loop without waiting; its errors are dropped."""
         asyncio.run_coroutine_threadsafe(work, self._loop)

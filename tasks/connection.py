@@ -69,7 +69,7 @@ class AgentConnection(fabric.Connection):
         return self._background.do(work)
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Let its agent do something that nobody waits for."""
+        """Have its agent do something, without waiting for it."""
         self._background.begin(work)
 
     def _remote_runner(self) -> Runner:

@@ -106,7 +106,7 @@ def planned_job(plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, .
         run_s=entry.timeouts.run_s,
         fetch_s=entry.timeouts.fetch_s,
         outputs_limit_bytes=entry.outputs_limit_bytes,
-        cut_lines=False,  # nobody here ends at a long one
+        cut_lines=False,  # nothing here has a limit for lines
         record={"run": run_id, "command": command[0]},
     )
 

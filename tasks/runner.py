@@ -69,7 +69,7 @@ class AgentRunner(Runner):
         return self._ended.done()
 
     def returncode(self) -> int:
-        """Its exit status, 128 + n after signal n; raises why nobody knows it."""
+        """Its exit status, 128 + n after signal n; raises if it is unknown."""
         return self._ended.result()
 
     def read_proc_stdout(self, num_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What tasks print: results on stdout, words on stderr; harmless for a terminal, without the inventory's secrets."""
+"""What tasks print: results on stdout, progress on stderr; no control characters, no secrets of the inventory."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def printable(text: str) -> str:
 
 
 def say(words: str) -> None:
-    """One piece of text for the person, on stderr; where that takes nothing, nobody can be told so."""
+    """A message for the user, on stderr; if that cannot be written, it is dropped."""
     if not DISPLAY.line(printable(words)):
         with suppress(OSError):
             print(printable(words), file=sys.stderr, flush=True)
 
 
 def note(words: str) -> None:
-    """The same, for words that nobody misses who asked for the summary alone."""
+    """The same, for messages that `--quiet` leaves out."""
     if DISPLAY.level > Level.QUIET:
         say(words)
 
 
 def show(result: str, *, has_outcomes: bool = False) -> None:
-    """One line of the result, on stdout; what `has_outcomes` gets their colours where somebody sees these.
+    """One line of the result, on stdout; what `has_outcomes` gets their colours on a terminal.
 
     Raises `ControllerError`, and `BrokenPipeError` when its reader has gone.
     """

@@ -194,7 +194,7 @@ def _check_build(table: Table) -> None:
     build = table.table("build", ("selectors", "dependencies"))
     selectors = build.values.get("selectors", [])
     if not isinstance(selectors, list) or not all(isinstance(item, str) for item in selectors):
-        raise build.fail("selectors", "is no list of strings; expected one")
+        raise build.fail("selectors", "is not a list of strings")
     for dependency in build.tables("dependencies", ("module", "target", "version")):
         for name in ("module", "target", "version"):
             dependency.text(name, "")

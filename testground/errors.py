@@ -137,7 +137,7 @@ class SyncSettingError(SyncError):
 
 
 class SyncUnreachableError(SyncError):
-    """Nothing answers at the endpoint, or what answers is no sync service."""
+    """Nothing answers at the endpoint, or something other than a sync service answers."""
 
     next_step = (
         "start a sync service there (the daemon's healthcheck does, or `fab local.sync-service`), "
@@ -165,7 +165,7 @@ class SyncTimeoutError(SyncError):
 
 
 class SyncAnswerError(SyncError):
-    """The service answered `what` with an error, or with something that is no answer to it."""
+    """The service answered `what` with an error, or with an unexpected answer."""
 
     next_step = "see what the sync service logged"
 

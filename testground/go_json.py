@@ -1,4 +1,4 @@
-"""JSON as Go's encoding/json writes it: what Testground's daemon makes of values that are no strings."""
+"""JSON as Go's encoding/json writes it: what Testground's daemon makes of values other than strings."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class RunOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether every instance succeeded and nobody ended the run."""
+        """Whether every instance succeeded and the run was not cancelled."""
         return not self.cancelled and self.failed == 0
 
     @property
@@ -169,7 +169,7 @@ class StopRequest:
                 os.write(self._write_fd, b"s")
 
     def fileno(self) -> int:
-        """Readable once somebody has asked."""
+        """Readable once a stop was requested."""
         return self._read_fd
 
     def drain(self) -> None:
@@ -443,7 +443,7 @@ class _Running:
             elif self._stage_ends_s is not None and time.monotonic() >= self._stage_ends_s:
                 self.cancelled = self.cancelled or f"timed out after {self._timeout_s:g} s"
                 self._hurry(at_once=False)
-        # Like the daemon: whoever has closed both streams has nothing more to say, and is not waited for.
+        # Like the daemon: an instance that has closed both streams is not waited for.
         self._kill_all()
         self._reap()
 

@@ -70,7 +70,7 @@ class Table:
         return value
 
     def fraction(self, name: str) -> float:
-        """A number with a decimal point, 0 or more; 0 where it is absent. As in testground, `1` is none, `1.0` is."""
+        """A number with a decimal point (`1.0`, not `1`, as in testground), 0 or more; 0 where it is absent."""
         value = self.values.get(name, 0.0)
         if not isinstance(value, float) or not 0 <= value < _LARGEST_SHARE:
             step = f"write {value}.0" if isinstance(value, int) and not isinstance(value, bool) else ""
@@ -180,11 +180,11 @@ def load(path: Path, error: type[PlanFileError]) -> tuple[str, str]:
     except OSError as fault:
         raise error(str(path), "", f"cannot be read: {fault.strerror}") from fault
     except UnicodeDecodeError as fault:
-        raise error(str(path), "", f"is no UTF-8 text: {fault.reason} at byte {fault.start}") from fault
+        raise error(str(path), "", f"is not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 
 
 def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str]) -> Table:
-    """The file's root table, of these keys. Raises `error` with the place of what is no TOML."""
+    """The file's root table, of these keys. Raises `error` with the place of what is not TOML."""
     import tomli
 
     if len(text) > _MOST_CHARACTERS:
@@ -196,9 +196,9 @@ def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str])
         # Not the whole line: a template may have put a secret into the value.
         lines = text.splitlines()
         begins = lines[fault.lineno - 1].partition("=")[0].strip()[:60] if fault.lineno <= len(lines) else ""
-        raise error(file, "", f"is no TOML: {fault}" + (f": {begins} …" if begins else "")) from fault
+        raise error(file, "", f"is not valid TOML: {fault}" + (f": {begins} …" if begins else "")) from fault
     except (ValueError, RecursionError) as fault:  # a number of 5,000 digits; nested without end
-        raise error(file, "", f"is no TOML: {fault}") from fault
+        raise error(file, "", f"is not valid TOML: {fault}") from fault
     return _table(file, "", values, error, [], keys, text)
 
 

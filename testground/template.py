@@ -51,7 +51,7 @@ class Templates:
         try:
             return done.stdout.decode()
         except UnicodeDecodeError as fault:
-            raise CompositionError(str(path), "", f"its template gives what is no UTF-8: {fault.reason}") from fault
+            raise CompositionError(str(path), "", f"its template does not give UTF-8: {fault.reason}") from fault
 
     def _program(self, path: Path) -> Path:
         """The program, built where it is missing or no longer what was built."""
@@ -85,7 +85,7 @@ class Templates:
             raise CompositionError(
                 str(path),
                 "",
-                "is a template, {{…}}, which takes Go to fill in, and there is none",
+                "is a template, {{…}}, which needs Go to be filled in, and there is no Go here",
                 next_step="install Go 1.21 or newer, or write the values into a composition of its own",
             )
         environ = {

@@ -1,4 +1,4 @@
-"""Text of others, made harmless for the terminal that it is printed on."""
+"""Untrusted text, made harmless for the terminal that it is printed on."""
 
 from __future__ import annotations
 

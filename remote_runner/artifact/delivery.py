@@ -1,4 +1,4 @@
-"""What a push to a host came to."""
+"""The result of a push to a host."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess  # noqa: TID251 (the broker outlives whoever starts it)
+import subprocess  # noqa: TID251 (the broker outlives the process that starts it)
 import sys
 from collections.abc import Mapping
 from contextlib import suppress

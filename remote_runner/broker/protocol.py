@@ -17,7 +17,7 @@ from dataclasses import dataclass
 MAGIC = b"rrb1"
 TAKES = MAGIC + b"y"
 STALE = MAGIC + b"s"
-"""The code has changed; somebody else will listen."""
+"""The code has changed; another broker will listen."""
 ANSWER_BYTES = len(TAKES)
 HEAD_BYTES = len(MAGIC) + 4
 MOST_BYTES = 64 << 20  # of a request; execve(2) takes less of variables

@@ -119,7 +119,7 @@ class Broker:
         self._wake = asyncio.Event()
 
     async def serve(self, idle_s: float) -> None:
-        """Run the instances of whoever comes, until nobody has for so long, or the code has changed."""
+        """Run instances until none has come for `IDLE_S`, or the code has changed."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._end_all, "the broker was ended (SIGTERM)")
         for number in (signal.SIGINT, signal.SIGHUP):
@@ -180,7 +180,7 @@ class Broker:
         self._wake.set()
 
     def _leave(self) -> None:
-        """Let nobody come any more, and send away who has: they start another."""
+        """Accept no more launchers and send waiting ones away: they start another broker."""
         with suppress(DeadlineError, OSError), FileLock(self._place.lock).acquire(Deadline.after(_LOCK_S)):
             if self._place.socket.stat().st_ino == self._inode:
                 for path in (self._place.socket, self._place.log, self._place.lock):
@@ -261,7 +261,7 @@ class _Launcher:
             self._close()
             self._broker.ended(self)
             return
-        # Whoever waits for the end of its outputs (the daemon) waits no longer.
+        # The daemon waits for the end of its outputs; now it need not any longer.
         self._close_outputs()
         self.stop.cancel("its launcher was killed (Testground's cancel)")
 

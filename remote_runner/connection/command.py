@@ -27,7 +27,7 @@ class Finished:
 
 
 class Command:
-    """A program that runs on a host. What it says waits there until somebody reads it here."""
+    """A program that runs on a host. Its output waits there until it is read here."""
 
     def __init__(self, host: str, program: str, stream: Stream) -> None:
         self._host = host
@@ -65,7 +65,7 @@ class Command:
         return await self._stream.read(lane)
 
     async def wait(self) -> int:
-        """Its exit status, 128 + n after signal n, once its stdout and stderr have ended: somebody has to read them."""
+        """Its exit status, 128 + n after signal n, once its stdout and stderr have ended: both have to be read."""
         said: dict[str, Any] | None = None
         try:
             while True:
@@ -96,7 +96,7 @@ class Command:
                     raise FarShellError(self._host, f"{self._program} says more than {limit_bytes} bytes there")
 
         async def feed() -> None:
-            with suppress(BrokenPipeError, StreamClosed, HostLostError):  # who reads its output tells
+            with suppress(BrokenPipeError, StreamClosed, HostLostError):  # the reader of its output reports it
                 if stdin:
                     await self.write(stdin)
                 await self.end_input()
@@ -117,7 +117,7 @@ class Command:
 
 
 def status_of(host: str, said: Mapping[str, Any]) -> int:
-    """An exit status as sh says it, in a message about an end. Raises `FarShellError` for what is none."""
+    """An exit status as sh says it, in a message about an end. Raises `FarShellError` if it is not one."""
     status, signal = whole(said.get("status"), 255), whole(said.get("signal", 0), 127)
     if status is None or signal is None:
         raise nonsense(host, said)

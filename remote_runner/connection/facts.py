@@ -1,6 +1,6 @@
-"""What a host says of itself, as values. Pure.
+"""Facts about a host, as values. Pure.
 
-Each number is checked: what a host says that is none, or none that can be, is not known.
+Each number is checked: one that is not a number, or impossible, counts as unknown.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class HostFacts:
         return "user" if self.user_namespaces else None
 
     def remarks(self, expected: System | None) -> list[str]:
-        """What somebody who wants to use the host has to know; `expected` is the inventory's `system`."""
+        """What a user of the host has to know; `expected` is the inventory's `system`."""
         found = []
         if expected is not None and not self.system.runs(expected):
             found.append(f"inventory.yaml says {expected}")

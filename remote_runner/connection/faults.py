@@ -1,4 +1,4 @@
-"""What an agent says went wrong, in the words of our errors.
+"""Failures that an agent reports, as our errors.
 
 A host's words are shown as its words; none of them goes into a command that we suggest.
 """

@@ -24,7 +24,7 @@ _MOST_CONNECTIONS = 2048
 
 
 class _Forward:
-    """A port on one side; the connections to it are tasks here. It leads somewhere while somebody uses it."""
+    """A port on one side; the connections to it are tasks here. It leads somewhere while it is in use."""
 
     port: int
 
@@ -123,7 +123,7 @@ class Listener(_Forward):
         except (StreamClosed, FarShellError) as error:
             self._told(f"{self._host}: nothing listens there any more for {self._near}: {error}")
         except HostLostError:
-            pass  # whoever runs something there says so
+            pass  # the instance that uses it reports so
 
     async def _serve(self, stream: Stream) -> None:
         try:
@@ -193,7 +193,7 @@ class LocalForward(_Forward):
         return self._server.is_serving()
 
     def _end_connections(self) -> None:
-        # Here a port that nobody uses is closed: whoever runs next on this machine may want that number.
+        # Here an unused port is closed: the next run on this machine may want that number.
         self._link.lost.remove_done_callback(self._give_up)
         self._server.close()
         super()._end_connections()
@@ -234,7 +234,7 @@ async def relay(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.St
     except (StreamClosed, HostLostError, OSError):
         pass
     except BaseException:
-        writer.transport.abort()  # what is not written yet is for nobody any more
+        writer.transport.abort()  # what is not written yet has no reader any more
         raise
     finally:
         upwards.cancel()

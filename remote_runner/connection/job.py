@@ -1,4 +1,4 @@
-"""What shall run on a host, and the request that tells its agent."""
+"""A job to run on a host, and the request for its agent."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class FarRun:
 
     @classmethod
     def from_said(cls, host: str, said: Mapping[str, Any]) -> FarRun | None:
-        """The run in a message; `None` where its name is none that a directory has. Raises `FarShellError`."""
+        """The run in a message; `None` where its name is not a directory's. Raises `FarShellError`."""
         directory, size_bytes, record = _directory(said), whole(said.get("size")), said.get("record")
         if size_bytes is None or not isinstance(record, dict):
             raise nonsense(host, said)
@@ -66,7 +66,7 @@ class LeftArtifact:
 
     @classmethod
     def from_said(cls, host: str, said: Mapping[str, Any]) -> LeftArtifact | None:
-        """The artifact in a message; `None` where its name is none that a file has. Raises `FarShellError`."""
+        """The artifact in a message; `None` where its name is not a file's. Raises `FarShellError`."""
         directory, age_s, size_bytes = _directory(said), whole(said.get("age_s")), whole(said.get("size"))
         if age_s is None or size_bytes is None:
             raise nonsense(host, said)

@@ -34,7 +34,7 @@ from remote_runner.inventory.systems import System
 __all__ = ["Greeting", "Link", "Stream", "StreamClosed"]
 
 _HANDSHAKES = 64  # at once in this process: each is 20 ms of CPU here
-_HANDSHAKE_S = 1.0  # who takes longer waits for an answer, and is in nobody's way
+_HANDSHAKE_S = 1.0  # a login that takes longer waits for an answer, and holds up no other
 _LONGEST_PAUSE_S = 5.0
 _LEAVE_S = 2.0
 _LOCAL_S = 2.0  # what a pipe to this machine is waited for when it broke: its other end is most likely gone

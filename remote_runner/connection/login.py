@@ -26,7 +26,7 @@ from remote_runner.errors import ControllerError, SshFailedError
 from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.process import run, run_at_terminal
 
-_PERSIST_S = 4 * 3600  # after its last user; nobody likes to type a code again after lunch
+_PERSIST_S = 4 * 3600  # after its last use: typing a code once lasts half a working day
 _CONFIG_S = 10.0
 _SOCKET_PATH_BYTES = 104 - 1 - 17  # sun_path of macOS, its NUL, and the ".XXXXXXXXXXXXXXXX" that ssh binds first
 

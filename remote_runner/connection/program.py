@@ -27,7 +27,7 @@ from remote_runner.sizes import size
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ROOT = _PACKAGE.parent
 _RELEASED = _PACKAGE / "agents"  # a wheel's and the flake's: IDENTITY, and a program for each system
-_SOURCES = _ROOT / "agent"  # in site-packages this may be somebody else's
+_SOURCES = _ROOT / "agent"  # in site-packages this may be another package's
 _BUILT = _ROOT / "build" / "agents"
 
 RELEASED = ("x86_64-linux", "aarch64-linux", "armv7l-linux", "x86_64-darwin", "aarch64-darwin")
@@ -101,7 +101,7 @@ def program_for(
     try:
         if lock.acquire_unless(is_there, deadline):
             with lock:
-                if not is_there():  # somebody else may have been first
+                if not is_there():  # another process may have been first
                     _build(system, target, controller.cache, environ, deadline, cancellation)
     except DeadlineError as error:
         raise BuildFailedError("the agent", str(system), str(error)) from error

@@ -56,7 +56,7 @@ class Exited:
 
 
 def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None = None) -> Exited:
-    """The end in a message. Raises `FarShellError` for what is none."""
+    """The end that a message describes. Raises `FarShellError` if it does not describe one."""
     reason = said.get("reason")
     if reason not in _REASONS:
         raise nonsense(host, said)
@@ -76,7 +76,7 @@ def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None =
 
 
 def _look_at(task: asyncio.Task[None]) -> None:
-    """Its error is told by who reads the other stream."""
+    """The reader of the other stream reports its error."""
     if not task.cancelled():
         task.exception()
 
@@ -244,10 +244,10 @@ class Run:
             for task in tasks:
                 task.cancel()
 
-    async def _conclude(self, wish: str, answer: str) -> None:
+    async def _conclude(self, request: str, answer: str) -> None:
         try:
             async with asyncio.timeout(self._job.fetch_s):
-                await self._stream.send({wish: True})
+                await self._stream.send({request: True})
                 head = (await self._stream.receive()).head
         except TimeoutError:
             raise DeadlineError(f"{self._host}: removing {self.directory}", self._job.fetch_s) from None

@@ -1,4 +1,4 @@
-"""What a host says, looked at before it is believed: numbers that are numbers, words that no terminal obeys. Pure."""
+"""Validation of what a host reports: numbers are numbers, texts hold no control characters. Pure."""
 
 from __future__ import annotations
 

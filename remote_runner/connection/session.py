@@ -48,7 +48,7 @@ _INTERACTIVE_BYTES = 64 << 10  # a lane that has more waiting is bulk
 _QUEUE_BYTES = 256 << 10  # of a stream, not yet sent; a writer waits beyond it
 _READ_BYTES = 256 << 10
 # What a peer can make this side hold beside the windows. Each is far beyond what happens, and a breach.
-MOST_MESSAGE_BYTES = 4 << 20  # of messages that nobody has received yet, on all streams
+MOST_MESSAGE_BYTES = 4 << 20  # of messages not received yet, on all streams
 _MESSAGE_BYTES = 256  # of the smallest, as it lies in memory
 _MOST_OPEN_BYTES = 256  # of an OPEN of the agent, which says but whose connection it is
 MOST_STREAMS = 1 << 16
@@ -83,7 +83,7 @@ class Outward:
 
 @dataclass(slots=True, eq=False)
 class StreamState:
-    """A stream; `closing` is what came with the peer's CLOSE, `owner` belongs to whoever waits for the stream."""
+    """A stream; `closing` is what came with the peer's CLOSE, `owner` is for the code that waits for the stream."""
 
     id: int
     head: Message

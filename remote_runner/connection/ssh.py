@@ -135,7 +135,7 @@ def attach_argv(
     connect_s: float,
     control_path: str | None = "none",
 ) -> list[str]:
-    """argv of a session that asks nobody anything and runs `COMMAND` there.
+    """argv of a session that never prompts and runs `COMMAND` there.
 
     `control_path` is the socket of a master to use, "none", or `None` for the configuration's. The first value of an
     option counts: what a session cannot do without comes before the target's own options, and those before ours.
@@ -192,7 +192,7 @@ def escape_percent(path: str) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """This process's user; a container may run as a number that nobody knows."""
+    """This process's user; in a container its number may have no entry in passwd."""
 
     home: str
     name: str

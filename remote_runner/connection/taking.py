@@ -160,7 +160,7 @@ class _Feed:
             self._changed.notify()
 
     def abandon(self, taker: asyncio.Future[OutputsReport]) -> None:
-        """Nobody takes anything any more: who waits to hand over goes on."""
+        """The reader has gone: a waiting writer goes on."""
         if not taker.cancelled():
             taker.exception()  # looked at, also where the stream's own fault is raised instead
         self._has_room.set()
@@ -175,6 +175,6 @@ class _Feed:
             if not taken:
                 return
             if was_full:
-                with suppress(RuntimeError):  # the loop has been closed: nobody waits
+                with suppress(RuntimeError):  # the loop has been closed
                     self._loop.call_soon_threadsafe(self._has_room.set)
             yield from taken

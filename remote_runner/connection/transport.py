@@ -113,7 +113,7 @@ class Pipes:
                 return b""
 
     async def write(self, data: bytes, progressed: Callable[[], None] = lambda: None) -> None:
-        """Write all of it; `progressed` is called whenever some went. Raises `OSError` (nobody reads any more)."""
+        """Write all of it; `progressed` is called whenever some went. Raises `OSError` (the reader has gone)."""
         rest = memoryview(data)
         while rest:
             try:

@@ -1,4 +1,4 @@
-"""Threads for what a disk may keep waiting for ever.
+"""Threads for disk access that may block for ever.
 
 Few of them while nothing hangs: a hundred outputs at once cost a fifth more CPU with 64 threads than with 4, for those
 and the event loop take the interpreter from each other. They are nobody's to wait for: a process ends although a disk
@@ -69,7 +69,7 @@ class Workers:
                 result = work()
             except BaseException as caught:  # noqa: BLE001 (raised where it is waited for)
                 error = caught
-            with suppress(RuntimeError):  # the loop has been closed: nobody waits
+            with suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(_settle, future, result, error)
             del future, work, result, error
 

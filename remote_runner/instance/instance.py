@@ -49,7 +49,7 @@ from remote_runner.progress import Began, Ended, Moved
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
-# What `on_unreachable` is about; a host that refuses a login or has another key needs somebody's attention.
+# What `on_unreachable` is about; a refused login or a changed host key needs attention.
 UNREACHABLE = (
     HostUnresolvedError,
     HostUnreachableError,

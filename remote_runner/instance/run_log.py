@@ -63,7 +63,7 @@ class RunLog:
             await asyncio.shield(self._writing)
 
     def close(self) -> None:
-        """Write what there still is, and let go of it: who reads `run.log` sees that it has ended."""
+        """Write what is left and close the files: readers of `run.log` see that it has ended."""
         self._is_closed = True
         self._write()
         self._unlock()

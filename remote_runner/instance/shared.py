@@ -299,7 +299,7 @@ class Shared:
     async def near_forward(
         self, entry: HostEntry, environ: Mapping[str, str], far: Endpoint, port: int
     ) -> LocalForward:
-        """A port of this machine's loopback that leads to `far`, dialled from the host, while somebody uses it."""
+        """A port on this machine's loopback that leads to `far`, dialled from the host, while it is in use."""
         host = await self._host(entry, environ)
         key = (far, port)
         forward = host.near_forwards.peek(key)

@@ -1,4 +1,4 @@
-"""Work that several coroutines want once."""
+"""Work that several coroutines need, done once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Flight(Generic[_R]):
 
 
 class SingleFlight(Generic[_K, _R]):
-    """The first who asks for a key starts the work; all others wait for it, and share its result or its failure.
+    """The first caller for a key starts the work; all others wait for it and share its result or failure.
 
     It is cancelled when the last who waits is. `keeps`: how many results stay for those who ask later; failures stay
     with them only where `keeps_failures` says so.
@@ -61,7 +61,7 @@ class SingleFlight(Generic[_K, _R]):
                 self._make_room()
 
     def forget(self, key: _K) -> None:
-        """Who asks next starts it anew."""
+        """The next caller starts it anew."""
         self._flights.pop(key, None)
 
     def _is_kept(self, flight: _Flight[_R]) -> bool:

@@ -163,7 +163,7 @@ class Inventory:
         except FileNotFoundError:
             text = ""
         except UnicodeDecodeError as error:
-            raise InventoryError(FILE_NAME, None, "", found="bytes that are no UTF-8", expected="text") from error
+            raise InventoryError(FILE_NAME, None, "", found="bytes that are not UTF-8", expected="text") from error
         except OSError as error:
             raise InventoryError(str(file), None, "", found=str(error.strerror), expected="a readable file") from error
         return cls.parse(text, file, cache=cache)

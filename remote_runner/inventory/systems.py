@@ -56,7 +56,7 @@ _OPERATING_SYSTEMS: dict[str, str] = {
 }
 
 # What else a processor runs without an emulator (Linux is built so everywhere). An emulator that a host may have
-# (binfmt_misc, Rosetta) does not count: nobody can tell whether it is meant.
+# (binfmt_misc, Rosetta) does not count: it cannot be told whether it is meant to be used.
 _ALSO_RUNS: dict[str, tuple[str, ...]] = {
     "x86_64": ("i686",),
     "aarch64": ("armv7l", "armv6l", "armv5tel"),

@@ -136,7 +136,7 @@ def _convert(node: Any, file: str, key: str, depth: int, numbers: Iterator[int])
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
             raise InventoryError(
-                file, key_node.start_mark.line + 1, key, found="a key that is no text", expected="text"
+                file, key_node.start_mark.line + 1, key, found="a key that is not a text", expected="text"
             )
         name, key_line = key_node.value, key_node.start_mark.line + 1
         _check_text(name, file, key_line, key)

@@ -52,7 +52,7 @@ class Display:
 
     @property
     def has_colours(self) -> bool:
-        """Whether results may have colours: somebody sees them on a terminal that takes them."""
+        """Whether results may have colours: they go to a terminal that takes them."""
         return self._has_colours and _is_terminal(1)
 
     @property

@@ -34,7 +34,7 @@ class How:
 
 
 def is_drawn(how: How, environ: Mapping[str, str], *, is_terminal: bool) -> bool:
-    """Whether a view is drawn: on a terminal that takes it, for somebody who wants it.
+    """Whether a view is drawn: on a capable terminal, where it is wanted.
 
     NO_COLOR counts where it is not empty (no-color.org).
     """

@@ -19,7 +19,7 @@ _LEAST_RATE = 1.0
 
 @dataclass(frozen=True)
 class Transfer:
-    """A push or fetch that goes on; `total_bytes` is None where nobody knows it."""
+    """A push or fetch that goes on; `total_bytes` is `None` where it is unknown."""
 
     what: str
     done_bytes: int
@@ -124,7 +124,7 @@ class Model:
         self._began_s = at_s if self._began_s is None else self._began_s
 
     def take(self, event: Progress, at_s: float) -> None:
-        """One thing more has happened; what nobody expects is left out."""
+        """Apply an event; an unexpected one is ignored."""
         match event:
             case Began(who, step, host):
                 item = self._items.get(who)

@@ -1,4 +1,4 @@
-"""What the instances of a run say, as much as somebody wants to see: above the view, or as the daemon's lines."""
+"""What the instances of a run say, at the chosen verbosity: above the view, or as the daemon's lines."""
 
 from __future__ import annotations
 

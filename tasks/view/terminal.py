@@ -84,7 +84,7 @@ class TerminalView:
                     self._lines.extend(log.new_lines())
                 lines, self._lines, self._held = self._lines, [], 0
                 self._lock.notify_all()
-            with suppress(OSError):  # the terminal is gone: nobody looks
+            with suppress(OSError):  # the terminal is gone
                 self._draw(lines, is_over=is_over)
 
     def _draw(self, lines: list[str], *, is_over: bool) -> None:

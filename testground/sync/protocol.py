@@ -85,7 +85,7 @@ BAD_FRAME = Close(1007, "failed to unmarshal JSON")
 
 
 class BadFrameError(ValueError):
-    """The frame is not of the protocol; whoever reads frames turns this into a close code or an error of its own."""
+    """The frame is not of the protocol; the reader turns this into a close code or an error of its own."""
 
 
 def state_key(*, run: str, plan: str, case: str, state: str) -> str:

@@ -307,9 +307,9 @@ def test_a_single_run_of_an_unknown_case_is_refused() -> None:
             "count = -1",
             r"groups\[0\].instances.count: is a number, -1; expected a whole number, 0 or more",
         ),
-        ("count = 1", "count = " + "9" * 30, "is no TOML: a whole number of 100 bits; 64 is the most"),
-        ("count = 1", "count = 0x" + "f" * 5000, "is no TOML: a whole number of 20000 bits; 64 is the most"),
-        ("count = 1", "count = " + "9" * 5000, "is no TOML: "),
+        ("count = 1", "count = " + "9" * 30, "is not valid TOML: a whole number of 100 bits; 64 is the most"),
+        ("count = 1", "count = 0x" + "f" * 5000, "is not valid TOML: a whole number of 20000 bits; 64 is the most"),
+        ("count = 1", "count = " + "9" * 5000, "is not valid TOML: "),
         (
             "percentage = 0.75",
             'percentage = "75%"',
@@ -337,7 +337,7 @@ def test_a_single_run_of_an_unknown_case_is_refused() -> None:
             "global.disable_metrics: is a number, 1; expected true or false",
         ),
         ('author = "somebody"', 'author = "{{ .Env.USER }}"', "line 4: is a template"),
-        ("[metadata]", "[metadata", "is no TOML: "),
+        ("[metadata]", "[metadata", "is not valid TOML: "),
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_value(change: str, to: str, message: str) -> None:

@@ -93,7 +93,7 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
     [
         ('name = "example"', "", "m.toml: name: is missing; expected a string"),
         ('name = "example"', "name = 3", "m.toml: name: is a number, 3; expected a string"),
-        ('name = "example"', 'name = "exam', "m.toml: is no TOML: .*line 2"),
+        ('name = "example"', 'name = "exam', "m.toml: is not valid TOML: .*line 2"),
         (
             "max = 200",
             'max = "200"',
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere.toml: cannot be read: No such file"):
         Manifest.load(tmp_path / "nowhere.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
-    with pytest.raises(ManifestError, match=r"latin.toml: is no UTF-8 text"):
+    with pytest.raises(ManifestError, match=r"latin.toml: is not UTF-8 text"):
         Manifest.load(tmp_path / "latin.toml")
     (tmp_path / "good.toml").write_text(TEXT)
     assert Manifest.load(tmp_path / "good.toml").file == str(tmp_path / "good.toml")

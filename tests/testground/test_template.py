@@ -99,7 +99,7 @@ def test_a_template_is_filled_in(cache: Path, tmp_path: Path) -> None:
         ("resource.toml", "nowhere.toml", r"c\.toml: line 12: .*more/nowhere.toml: no such file"),
         ("range split .Env.VERSIONS", "range .Env.COUNT", r"c\.toml: line 7: .*range can't iterate over 3"),
         ("split .Env.VERSIONS", "split .Env", r"c\.toml: line 7: .*map\[…\]$"),
-        ("[global]", "[global", r"c\.toml, filled in: is no TOML: .*at line 2, .*: \[global …"),
+        ("[global]", "[global", r"c\.toml, filled in: is not valid TOML: .*at line 2, .*: \[global …"),
         ('case = "case"', "", r"c\.toml, filled in: global.case: is missing; expected a string"),
     ],
 )
@@ -121,7 +121,7 @@ def test_without_braces_nothing_is_started(tmp_path: Path) -> None:
 
 
 def test_without_go_a_template_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(CompositionError, match="takes Go to fill in, and there is none\n  next: install Go"):
+    with pytest.raises(CompositionError, match="needs Go to be filled in, and there is no Go here\n  next: install Go"):
         Composition.load(write(tmp_path, _TEMPLATE), Templates({}, tmp_path / "cache", no_go))
     with pytest.raises(CompositionError, match=r"c\.toml: line 3: is a template.*\n  next: write the values"):
         Composition.load(write(tmp_path, _TEMPLATE))

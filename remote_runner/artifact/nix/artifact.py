@@ -34,7 +34,7 @@ class StoreArtifact:
 
     @property
     def path(self) -> Path:
-        """The output, as a path in the store of whoever builds it."""
+        """The output, as a path in the builder's store."""
         return Path(self.out)
 
     @property

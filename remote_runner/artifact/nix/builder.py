@@ -32,7 +32,7 @@ DEFAULT_FLAKE = "."
 # What Nix says of a file that git does not track: 2.8 of the copy without it, later versions of git.
 _UNTRACKED = ("No such file or directory", "not tracked by Git", "does not exist", "does not contain a 'flake.nix'")
 
-# A store that is another user's, one that nobody made yet (Debian's nix-bin alone), a daemon that does not listen.
+# A store that is another user's, one that was never set up (Debian's nix-bin alone), a daemon that does not listen.
 # Nix 2.8 puts the path between ', 2.34 between ".
 _STORE_REFUSED = re.compile(r"""['"]/nix[^'"]*['"].*(Permission denied|not permitted)|daemon.*(refused|No such file)""")
 

@@ -1,4 +1,4 @@
-"""How far a long copy is, and how long something is waited for, told now and then."""
+"""Progress of a long copy or wait, reported now and then."""
 
 from __future__ import annotations
 

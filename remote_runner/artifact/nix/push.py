@@ -43,7 +43,7 @@ _MAKE_ROOM = "make room in its Nix store, for example with nix-collect-garbage t
 _MAKE_WRITABLE = "make its Nix store writable"
 _SERVER_STDIN, _SERVER_STDOUT = 0, 1
 _CHUNK_BYTES = 256 << 10
-# A daemon's words for a path that it takes from nobody or from trusted users only (Nix 2.8; 2.12 and later).
+# A daemon's message for a path that it takes from no user, or from trusted users only (Nix 2.8; 2.12 and later).
 _UNSIGNED = ("lacks a valid signature", "lacks a signature by a trusted key")
 
 
@@ -209,7 +209,7 @@ class _StorePush:
         if build:
             self.report(f"{name}: builds {app} now")
             limit.what = f"build of {app} on {name}"
-            if self.artifact.here:  # then nobody has reckoned with a build
+            if self.artifact.here:  # then no build was expected
                 limit.begin_anew(self.entry.timeouts.build_s)
         async with told_while_waiting(f"{name}: still {'builds' if build else 'roots'} {app}", self.report):
             await stream.send({"realise": True})

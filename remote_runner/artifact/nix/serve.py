@@ -20,7 +20,7 @@ from remote_runner.errors import ServeProtocolError
 VERSION = 0x205
 _CLIENT, _SERVER = 0x390C9DEB, 0x5452EECB
 _QUERY_VALID_PATHS, _QUERY_PATH_INFOS, _DUMP_STORE_PATH, _QUERY_CLOSURE, _ADD_TO_STORE_NAR = 1, 2, 3, 7, 9
-# What no server says on purpose: somebody else speaks, and nobody here reserves memory for it.
+# More than any server sends: something else is talking, and no memory is reserved for it.
 _LONGEST_STRING = 1 << 20
 _MOST_STRINGS = 1 << 20
 _READ_BYTES = 256 << 10
@@ -143,7 +143,7 @@ def read_strings() -> Reading[list[str]]:
 
 
 def read_hello() -> Reading[int]:
-    """The version that both sides speak. Raises `ServeProtocolError` where ours is none of the server's."""
+    """The version that both sides speak. Raises `ServeProtocolError` where the server does not speak ours."""
     magic = yield from read_number()
     if magic != _SERVER:
         raise ServeProtocolError(f"the greeting {magic:#x}")

@@ -157,7 +157,7 @@ def missing(nix: Nix, attempt: Attempt, package: Package) -> tuple[str, ...]:
 
 
 def parse_missing(said: str) -> tuple[str, ...]:
-    """The derivations in what a dry run says; what would be fetched stands there likewise, but is none."""
+    """The derivations in what a dry run says; what would be fetched is listed there as well, but is not one."""
     return tuple(re.findall(r"^\s+(/\S+\.drv)$", said, re.MULTILINE))
 
 

@@ -304,7 +304,7 @@ MISTAKES: list[tuple[str, int, str | None, str, str, tuple[str, ...]]] = [
     ("app: {command: 'gen > {out}'}\n", 1, "app.command", "`>`", "sh -c 'gen > {out}'", ()),
     ("a: &a [*a]\n", 1, None, "nested without end", "a tree", ()),
     ("just a text\n", 1, "", "'just a text'", "a mapping", ()),
-    ("{? [a] : b}\n", 1, "", "a key that is no text", "text", ()),
+    ("{? [a] : b}\n", 1, "", "a key that is not a text", "text", ()),
 ]
 
 
