@@ -15,6 +15,7 @@ import (
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/relay"
 	"remote-runner/agent/internal/run"
+	"remote-runner/agent/internal/samples"
 	"remote-runner/agent/internal/store"
 	"remote-runner/agent/internal/wire"
 )
@@ -44,6 +45,7 @@ func verbs(a *host.Agent) wire.Handler {
 		"listen":           relays.Listen,
 		"dial":             relays.Dial,
 		"facts":            (&facts.Service{Base: a.Base, Commands: commands, Nix: nixes}).Facts,
+		"watch":            (&samples.Service{Processes: keeper, Commands: commands}).Watch,
 		"runs":             left.Runs,
 		"fetch":            left.Fetch,
 		"remove":           left.Remove,

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 )
@@ -28,7 +27,13 @@ func showsProcesses() bool {
 // seen is a process as /proc/PID/stat shows it.
 type seen struct {
 	pid, parent, group, session int
+	use                         Use
 }
+
+// ticksPerSecond is USER_HZ, which every port of Linux that Go knows has.
+const ticksPerSecond = 100
+
+var pageSize = int64(os.Getpagesize())
 
 // looks lets those who ask at the same time share one look at all processes: reading 1,000 of them takes 10 ms.
 type looks struct {
@@ -61,20 +66,44 @@ func (l *looks) take() []seen {
 	return mine.found
 }
 
-func all() []seen {
-	var found []seen
+func all() []seen { return shown(pids()) }
+
+func shown(pids []int) []seen {
+	found := make([]seen, 0, len(pids))
 	var buffer [1024]byte
-	for _, pid := range pids() {
+	for _, pid := range pids {
 		text := readProc(pid, "stat", buffer[:])
 		// The second field is the name in parentheses, which may hold anything.
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		if len(fields) < 4 || fields[0] == "Z" || fields[0] == "X" {
+		text = text[bytes.LastIndexByte(text, ')')+1:]
+		if len(text) < 2 || text[1] == 'Z' || text[1] == 'X' {
 			continue
 		}
-		parent, _ := strconv.Atoi(fields[1])
-		group, _ := strconv.Atoi(fields[2])
-		session, _ := strconv.Atoi(fields[3])
-		found = append(found, seen{pid, parent, group, session})
+		// By number as in proc(5): 4 parent, 5 group, 6 session, 14 to 17 ticks of its own and of children it waited for,
+		// 20 threads, 24 resident pages.
+		n := statNumbers(text[2:])
+		found = append(found, seen{pid, int(n[0]), int(n[1]), int(n[2]), Use{
+			CPUS: float64(n[10]+n[11]+n[12]+n[13]) / ticksPerSecond, RSSBytes: n[20] * pageSize, Threads: n[16],
+		}})
+	}
+	return found
+}
+
+// statNumbers are the first fields of a text, from the fourth of /proc/PID/stat to its resident pages.
+func statNumbers(text []byte) (found [21]int64) {
+	for i, at := 0, 0; i < len(found); i++ {
+		for at < len(text) && text[at] == ' ' {
+			at++
+		}
+		negative := at < len(text) && text[at] == '-'
+		if negative {
+			at++
+		}
+		for ; at < len(text) && '0' <= text[at] && text[at] <= '9'; at++ {
+			found[i] = found[i]*10 + int64(text[at]-'0')
+		}
+		if negative {
+			found[i] = -found[i]
+		}
 	}
 	return found
 }
@@ -140,7 +169,10 @@ func markerOf(pid int) string {
 // belonging tells for each process below this one to whom it belongs: a run, or nil for one that belongs to none.
 // Commands and what they leave are not among them.
 func (k *Keeper) belonging() map[int]*Process {
-	processes := k.looks.take()
+	return k.owners(k.looks.take())
+}
+
+func (k *Keeper) owners(processes []seen) map[int]*Process {
 	children := map[int][]seen{}
 	sessions := map[int]bool{}
 	for _, each := range processes {
@@ -186,6 +218,101 @@ func (k *Keeper) belonging() map[int]*Process {
 		give(each, owner)
 	}
 	return owners
+}
+
+// Uses tells for each run what its processes use, by one look at all processes; ps is for systems without /proc.
+func (k *Keeper) Uses(func() string) map[string]Use {
+	k.strangers.mu.Lock()
+	defer k.strangers.mu.Unlock()
+	processes := shown(k.strangers.leaveOut(pids(), lastPID()))
+	owners := k.owners(processes)
+	found := map[string]Use{}
+	self := os.Getpid()
+	var buffer [512]byte
+	for _, each := range processes {
+		if owner := owners[each.pid]; owner != nil {
+			use := each.use
+			use.Descriptors = descriptorsOf(each.pid)
+			io := readProc(each.pid, "io", buffer[:])
+			use.ReadBytes, use.WrittenBytes = lineIn(io, "\nread_bytes: "), lineIn(io, "\nwrite_bytes: ")
+			found[owner.id()] = found[owner.id()].plus(use)
+		} else if each.parent == 0 || each.parent != self && k.strangers.known[each.parent] {
+			k.strangers.known[each.pid] = true
+		}
+	}
+	return found
+}
+
+// strangers are processes that belong to no run, and never will, as only children of runs do: they are not looked at
+// again (of 380 processes on a host, 330 took half of a sample's time). That they are still the same is known by the
+// number that the system gave last: those up to it are not given anew before it has begun from 1 again.
+type strangers struct {
+	mu    sync.Mutex
+	known map[int]bool
+	last  int
+	looks int
+}
+
+// Against what the numbers do not tell, such as another /proc than this process's own.
+const looksUntilAll = 60
+
+// leaveOut returns those of the processes that may belong to a run.
+func (s *strangers) leaveOut(pids []int, last int) []int {
+	if s.known == nil || last < s.last || s.looks >= looksUntilAll {
+		s.known, s.looks = map[int]bool{}, 0
+	}
+	s.looks++
+	left := pids[:0]
+	for _, pid := range pids {
+		if pid > s.last || !s.known[pid] {
+			left = append(left, pid)
+		}
+	}
+	s.last = last
+	return left
+}
+
+// lastPID is the number that was given to a process last, 0 where nothing tells.
+func lastPID() int {
+	text, _ := os.ReadFile("/proc/loadavg")
+	fields := bytes.Fields(text)
+	if len(fields) < 5 {
+		return 0
+	}
+	last, _ := strconv.Atoi(string(fields[4]))
+	return last
+}
+
+// descriptorsOf counts the open files of a process, which its directory's size tells since Linux 6.2.
+func descriptorsOf(pid int) int64 {
+	path := "/proc/" + strconv.Itoa(pid) + "/fd"
+	var info syscall.Stat_t
+	if syscall.Stat(path, &info) == nil && info.Size > 0 {
+		return info.Size
+	}
+	directory, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer directory.Close()
+	names, _ := directory.Readdirnames(-1)
+	return int64(len(names))
+}
+
+// lineIn is the number behind that text, 0 where it is not there.
+func lineIn(text []byte, name string) int64 {
+	at := bytes.Index(text, []byte(name))
+	if at < 0 {
+		return 0
+	}
+	number := int64(0)
+	for _, digit := range text[at+len(name):] {
+		if digit < '0' || digit > '9' {
+			break
+		}
+		number = number*10 + int64(digit-'0')
+	}
+	return number
 }
 
 // leftOf finds what is left of a run whose process has ended.

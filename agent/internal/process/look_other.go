@@ -4,7 +4,10 @@ package process
 
 import "syscall"
 
-type looks struct{}
+type (
+	looks     struct{}
+	strangers struct{}
+)
 
 func becomeSubreaper() {}
 
@@ -21,5 +24,19 @@ func Marked(string) []int { return nil }
 // Members finds the processes of a session or group; a negative number is the group itself.
 func Members(group int) []int {
 	found, _ := groupAlone(group)
+	return found
+}
+
+// Uses tells for each run what its group uses, as ps (with UseColumns) says.
+func (k *Keeper) Uses(ps func() string) map[string]Use {
+	groups := usesIn(ps())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	found := map[string]Use{}
+	for _, run := range k.runs {
+		if use, shown := groups[run.PID]; shown {
+			found[run.id()] = use
+		}
+	}
 	return found
 }

@@ -81,10 +81,13 @@ type Keeper struct {
 	woken  chan os.Signal
 	looks  looks
 
+	strangers strangers
+
 	// mu is held while one is started, so that it cannot be reaped before it is known.
 	mu        sync.Mutex
 	processes map[int]*Process // not reaped yet
 	runs      map[int]*Process // until EndRun is done
+	nextRun   chan struct{}    // nil while nobody waits for one
 	commands  map[int]bool     // sessions of those that are no runs, while something may be left of them
 }
 
@@ -188,6 +191,7 @@ func (k *Keeper) forkOne(spec Spec) (*Process, error) {
 	k.processes[pid] = process
 	if spec.Marker != "" {
 		k.runs[pid] = process
+		k.sayRun()
 	} else {
 		k.commands[pid] = true
 	}

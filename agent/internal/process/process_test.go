@@ -333,3 +333,10 @@ func TestNothingIgnoredOrBlockedReachesAProgram(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatPsSays(t *testing.T) {
+	uses := usesIn("  10   1024   0:01.50\n 10 1024 01:00:00\n 20 1 1-00:00:01\nnonsense\n 30 x 0:00\n")
+	if uses[10] != (Use{CPUS: 3601.5, RSSBytes: 2 << 20}) || uses[20] != (Use{CPUS: 86401, RSSBytes: 1024}) || len(uses) != 2 {
+		t.Errorf("%v", uses)
+	}
+}

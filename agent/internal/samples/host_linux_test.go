@@ -1,0 +1,50 @@
+package samples
+
+import (
+	"context"
+	"reflect"
+	"syscall"
+	"testing"
+)
+
+func TestCounters(t *testing.T) {
+	told := map[string]float64{}
+	addNetwork(told, []byte(`Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0
+  eth0: 100 10 1 2 0 0 0 0 200 20 3 4 0 0 0 0
+wlan0:1000 10 1 2 0 0 0 0 2000 20 3 4 0 0 0 0
+`))
+	addProtocols(told, []byte("Ip: Forwarding\nIp: 1\nTcp: MaxConn OutSegs RetransSegs\nTcp: -1 50 5\n"+
+		"Udp: InDatagrams RcvbufErrors SndbufErrors\nUdp: 1 2 3\nUdpLite: RcvbufErrors\nUdpLite: 9\n"))
+	if want := (map[string]float64{
+		"received_bytes": 1100, "received_packets": 20, "errors": 8, "received_drops": 4,
+		"sent_bytes": 2200, "sent_packets": 40, "sent_drops": 8, "segments": 50, "retransmits": 5, "udp_drops": 5,
+	}); !reflect.DeepEqual(told, want) {
+		t.Errorf("%v", told)
+	}
+}
+
+// What one sample of a host with 50 applications takes: benchmarks/rows has the bound.
+func BenchmarkSample(b *testing.B) {
+	for i := 0; i < 50; i++ {
+		begin(b, "run-"+string(rune('A'+i)), "sleep 600")
+	}
+	looker := newLooker(nil)
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := spent()
+	for i := 0; i < b.N; i++ {
+		looker.sample(context.Background())
+		if len(keeper.Uses(nil)) != 50 {
+			b.Fatal("not all are seen")
+		}
+	}
+	b.ReportMetric(float64(spent()-before)/float64(b.N), "ns-of-cpu/op")
+}
+
+func spent() int64 {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return usage.Utime.Nano() + usage.Stime.Nano()
+}

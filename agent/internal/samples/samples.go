@@ -1,0 +1,141 @@
+// Package samples tells what applications and their host use, once a second while there are applications.
+package samples
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"time"
+
+	"remote-runner/agent/internal/command"
+	"remote-runner/agent/internal/process"
+	"remote-runner/agent/internal/wire"
+)
+
+const (
+	shortest = 0.1 // seconds
+	// Where ps has to be asked and answers later, a sample is left out.
+	psTime    = 5 * time.Second
+	mostOfPs  = 1 << 20
+	oneSecond = float64(time.Second)
+)
+
+// Service answers the verb `watch`.
+type Service struct {
+	Processes *process.Keeper
+	Commands  *command.Service
+}
+
+// Watch is the verb `watch`: it answers looks at the clock and at the host, and sends samples until the client closes the
+// stream. A client that does not read them gets fewer: while the lane has no credit, none is taken.
+func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		EveryS float64 `json:"every_s"`
+	}
+	if err := open.Decode(&request); err != nil || !(request.EveryS >= shortest) || request.EveryS > 3600 {
+		return wire.Fail("breach", "nothing can be watched by %s", open.Head)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	looker := newLooker(s.said)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.sample(ctx, stream.Writer(0, false), time.Duration(request.EveryS*oneSecond))
+	}()
+	defer func() {
+		cancel()
+		_ = stream.Close(nil) // else the sampler may wait for credit
+		<-sampled
+	}()
+	for {
+		message, err := stream.Receive(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var word struct{ Clock, State bool }
+		_ = message.Decode(&word)
+		switch {
+		case word.Clock:
+			err = stream.Send(map[string]any{"clock": map[string]any{"ns": time.Now().UnixNano()}})
+		case word.State:
+			err = stream.Send(map[string]any{"state": looker.state(ctx)})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+type sample struct {
+	NS   int64                 `json:"ns"`
+	Host map[string]float64    `json:"host"`
+	Runs map[string][6]float64 `json:"runs"`
+}
+
+// sample writes a line for each sample. While there are no runs, it does nothing at all.
+func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duration) {
+	looker := newLooker(s.said)
+	most := map[string]process.Use{}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	lines := json.NewEncoder(lane)
+	for ctx.Err() == nil {
+		begins := s.Processes.NextRun() // before it is asked whether there are any
+		if !s.Processes.HasRuns() {
+			ticker.Stop()
+			select {
+			case <-begins:
+			case <-ctx.Done():
+				return
+			}
+			ticker.Reset(every)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		taken := sample{NS: time.Now().UnixNano(), Host: looker.sample(ctx), Runs: map[string][6]float64{}}
+		uses := s.Processes.Uses(func() string { return s.said(ctx, "ps", "-axo", process.UseColumns) })
+		for id := range most {
+			if _, is := uses[id]; !is {
+				delete(most, id)
+			}
+		}
+		for id, use := range uses {
+			use = grown(use, most[id])
+			most[id] = use
+			taken.Runs[id] = [6]float64{
+				use.CPUS, float64(use.RSSBytes), float64(use.Threads),
+				float64(use.Descriptors), float64(use.ReadBytes), float64(use.WrittenBytes),
+			}
+		}
+		if len(taken.Runs) > 0 && lines.Encode(taken) != nil {
+			return
+		}
+	}
+}
+
+// grown keeps what only grows from shrinking when a process ends that nobody of the run waited for.
+func grown(use, before process.Use) process.Use {
+	use.CPUS = max(use.CPUS, before.CPUS)
+	use.ReadBytes = max(use.ReadBytes, before.ReadBytes)
+	use.WrittenBytes = max(use.WrittenBytes, before.WrittenBytes)
+	return use
+}
+
+// said is what a program says, "" where it fails.
+func (s *Service) said(ctx context.Context, argv ...string) string {
+	ctx, cancel := context.WithTimeout(ctx, psTime)
+	defer cancel()
+	done, err := s.Commands.Output(ctx, mostOfPs, argv...)
+	if err != nil || done.Status != 0 {
+		return ""
+	}
+	return done.Stdout
+}
