@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from remote_runner.connection.program import find_go
 from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
 from remote_runner.records.recorder import Recorder, begun
+from remote_runner.truth.observation import run_doubts
 from tasks.choose import positive
 from tasks.plan import Plan
 from tasks.runs.report import report_after
@@ -34,6 +36,7 @@ from testground.template import Templates
 
 # After Ctrl-C an instance stops its far side (grace_s of the host), fetches what there is and cleans.
 STOP_GRACE_S = 60.0
+_DOUBTS = 5
 
 _RUN_OPTIONS = {
     "outputs": "directory below which outputs/local_exec/<plan>/<run>/<group>/<i>/ is made (default: this plan)",
@@ -225,8 +228,12 @@ def run_all(
 
 
 def show_summary(ran: Ran) -> None:
-    """The summary, and where the outputs are."""
+    """The summary, what there is to doubt, and where the outputs are."""
     text = summary(ran.outcome, ran.left_there, result_width(), filled_to())
+    doubts = run_doubts(ran.outcome.outputs)
+    told = [*doubts[:_DOUBTS], *([f"{len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else [])]
+    for doubt in told:
+        text += "\n" + textwrap.fill(f"doubt: {doubt}", filled_to() or len(doubt) + 10, subsequent_indent="       ")
     show(f"{text}\noutputs: {_shown(ran.outcome.outputs)}", has_outcomes=True)
 
 

@@ -22,7 +22,7 @@ ROOMS = {
 }
 GUARDED = {*ROOMS, "fabric", "invoke"}
 # The rooms of remote_runner, from the lowest: each may import those before it, and what lies beside the rooms.
-STOREYS = ("inventory", "connection", "artifact", "instance", "records", "report", "broker")
+STOREYS = ("inventory", "connection", "artifact", "truth", "instance", "records", "report", "broker")
 APART = {"demo"}
 """A machine for demo and tests; no room imports it."""
 

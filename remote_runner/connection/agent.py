@@ -228,6 +228,10 @@ class Agent:
         async with self.asked(f"asking {self.name} what it is", head) as stream:
             return (await stream.receive()).head
 
+    async def watch(self, every_s: float) -> Stream:
+        """The stream of the verb `watch`: samples, and looks at clock and host."""
+        return await self._link.request({"verb": "watch", "every_s": every_s})
+
     async def host_facts(self) -> HostFacts:
         """What the host is. Its clock is looked at a few times, for a line has its delays."""
         looks = []

@@ -36,7 +36,7 @@ from remote_runner.instance.environment import run_environment
 from remote_runner.instance.forwarding import Forwarded
 from remote_runner.instance.record import Record, StepClock
 from remote_runner.instance.reporter import Reporter
-from remote_runner.instance.run_log import InstanceLog, run_directory
+from remote_runner.instance.run_log import InstanceLog, RunLog, run_directory
 from remote_runner.instance.services import advice_for
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer, run_in_files
@@ -46,6 +46,8 @@ from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
 from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Ended, Moved
+from remote_runner.truth.influx import Influx
+from remote_runner.truth.observation import RunOn, Seat
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
@@ -114,6 +116,7 @@ async def _run(
     instance = _Instance(environ, runenv, plan_dir, shared, stop, reporter, umask)
     outputs = runenv.outputs_path
     with shared.run_log(run_directory(outputs, runenv.run), umask) as log:
+        instance.log = log
         reporter.log = InstanceLog(log, outputs, f"{runenv.group_id}[{outputs.name}]")
         status = await _to_its_end(instance, reporter)
         reporter.end_of_stdout()
@@ -149,6 +152,7 @@ class _Ready:
     pushed: Pushed
     forwarded: Forwarded
     address: str
+    seat: Seat
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class _Instance:
         reporter: Reporter,
         umask: int | None,
     ) -> None:
+        self.log: RunLog | None = None
         self._umask = umask
         self._environ = environ
         self._runenv = runenv
@@ -196,6 +201,8 @@ class _Instance:
         with ExitStack() as stack:
             ready = await self._until_stopped(stack)
             ended = await self._supervise(ready)
+            self._record.doubts = list(await ready.seat.settle())
+            self._record.clock = ready.seat.clock_value
         return self._conclude(ended)
 
     async def _until_stopped(self, stack: ExitStack) -> _Ready:
@@ -241,6 +248,7 @@ class _Instance:
         self._begins("push")
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
+            seat = stack.enter_context(self._observe(entry, agent))
             pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
         self._begins("forward")
@@ -251,7 +259,19 @@ class _Instance:
             step.detail = f"{forwarded}; others reach {entry.name} at {address}"
             if agent.attempts > 1:
                 step.detail += f"; connected at attempt {agent.attempts}, for its sshd dropped connections"
-        return _Ready(agent, entry, artifact, pushed, forwarded, address)
+        return _Ready(agent, entry, artifact, pushed, forwarded, address, seat)
+
+    def _observe(self, entry: HostEntry, agent: Agent) -> Seat:
+        """From here on the host is looked at, beside all that follows."""
+        runenv, url = self._runenv, self._environ.get("INFLUXDB_URL", "")
+        directory = None if self.log is None else self.log.directory
+        run_on = RunOn(entry.name, runenv.run, runenv.plan, runenv.case, directory)
+        influx = Influx(url, self._reporter.message) if url else None
+        observation = self._shared.observe(entry, run_on, influx)
+        append = None if self.log is None else self.log.add
+        return observation.seat(
+            self._shared.watch(entry, agent), append, runenv.outputs_path, self._record.instance_id, runenv.group_id
+        )
 
     async def _choose(self, inventory: Inventory, stack: ExitStack) -> tuple[HostEntry, System]:
         """The host and its system; the connection opens meanwhile, and is waited for only where that is needed."""
@@ -329,6 +349,7 @@ class _Instance:
         try:
             run = await self._start(ready, self._job(ready))
             self._record.far_directory = self._left_there = run.directory
+            ready.seat.begin()
             if self._reporter.log is not None:
                 self._reporter.log.start()
             self._reporter.step(f"run: started in {run.directory}")
@@ -339,6 +360,8 @@ class _Instance:
             self._clock.end(step)
             raise
         exited_s = time.monotonic()
+        ready.seat.end(exited.cpu_s or 0.0)
+        self._record.cpu_s, self._record.max_rss_bytes = exited.cpu_s, exited.max_rss_bytes
         # Before the outputs come, which may have files of the same names.
         await self._reporter.end_of_streams()
         self._step("run", began_s, exited_s, _ended_words(exited))

@@ -33,6 +33,7 @@ class Record:
     """An instance's record; every field goes into the file under its own name (docs/outputs.md).
 
     index: its number in its group, as Testground counts; number: the one that the sync service gave it for its place.
+    clock: how far its host's is ahead of this machine's (`offset_s`), and how sure that is (`uncertainty_s`).
     """
 
     instance_id: str
@@ -56,6 +57,10 @@ class Record:
     left_out: list[str] = field(default_factory=list)
     long_lines: int = 0
     stopped_processes: int = 0
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+    clock: dict[str, float] | None = None
+    doubts: list[str] = field(default_factory=list)
     started_at: float = 0.0
     duration_s: float = 0.0
     steps: list[Step] = field(default_factory=list)

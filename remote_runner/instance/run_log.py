@@ -27,6 +27,7 @@ class RunLog:
     """
 
     def __init__(self, directory: Path | None, umask: int | None) -> None:
+        self.directory = directory
         self.path = None if directory is None else directory / LOG_FILE
         self.problems: dict[Path, str] = {}
         self._umask = umask

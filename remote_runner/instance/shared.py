@@ -25,11 +25,15 @@ from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
+from remote_runner.truth.influx import Influx
+from remote_runner.truth.observation import Observation, RunOn
+from remote_runner.truth.watch import Watch
 from testground.sync.shared_client import SharedSyncClient
 
 # Results of builds that are kept for the instances of a run that come later; on disk they stay longer.
 _KEPT_BUILDS = 256
 _PUSH_KEPT = 1024
+_KEPT_OBSERVATIONS = 64
 _LINGER_S = 2.0
 
 
@@ -43,6 +47,7 @@ class _Host:
     """A connection, and what this process knows of the host behind it."""
 
     agent: Agent
+    watch: Watch
     pushes: SingleFlight[tuple[object, ...], Pushed] = field(
         default_factory=lambda: SingleFlight[tuple[object, ...], Pushed](keeps=_PUSH_KEPT)
     )
@@ -70,6 +75,7 @@ class Shared:
         )
         self._services: SingleFlight[tuple[str, int], SharedSyncClient] = SingleFlight(keeps=100)
         self._clients: list[SharedSyncClient] = []
+        self._observations: dict[tuple[object, ...], Observation] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._logs: dict[Path | None, tuple[RunLog, int]] = {}
         self._inventories: dict[Path, tuple[object, Inventory]] = {}
@@ -85,8 +91,11 @@ class Shared:
 
     async def close(self) -> None:
         """End every connection."""
+        observations = list(self._observations.values())
+        await asyncio.gather(*(one.close() for one in observations), return_exceptions=True)
         opened, self._opened = self._opened, []
         clients, self._clients = self._clients, []
+        await asyncio.gather(*(host.watch.close() for host in opened), return_exceptions=True)
         closing = [*(host.agent.close() for host in opened), *(client.close() for client in clients)]
         await asyncio.gather(*closing, return_exceptions=True)
 
@@ -167,10 +176,27 @@ class Shared:
     async def _connect(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
         self.tell(Began(entry.name, "connect", entry.name))
         agent = await Agent.connect(entry, self.controller, environ, Deadline.after(entry.timeouts.connect_s))
-        host = _Host(agent)
+        host = _Host(agent, Watch(agent))
         self._opened.append(host)
         remember_contact(self.controller, entry, agent.system)
         return host
+
+    # What hosts do meanwhile
+
+    def watch(self, entry: HostEntry, agent: Agent) -> Watch:
+        """That of the connection."""
+        host = self._hosts.peek(reached_by(entry))
+        return host.watch if host is not None and host.agent is agent else Watch(agent)
+
+    def observe(self, entry: HostEntry, run_on: RunOn, influx: Influx | None) -> Observation:
+        """What is known of a host during a run; `influx` counts for the first who asks."""
+        key = (reached_by(entry), run_on)
+        found = self._observations.get(key)
+        if found is None:
+            for old in [key for key, other in self._observations.items() if other.is_idle][:-_KEPT_OBSERVATIONS]:
+                del self._observations[old]
+            found = self._observations[key] = Observation(run_on, influx)
+        return found
 
     # Builds
 

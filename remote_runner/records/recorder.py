@@ -18,6 +18,7 @@ from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
 from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value
 from remote_runner.secrets import Secrets
+from remote_runner.truth.observation import run_doubts
 from testground.composition import RunPlan
 from testground.local_exec import RunOutcome
 
@@ -66,6 +67,7 @@ class Recorder:
             cancelled=outcome.cancelled,
             ended_at=round(self._record.started_at + duration_s, 6),
             duration_s=round(duration_s, 6),
+            doubts=run_doubts(self._directory),
             groups=[{**group, "ok": ok.get(group["id"], 0)} for group in self._record.groups],
             hosts=hosts,
             artifacts=artifacts_of(records),

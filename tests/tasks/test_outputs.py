@@ -79,7 +79,7 @@ def test_a_run_on_two_hosts_is_kept_whole(hosts_plan: PlanDirectory) -> None:
 
     directory = run_directory(hosts_plan)
     run = valid(directory / "run.json", "run")
-    assert (run["outcome"], run["task"], run["case"], run["doubts"]) == ("ok", "local.single", "greet", [])
+    assert (run["outcome"], run["task"], run["case"]) == ("ok", "local.single", "greet")
     assert run["groups"] == [{"id": "single", "instances": 3, "ok": 3, "params": {"word": "s3cret"}, "profiles": {}}]
     assert [host["name"] for host in run["hosts"]] == ["dex", "localhost", "rex"]
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

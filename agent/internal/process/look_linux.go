@@ -131,18 +131,13 @@ func readProc(pid int, name string, buffer []byte) []byte {
 		return nil
 	}
 	defer syscall.Close(file)
-	size := 0
-	for size < len(buffer) {
-		n, err := syscall.Read(file, buffer[size:])
+	for {
+		size, err := syscall.Read(file, buffer) // it comes whole
 		if err == syscall.EINTR {
 			continue
 		}
-		if n <= 0 || err != nil {
-			break
-		}
-		size += n
+		return buffer[:max(0, size)]
 	}
-	return buffer[:size]
 }
 
 // markerOf is the value of the marker variable in a process's environment, "" where there is none or it may not be read.
@@ -166,81 +161,106 @@ func markerOf(pid int) string {
 	}
 }
 
-// belonging tells for each process below this one to whom it belongs: a run, or nil for one that belongs to none.
-// Commands and what they leave are not among them.
-func (k *Keeper) belonging() map[int]*Process {
-	return k.owners(k.looks.take())
+// owned is a process below this one, and the run that it belongs to, or nil for one that belongs to none.
+type owned struct {
+	seen
+	owner *Process
 }
 
-func (k *Keeper) owners(processes []seen) map[int]*Process {
-	children := map[int][]seen{}
-	sessions := map[int]bool{}
-	for _, each := range processes {
-		children[each.parent] = append(children[each.parent], each)
-		sessions[each.session] = true
-	}
+// belonging finds the processes below this one. Commands and what they leave are not among them.
+func (k *Keeper) belonging(processes []seen) []owned {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.forgetCommands(processes)
+	at := make(map[int]int, len(processes))
+	for i := range processes {
+		at[processes[i].pid] = i
+	}
+	const below = 2
+	state := make([]byte, len(processes)) // 0 not looked at, 1 not below this one
+	owners := make([]*Process, len(processes))
+	self := os.Getpid()
+	markers := map[string]*Process{}
+	var resolve func(i int) byte
+	resolve = func(i int) byte {
+		if state[i] != 0 {
+			return state[i]
+		}
+		state[i] = 1 // also in a ring, of numbers that were given anew during the look
+		each := &processes[i]
+		if each.parent == self {
+			var isRun bool
+			if owners[i], isRun = k.runOf(each, markers); isRun {
+				state[i] = below
+			}
+		} else if parent, seen := at[each.parent]; seen {
+			state[i] = resolve(parent)
+			owners[i] = owners[parent]
+		}
+		return state[i]
+	}
+	var found []owned
+	for i := range processes {
+		if resolve(i) == below {
+			found = append(found, owned{processes[i], owners[i]})
+		}
+	}
+	return found
+}
+
+// runOf tells the run of a child of this process, nil for none, and whether it is no command's. The caller holds mu.
+func (k *Keeper) runOf(child *seen, markers map[string]*Process) (*Process, bool) {
+	for _, number := range [3]int{child.pid, child.session, child.group} {
+		if run := k.runs[number]; run != nil {
+			return run, true
+		}
+	}
+	if k.commands[child.pid] || k.commands[child.session] || k.commands[child.group] {
+		return nil, false
+	}
+	if len(markers) == 0 {
+		for _, run := range k.runs {
+			markers[run.marker] = run
+		}
+	}
+	return markers[markerOf(child.pid)], true
+}
+
+// forgetCommands lets go of those of which nothing is left. The caller holds mu.
+func (k *Keeper) forgetCommands(processes []seen) {
+	if len(k.commands) == 0 {
+		return
+	}
+	sessions := map[int]bool{}
+	for i := range processes {
+		sessions[processes[i].session] = true
+	}
 	for session := range k.commands {
 		if !sessions[session] && k.processes[session] == nil {
 			delete(k.commands, session)
 		}
 	}
-	byMarker := map[string]*Process{}
-	for _, run := range k.runs {
-		byMarker[run.marker] = run
-	}
-	owners := map[int]*Process{}
-	var give func(each seen, owner *Process)
-	give = func(each seen, owner *Process) {
-		if _, known := owners[each.pid]; known {
-			return // numbers that were given anew during the look
-		}
-		owners[each.pid] = owner
-		for _, child := range children[each.pid] {
-			give(child, owner)
-		}
-	}
-	for _, each := range children[os.Getpid()] {
-		owner := k.runs[each.pid]
-		if owner == nil {
-			owner = k.runs[each.session]
-		}
-		if owner == nil {
-			owner = k.runs[each.group]
-		}
-		if owner == nil && (k.commands[each.pid] || k.commands[each.session] || k.commands[each.group]) {
-			continue
-		}
-		if owner == nil {
-			owner = byMarker[markerOf(each.pid)]
-		}
-		give(each, owner)
-	}
-	return owners
 }
 
-// Uses tells for each run what its processes use, by one look at all processes; ps is for systems without /proc.
-func (k *Keeper) Uses(func() string) map[string]Use {
+// Uses tells for each run what its processes use, by one look at all processes; ps is for systems without /proc. What is
+// in `into` is replaced.
+func (k *Keeper) Uses(into map[string]Use, _ func() string) {
+	clear(into)
 	k.strangers.mu.Lock()
 	defer k.strangers.mu.Unlock()
 	processes := shown(k.strangers.leaveOut(pids(), lastPID()))
-	owners := k.owners(processes)
-	found := map[string]Use{}
-	self := os.Getpid()
 	var buffer [512]byte
-	for _, each := range processes {
-		if owner := owners[each.pid]; owner != nil {
+	for _, each := range k.belonging(processes) {
+		if each.owner != nil {
 			use := each.use
 			use.Descriptors = descriptorsOf(each.pid)
 			io := readProc(each.pid, "io", buffer[:])
 			use.ReadBytes, use.WrittenBytes = lineIn(io, "\nread_bytes: "), lineIn(io, "\nwrite_bytes: ")
-			found[owner.id()] = found[owner.id()].plus(use)
-		} else if each.parent == 0 || each.parent != self && k.strangers.known[each.parent] {
-			k.strangers.known[each.pid] = true
+			id := each.owner.id()
+			into[id] = into[id].plus(use)
 		}
 	}
-	return found
+	k.strangers.learn(processes)
 }
 
 // strangers are processes that belong to no run, and never will, as only children of runs do: they are not looked at
@@ -251,6 +271,16 @@ type strangers struct {
 	known map[int]bool
 	last  int
 	looks int
+}
+
+// learn notes the strangers among those that were looked at: their parents are, and not this process.
+func (s *strangers) learn(processes []seen) {
+	self := os.Getpid()
+	for i := range processes {
+		if parent := processes[i].parent; parent == 0 || parent != self && s.known[parent] {
+			s.known[processes[i].pid] = true
+		}
+	}
 }
 
 // Against what the numbers do not tell, such as another /proc than this process's own.
@@ -343,9 +373,9 @@ func (k *Keeper) leftOfNone() ([]int, bool) {
 
 func (k *Keeper) owned(owner *Process) ([]int, bool) {
 	var found []int
-	for pid, of := range k.belonging() {
-		if of == owner {
-			found = append(found, pid)
+	for _, each := range k.belonging(k.looks.take()) {
+		if each.owner == owner {
+			found = append(found, each.pid)
 		}
 	}
 	return found, len(found) > 0

@@ -27,16 +27,15 @@ func Members(group int) []int {
 	return found
 }
 
-// Uses tells for each run what its group uses, as ps (with UseColumns) says.
-func (k *Keeper) Uses(ps func() string) map[string]Use {
+// Uses tells for each run what its group uses, as ps (with UseColumns) says. What is in `into` is replaced.
+func (k *Keeper) Uses(into map[string]Use, ps func() string) {
+	clear(into)
 	groups := usesIn(ps())
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	found := map[string]Use{}
 	for _, run := range k.runs {
 		if use, shown := groups[run.PID]; shown {
-			found[run.id()] = use
+			into[run.id()] = use
 		}
 	}
-	return found
 }

@@ -1,0 +1,301 @@
+"""One host during one run: how it was before, its samples, how it was after, and what of that gives reason to doubt.
+
+All of it happens beside the instances: nothing waits for it but the end of the last one there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from remote_runner.connection.facts import HostFacts
+from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.workers import FILES
+from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
+from remote_runner.file_names import safe_name
+from remote_runner.files import write_atomically
+from remote_runner.truth.doubts import Observed, doubts
+from remote_runner.truth.influx import Influx, Point
+from remote_runner.truth.values import INSTANCE_KEYS, HostState, Sample, Trips, clock_value, instance_line
+from remote_runner.truth.watch import Watch
+
+HOSTS_DIRECTORY = "remote-runner.hosts"
+SAMPLES_FILE = "remote-runner.samples.jsonl"
+_FACTS = ("cores", "kernel", "memory", "system", "processor", "governor", "virtualization")
+# Before they go to a file; a minute of one instance.
+_HELD_LINES = 60
+_END_S = 2.0
+
+Append = Callable[[Path, bytes], None]
+
+
+@dataclass(frozen=True)
+class RunOn:
+    """What is observed: a host and a run; `directory` is the run's in the outputs (`None`: there is none)."""
+
+    host: str
+    run: str
+    plan: str
+    case: str
+    directory: Path | None
+
+
+class Observation:
+    """For one event loop."""
+
+    def __init__(self, run_on: RunOn, influx: Influx | None) -> None:
+        self.run_on = run_on
+        self._append: Append | None = None
+        self._has_directory = False
+        self._influx = influx
+        self._watch: Watch | None = None
+        self._seats: dict[str, Seat] = {}
+        self._cpu_of_ended_s = 0.0
+        self._most = 0
+        self._shortest_s: float | None = None
+        self._began = asyncio.Event()
+        self._before: HostState | None = None
+        self._after: HostState | None = None
+        self._trips_before, self._trips_after = Trips(), Trips()
+        self._facts: HostFacts | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is observed now."""
+        return not self._seats and (self._ending is None or self._ending.done())
+
+    def seat(self, watch: Watch, append: Append | None, outputs: Path, instance_id: str, group: str) -> Seat:
+        """A place for an instance on the host; with the first one the host is looked at.
+
+        append: adds to a file of this run, and does not block.
+        """
+        self._append = append
+        if self._watch is not watch:
+            self._watch = watch
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look(watch))
+        return Seat(self, watch, outputs, instance_id, group)
+
+    async def _look(self, watch: Watch) -> None:
+        state = await watch.state()
+        self._before = self._before or state
+        if self.run_on.directory is not None:
+            with suppress(OSError):  # else the outputs of each instance tell of a disk that takes nothing
+                await FILES.run(lambda: self._path("").parent.mkdir(parents=True, exist_ok=True))
+                self._has_directory = True
+        # Nothing of this is in the way of an application's start.
+        await self._began.wait()
+        self._trips_before = await watch.trips()
+        with suppress(HostError, StreamClosed, RemoteRunnerError):
+            self._facts = HostFacts.from_said(watch.agent.greeting, await watch.agent.facts(*_FACTS))
+
+    def add(self, seat: Seat) -> None:
+        """An application has been started."""
+        if not self._seats:
+            seat.watch.hear.add(self._hear)
+        self._seats[seat.instance_id] = seat
+        seat.watch.runs[seat.instance_id] = None
+        self._most = max(self._most, len(self._seats))
+        self._began.set()
+
+    def remove(self, seat: Seat, cpu_s: float, took_s: float | None) -> None:
+        """It has ended."""
+        if self._seats.pop(seat.instance_id, None) is None:
+            return
+        seat.watch.runs.pop(seat.instance_id, None)
+        self._cpu_of_ended_s += cpu_s
+        if took_s is not None:
+            self._shortest_s = took_s if self._shortest_s is None else min(self._shortest_s, took_s)
+        if not self._seats:
+            seat.watch.hear.discard(self._hear)
+            self._ending = asyncio.create_task(self._end(seat.watch, self._ending))
+
+    async def _end(self, watch: Watch, earlier: asyncio.Task[None] | None) -> None:
+        for task in (earlier, self._looking):
+            if task is not None:
+                await asyncio.wait({task}, timeout=_END_S)
+        self._after = await watch.state() or self._after
+        self._trips_after = await watch.trips()
+        if self._influx is not None:
+            await self._influx.flush()
+        if self._has_directory:
+            text = json.dumps(self.to_value(), indent=1).encode() + b"\n"
+            path = self._path(".json")
+            with suppress(ControllerError):
+                await FILES.run(lambda: write_atomically(path, text, mode=0o644))
+
+    def _path(self, ending: str) -> Path:
+        assert self.run_on.directory is not None
+        return self.run_on.directory / HOSTS_DIRECTORY / f"{safe_name(self.run_on.host)}{ending}"
+
+    @property
+    def _offset_s(self) -> float:
+        clock = self._trips_after.clock or self._trips_before.clock
+        return 0.0 if clock is None else clock.offset_s
+
+    def _hear(self, sample: Sample) -> None:
+        at = sample.there_s - self._offset_s
+        state = HostState.from_said(at, sample.host)
+        self._after = state
+        self.point("remote-runner.host", {}, state.told, at)
+        if self._has_directory:
+            self.write(self._path(".samples.jsonl"), json.dumps(state.to_value()).encode() + b"\n")
+        for instance_id, numbers in sample.runs.items():
+            if (seat := self._seats.get(instance_id)) is not None:
+                seat.hear(at, numbers)
+
+    def point(self, measurement: str, tags: dict[str, str], fields: Any, at: float) -> None:
+        """Into InfluxDB, where the run has one."""
+        if self._influx is not None:
+            run = {"plan": self.run_on.plan, "case": self.run_on.case, "run": self.run_on.run, "host": self.run_on.host}
+            self._influx.add(Point(measurement, {**run, **tags}, dict(fields), at))
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Append to a file of the run."""
+        if self._append is not None:
+            self._append(path, data)
+
+    @property
+    def observed(self) -> Observed:
+        """What is known until now."""
+        clocks = [clock for clock in (self._trips_before.clock, self._trips_after.clock) if clock is not None]
+        return Observed(
+            host=self.run_on.host,
+            cores=None if self._facts is None else self._facts.cores,
+            before=self._before,
+            after=self._after,
+            clock=min(clocks, key=lambda clock: clock.uncertainty_s, default=None),
+            instances=self._most,
+            cpu_s=self._cpu_of_ended_s + sum(seat.cpu_s for seat in self._seats.values()),
+            shortest_s=self._shortest_s,
+        )
+
+    def to_value(self) -> dict[str, Any]:
+        """What stands in the host's file (docs/ground-truth.md)."""
+        observed = self.observed
+        return {
+            "host": self.run_on.host,
+            "run": self.run_on.run,
+            "facts": None if self._facts is None else facts_value(self._facts),
+            "clock": clock_value(observed.clock),
+            "before": _moment(self._before, self._trips_before),
+            "after": _moment(self._after, self._trips_after),
+            "instances": observed.instances,
+            "instances_cpu_s": round(observed.cpu_s, 3),
+            "shortest_s": None if observed.shortest_s is None else round(observed.shortest_s, 6),
+            "doubts": list(doubts(observed)),
+        }
+
+    async def settle(self) -> tuple[str, ...]:
+        """The doubts, once what goes on has ended: for the last instance there, that is the look behind the run."""
+        if self._ending is not None and not self._seats:
+            await asyncio.wait({self._ending}, timeout=4 * _END_S)
+        return doubts(self.observed)
+
+    async def close(self) -> None:
+        """Let go of it; what is being written is waited for."""
+        if self._ending is not None:
+            await asyncio.wait({self._ending}, timeout=_END_S)
+        for task in (self._ending, self._looking):
+            if task is not None:
+                task.cancel()
+
+
+class Seat:
+    """One instance's part; a context manager."""
+
+    def __init__(self, observation: Observation, watch: Watch, outputs: Path, instance_id: str, group: str) -> None:
+        self.watch = watch
+        self.instance_id = instance_id
+        self.cpu_s = 0.0
+        self._observation = observation
+        self._path = outputs / SAMPLES_FILE
+        self._tags = {"group_id": group, "instance": outputs.name}
+        self._lines: list[bytes] = []
+        self._began_s: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(None)
+
+    def begin(self) -> None:
+        """The application runs."""
+        self._began_s = time.monotonic()
+        self._observation.add(self)
+
+    def hear(self, at: float, numbers: tuple[float, ...]) -> None:
+        """One sample of it."""
+        self.cpu_s = numbers[0]
+        self._lines.append(instance_line(at, numbers))
+        fields = zip(INSTANCE_KEYS, numbers, strict=True)
+        self._observation.point("remote-runner.instance", self._tags, fields, at)
+        if len(self._lines) >= _HELD_LINES:
+            self._flush()
+
+    def end(self, cpu_s: float | None) -> None:
+        """It has ended, and has used so much, where its host said so."""
+        if self._began_s is not None:
+            took_s = time.monotonic() - self._began_s if cpu_s is not None else None
+            self._began_s = None
+            self._flush()
+            self._observation.remove(self, max(self.cpu_s, cpu_s or 0.0), took_s)
+
+    def _flush(self) -> None:
+        if self._lines:
+            self._observation.write(self._path, b"".join(self._lines))
+            self._lines = []
+
+    async def settle(self) -> tuple[str, ...]:
+        """What there is to doubt of the host; waits for the look behind the run where this was the last instance."""
+        return await self._observation.settle()
+
+    @property
+    def clock_value(self) -> dict[str, float] | None:
+        """How far the host's clock is ahead, for a record."""
+        return clock_value(self._observation.observed.clock)
+
+
+def facts_value(facts: HostFacts) -> dict[str, Any]:
+    """What a run's numbers depend on."""
+    return {
+        "hostname": facts.hostname,
+        "system": str(facts.system),
+        "system_name": facts.system_name,
+        "kernel": facts.kernel,
+        "processor": facts.processor,
+        "cores": facts.cores,
+        "cores_online": facts.cores_online,
+        "governor": facts.governor,
+        "memory_bytes": facts.memory_bytes,
+        "swap_bytes": facts.swap_bytes,
+        "virtualization": facts.virtualization,
+    }
+
+
+def _moment(state: HostState | None, trips: Trips) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    return {**state.to_value(), "clock": clock_value(trips.clock), "round_trips": trips.to_value()}
+
+
+def run_doubts(run_directory: Path) -> tuple[str, ...]:
+    """The doubts of a whole run, by what stands in its outputs; what cannot be read is left out."""
+    found: list[str] = []
+    for path in sorted((run_directory / HOSTS_DIRECTORY).glob("*.json")):
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            told = json.loads(path.read_text(encoding="utf-8"))["doubts"]
+            found += [doubt for doubt in told if isinstance(doubt, str)]
+    return tuple(found)
