@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -67,6 +68,7 @@ class Ground:
     directory: Path
     runtime: Path
     launcher: Path = field(init=False)
+    launchers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.directory.mkdir()
@@ -88,13 +90,26 @@ class Ground:
         given = {"PATH": os.environ["PATH"], "REMOTE_RUNNER_RUNTIME_DIR": str(self.runtime)}
         given |= {"REMOTE_RUNNER_CACHE_DIR": str(self.directory / "cache"), **(environ or {})}
         more = {"cwd": "/", "stdin": subprocess.DEVNULL, **more}
-        return subprocess.Popen(
+        launcher = subprocess.Popen(
             [self.launcher], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, **more
         )
+        self.launchers.append(launcher)
+        return launcher
 
     def run(self, environ: Mapping[str, str] | None = None, **more: Any) -> tuple[int, list[Any], str]:
         """One to its end: its status, the JSON lines of its stdout, its stderr."""
         return said(self.start(environ, **more))
+
+    def end(self) -> None:
+        """End what a test that has failed has left."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(self.program) in (entry / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+        for launcher in self.launchers:
+            if launcher.poll() is None:
+                launcher.kill()
+                launcher.communicate()
 
     def started(self) -> list[str]:
         """What the program was started as, each time."""
@@ -116,9 +131,11 @@ def reason_of(lines: list[Any]) -> str:
 
 
 @pytest.fixture
-def ground(tmp_path: Path, controller: Controller) -> Ground:
+def ground(tmp_path: Path, controller: Controller) -> Iterator[Ground]:
     need("go")
-    return Ground(tmp_path / "plan", controller.runtime)
+    made = Ground(tmp_path / "plan", controller.runtime)
+    yield made
+    made.end()
 
 
 # What an instance gets
