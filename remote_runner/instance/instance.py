@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from remote_runner.artifact.build import AnyArtifact, Artifact
@@ -20,6 +21,7 @@ from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.job import Job, instance_id
 from remote_runner.connection.run import Exited, Run
+from remote_runner.connection.workers import FILES
 from remote_runner.errors import (
     ArtifactMissingError,
     DeadlineError,
@@ -39,7 +41,7 @@ from remote_runner.instance.reporter import Reporter
 from remote_runner.instance.run_log import InstanceLog, RunLog, run_directory
 from remote_runner.instance.services import advice_for
 from remote_runner.instance.shared import Shared
-from remote_runner.instance.writer import Writer, run_in_files
+from remote_runner.instance.writer import Writer
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
@@ -501,7 +503,7 @@ class _Instance:
         self._shared.tell(Ended(self._who, self._record.outcome, self._left_there))
         outputs = self._runenv.outputs_path
         try:
-            await run_in_files(self._record.write, outputs, self._reporter.secrets)
+            await FILES.run(partial(self._record.write, outputs, self._reporter.secrets))
         except (OSError, RemoteRunnerError) as error:
             self._reporter.message(f"the record cannot be written to {outputs}: {error}")
 

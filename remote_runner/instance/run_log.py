@@ -7,9 +7,10 @@ import fcntl
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from remote_runner.instance.writer import start_in_files
+from remote_runner.connection.workers import FILES
 from remote_runner.outputs import STREAM_FILES
 
 LOG_FILE = "run.log"
@@ -81,7 +82,7 @@ class RunLog:
         if not self._held or self._writing is not None:
             return
         held, self._held, self._held_bytes = self._held, {}, 0
-        self._writing = start_in_files(self._append, held)
+        self._writing = FILES.run(partial(self._append, held))
         self._writing.add_done_callback(self._written)
 
     def _written(self, done: asyncio.Future[dict[Path, str]]) -> None:

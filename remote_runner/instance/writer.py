@@ -7,27 +7,15 @@ import os
 import select
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
 
-_R = TypeVar("_R")
+from remote_runner.connection.workers import FILES
+from remote_runner.descriptors import write_all
 
 _PIPE_BUF = select.PIPE_BUF
-# For regular files: a disk that hangs keeps a thread, not the loop.
-_FILES = ThreadPoolExecutor(64, thread_name_prefix="writer")
 HELD_BYTES = 1 << 18
 """Up to which a writer takes more before it lets who feeds it wait."""
-
-
-def start_in_files(work: Callable[..., _R], *args: object) -> asyncio.Future[_R]:
-    """Begin something with files in one of the threads that may hang on a disk."""
-    return asyncio.get_running_loop().run_in_executor(_FILES, work, *args)
-
-
-async def run_in_files(work: Callable[..., _R], *args: object) -> _R:
-    """Do something with files in one of the threads that may hang on a disk."""
-    return await start_in_files(work, *args)
 
 
 class Writer:
@@ -140,7 +128,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         if self._is_file:
             taken, self._held = b"".join(self._held), []
-            loop.run_in_executor(_FILES, _write_all, self._fd, taken).add_done_callback(
+            FILES.run(partial(write_all, self._fd, taken)).add_done_callback(
                 lambda done: self._file_written(done, len(taken))
             )
             # It counts as held until it is written.
@@ -208,9 +196,3 @@ class Writer:
     def _signal_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
