@@ -11,15 +11,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
+	"remote-runner/agent/internal/piped"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/run"
 	"remote-runner/agent/internal/wire"
 )
-
-// grace is what a program gets to end by itself when the client is done with it.
-const grace = 2 * time.Second
 
 // Service answers the verb `exec`, and runs the agent's own commands.
 type Service struct {
@@ -54,21 +51,21 @@ func (s *Service) Exec(ctx context.Context, stream *wire.Stream, open wire.Messa
 		return err
 	}
 	if err := stream.Send(map[string]any{"started": map[string]any{"pid": started.PID}}); err != nil {
-		started.closePipes()
+		started.Close()
 		s.Processes.EndGroup(ctx, started.PID, 0)
 		return err
 	}
 	return s.serve(ctx, stream, started)
 }
 
-func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *started) error {
+func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *piped.Program) error {
 	var listening, telling sync.WaitGroup
 	listening.Add(2)
 	go func() {
 		defer listening.Done()
 		lane := stream.Reader(0)
-		_, _ = io.Copy(program.stdin, lane)
-		program.stdin.Close()
+		_, _ = io.Copy(program.Stdin, lane)
+		program.Stdin.Close()
 		// What nobody reads any more must not stop the client.
 		_, _ = io.Copy(io.Discard, lane)
 	}()
@@ -76,7 +73,7 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *start
 		defer listening.Done()
 		passSignals(ctx, stream, program)
 	}()
-	for number, pipe := range []*os.File{program.stdout, program.stderr} {
+	for number, pipe := range []*os.File{program.Stdout, program.Stderr} {
 		telling.Add(1)
 		go func(lane io.WriteCloser, pipe *os.File) {
 			defer telling.Done()
@@ -94,7 +91,7 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *start
 		close(told)
 	}()
 	err := s.wait(ctx, stream, program, told)
-	program.closePipes()
+	program.Close()
 	<-told
 	_ = stream.Close(err)
 	listening.Wait()
@@ -102,12 +99,11 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *start
 }
 
 // wait tells how the program ended, and returns when its streams have ended as well or the client is done.
-func (s *Service) wait(ctx context.Context, stream *wire.Stream, program *started, told <-chan struct{}) error {
+func (s *Service) wait(ctx context.Context, stream *wire.Stream, program *piped.Program, told <-chan struct{}) error {
 	select {
 	case <-program.Done():
 	case <-ctx.Done():
-		// Without ctx, which is over: it may end by itself.
-		s.Processes.EndGroup(context.Background(), program.PID, grace)
+		program.End()
 		return ctx.Err()
 	}
 	status := program.Status()
@@ -126,7 +122,7 @@ func (s *Service) wait(ctx context.Context, stream *wire.Stream, program *starte
 	}
 }
 
-func passSignals(ctx context.Context, stream *wire.Stream, program *started) {
+func passSignals(ctx context.Context, stream *wire.Stream, program *piped.Program) {
 	for {
 		message, err := stream.Receive(ctx)
 		if err != nil {
@@ -144,19 +140,7 @@ func passSignals(ctx context.Context, stream *wire.Stream, program *started) {
 	}
 }
 
-// started is a program with our ends of its pipes.
-type started struct {
-	*process.Process
-	stdin, stdout, stderr *os.File
-}
-
-func (s *started) closePipes() {
-	s.stdin.Close()
-	s.stdout.Close()
-	s.stderr.Close()
-}
-
-func (s *Service) start(argv, environ []string, cwd string) (*started, error) {
+func (s *Service) start(argv, environ []string, cwd string) (*piped.Program, error) {
 	if cwd == "" || cwd[0] != '/' {
 		cwd = s.Home + "/" + cwd
 	}
@@ -171,33 +155,10 @@ func (s *Service) start(argv, environ []string, cwd string) (*started, error) {
 }
 
 // launch starts what the spec says, but for its streams, which are pipes.
-func (s *Service) launch(spec process.Spec) (*started, error) {
-	var ours, theirs []*os.File
-	closeAll := func(files []*os.File) {
-		for _, file := range files {
-			file.Close()
-		}
-	}
-	defer func() { closeAll(theirs) }()
-	for i := 0; i < 3; i++ {
-		reader, writer, err := os.Pipe()
-		if err != nil {
-			closeAll(ours)
-			return nil, wire.Fail("processes", "%s: no pipe can be made: %v", spec.Path, err)
-		}
-		if i == 0 {
-			reader, writer = writer, reader
-		}
-		ours, theirs = append(ours, reader), append(theirs, writer)
-	}
-	// Fd makes them blocking, as programs expect their streams.
-	spec.Stdin, spec.Stdout, spec.Stderr = int(theirs[0].Fd()), int(theirs[1].Fd()), int(theirs[2].Fd())
-	child, err := run.Start(s.Processes, spec)
-	if err != nil {
-		closeAll(ours)
-		return nil, err
-	}
-	return &started{child, ours[0], ours[1], ours[2]}, nil
+func (s *Service) launch(spec process.Spec) (*piped.Program, error) {
+	return piped.Start(s.Processes, spec, false, func(spec process.Spec) (*process.Process, error) {
+		return run.Start(s.Processes, spec)
+	})
 }
 
 func cannotStart(program string, err error) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"remote-runner/agent/internal/piped"
 	"remote-runner/agent/internal/process"
 )
 
@@ -14,9 +15,6 @@ type Finished struct {
 	Status         int
 	Stdout, Stderr string
 }
-
-// What a program left may have its streams; it is not waited for.
-const lateWords = 100 * time.Millisecond
 
 // Output runs a program of the host without a stdin; of each of its streams limit bytes are kept. It is ended at once
 // when ctx is over.
@@ -37,9 +35,9 @@ func (s *Service) OutputOf(ctx context.Context, limit int64, spec process.Spec) 
 	return s.collect(ctx, limit, program)
 }
 
-func (s *Service) collect(ctx context.Context, limit int64, program *started) (done Finished, err error) {
-	program.stdin.Close()
-	defer program.closePipes()
+func (s *Service) collect(ctx context.Context, limit int64, program *piped.Program) (done Finished, err error) {
+	program.Stdin.Close()
+	defer program.Close()
 	read := func(pipe *os.File, into *string, ended chan<- struct{}) {
 		text, _ := io.ReadAll(io.LimitReader(pipe, limit))
 		*into = string(text)
@@ -47,15 +45,15 @@ func (s *Service) collect(ctx context.Context, limit int64, program *started) (d
 		ended <- struct{}{}
 	}
 	ended := make(chan struct{}, 2)
-	go read(program.stdout, &done.Stdout, ended)
-	go read(program.stderr, &done.Stderr, ended)
+	go read(program.Stdout, &done.Stdout, ended)
+	go read(program.Stderr, &done.Stderr, ended)
 	select {
 	case <-program.Done():
 	case <-ctx.Done():
 		s.Processes.EndGroup(ctx, program.PID, 0)
 		err = ctx.Err()
 	}
-	late := time.AfterFunc(lateWords, program.closePipes)
+	late := time.AfterFunc(piped.LateWords, program.Close)
 	defer late.Stop()
 	<-ended
 	<-ended

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/piped"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/wire"
 )
@@ -93,18 +94,18 @@ func (c *copying) serve(ctx context.Context, whenAll func() error) error {
 	if err != nil {
 		return err
 	}
-	defer server.end()
-	widen(server.stdin)
+	defer server.End()
+	widen(server.Stdin)
 	c.stream.Grant(0, bulkCredit)
 	go func() {
 		lane := c.stream.Reader(0)
-		copyAll(server.stdin, lane)
-		server.stdin.Close()
+		copyAll(server.Stdin, lane)
+		server.Stdin.Close()
 	}()
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		copyAll(c.stream.Writer(1, false), server.stdout)
+		copyAll(c.stream.Writer(1, false), server.Stdout)
 	}()
 	all := make(chan error, 1)
 	go func() {
@@ -119,10 +120,10 @@ func (c *copying) serve(ctx context.Context, whenAll func() error) error {
 		if err := whenAll(); err != nil {
 			return err
 		}
-		server.stdin.Close() // so that it ends by itself
+		server.Stdin.Close() // so that it ends by itself
 		select {
 		case <-server.Done():
-		case <-time.After(grace):
+		case <-time.After(piped.Grace):
 		}
 		return nil
 	case <-server.Done():
