@@ -68,6 +68,8 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
+from remote_runner.typed import as_typed
+
 
 class RemoteRunnerError(Exception):
     """Root of everything `remote_runner` raises on purpose.
@@ -84,7 +86,7 @@ class RemoteRunnerError(Exception):
 
     def __str__(self) -> str:
         message = super().__str__()
-        return f"{message}\n  next: {self.next_step}" if self.next_step else message
+        return f"{message}\n  next: {as_typed(self.next_step)}" if self.next_step else message
 
 
 class DeadlineError(RemoteRunnerError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fabric.main
 from invoke import Collection
 
-from tasks import build, choose, clean, demo, executor, fetch, hosts, instance, local, plan_import, push, run
+from tasks import build, choose, clean, demo, executor, fetch, hosts, init, instance, local, plan_import, push, run
 from tasks.runs import listing, logs, remove, report
 
 ns = Collection(
@@ -17,6 +17,7 @@ ns = Collection(
     clean.clean,
     demo.demo,
     fetch.fetch,
+    init.init,
     instance.instance,
     push.push,
     report.report,

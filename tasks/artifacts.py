@@ -13,6 +13,7 @@ from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.build import AnyArtifact, Artifact, decide_builder
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.deadline import Deadline
+from remote_runner.errors import NoBuilderError
 from remote_runner.instance import steps
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import AppSettings, HostEntry
@@ -60,7 +61,12 @@ async def wanted_system(plan: Plan, shared: Shared, entry: HostEntry, arch: str)
 
 async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> AnyArtifact:
     """Build by hand: always anew. With Nix it may be only the derivation, which one of the target's hosts can build."""
-    choice = decide_builder(target.app, plan.directory, plan.environ)
+    try:
+        choice = decide_builder(target.app, plan.directory, plan.environ)
+    except NoBuilderError:
+        if plan.is_plan:
+            raise
+        raise plan.missing() from None
     note(f"building {target.app.name} for {target.system} ({choice})")
     run_id = f"by-hand-{new_run_id()}"
     # The first builds; the others share what came of it, and are looked at.

@@ -76,5 +76,5 @@ def _demo_plan(here: Plan) -> Iterator[Plan]:
             inventory["app"]["builder"] = "command"  # it needs no Nix
             inventory["hosts"] = {"localhost": None, "demo": host.inventory_entry()}
             (directory / "inventory.yaml").write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
-            yield replace(here, directory=directory)
+            yield replace(here, directory=directory, is_plan=True)
         shutil.rmtree(directory / "demo", ignore_errors=True)

@@ -23,36 +23,29 @@ def install(program: invoke.Program) -> None:
 
     A fabfile of one line (`from tasks import ns`) is loaded by a Fabric that has already chosen its own executor.
     """
+    from tasks.command_line.program import Program
+
     _hold_standard_streams()
+    Program.adopt(program)
     program.executor_class = Executor
-    take_bare_words(program)
     if hasattr(program, "config"):
         program.config["load_ssh_configs"] = False
 
 
-def take_bare_words(program: invoke.Program) -> None:
-    """Have words behind a task of ours belong to its `bare` option (Invoke's positional arguments must be there)."""
-    parse = program.parse_tasks
-
-    def parse_tasks() -> None:
-        program.core.unparsed[:] = with_bare_words(program.core.unparsed, program.collection)
-        parse()
-
-    program.parse_tasks = parse_tasks
-
-
 def with_bare_words(words: Sequence[str], collection: invoke.Collection) -> list[str]:
-    """The words of a command line with the option in front of each that belongs to a task's `bare` one."""
+    """The words of a command line with the option in front of each that belongs to one of a task's `bare` ones."""
     named: list[str] = []
     task: invoke.Task | None = None
+    bare: Sequence[str] = ()
     is_value = False  # of the option before it
     for word in words:
         if is_value or word.startswith("-"):
             is_value = not is_value and "=" not in word and _takes_value(task, word)
         elif (found := _task_called(collection, word)) is not None:
-            task = found
-        elif isinstance(task, Task) and task.bare:
-            named.append(f"--{task.bare}")
+            task, bare = found, found.bare if isinstance(found, Task) else ()
+        elif bare:
+            named.append(f"--{bare[0]}")
+            bare = bare[1:] or bare
         named.append(word)
     return named
 

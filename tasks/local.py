@@ -88,7 +88,7 @@ def single(
 @task(
     shows=True,
     help={
-        "file": "the composition (TOML)",
+        "file": "the composition (default: composition.toml of the plan)",
         "run_ids": "only these [[runs]], by id: --run-ids a,b, or as often as needed",
         **_RUN_OPTIONS,
     },
@@ -96,7 +96,7 @@ def single(
 )
 def composition(
     c: invoke.Context,
-    file: str = "composition.toml",
+    file: str = "",
     run_ids: list[str] | None = None,
     outputs: str = "",
     sync_service: str = "",
@@ -109,7 +109,7 @@ def composition(
     """Run a composition, as `testground run composition -f FILE` does."""
     plan = Plan.here()
     templates = Templates(plan.environ, plan.controller.cache, find_go)
-    loaded = Composition.load(Path(file), templates)
+    loaded = Composition.load(Path(file) if file else plan.directory / "composition.toml", templates)
     services = _services(sync_service, influxdb, redis)
     _run(plan, loaded, ids_of(run_ids or ()), "local.composition", outputs, services, timeout, json, dry_run)
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 import fabric
-from fabric.main import Fab
 
 
 def main() -> None:
     """Run the tasks of this project on the plan one stands in."""
     from tasks import ns
-    from tasks.executor import Executor, take_bare_words
+    from tasks.command_line.program import Program
+    from tasks.executor import Executor
 
-    program = Fab(
+    program = Program(
         name="remote-runner",
         binary="remote-runner",
-        version=version("testground-remote-runner"),
         namespace=ns,
         executor_class=Executor,
         config_class=_Config,
     )
-    take_bare_words(program)
     program.run(sys.argv)
 
 

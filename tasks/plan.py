@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from remote_runner.controller import Controller
+from remote_runner.controller import Controller, home_directory
 from remote_runner.descriptors import raise_limit
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from tasks.say import keep_secret, say
@@ -24,19 +24,45 @@ if TYPE_CHECKING:
     from testground.manifest import Manifest
 
 _R = TypeVar("_R")
+MARKS = ("manifest.toml", "inventory.yaml")
+"""A plan has one of these at least."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan's directory, and the environment of the `fab` that stands in it."""
+    """A plan's directory, and the environment of the `fab` that stands in it.
+
+    Where there is no plan (`is_plan`), the directory is the one that one stands in, and the inventory the user's own.
+    """
 
     directory: Path
     environ: Mapping[str, str]
+    is_plan: bool = True
 
     @classmethod
     def here(cls) -> Plan:
-        """The plan is the directory one stands in."""
-        return cls(Path.cwd(), dict(os.environ))
+        """The nearest plan from the directory one stands in upwards."""
+        here = Path.cwd()
+        found = next(
+            (place for place in (here, *here.parents) if any((place / mark).is_file() for mark in MARKS)), None
+        )
+        return cls(found or here, dict(os.environ), is_plan=found is not None)
+
+    @property
+    def inventory_directory(self) -> Path:
+        """Where the inventory lies."""
+        if self.is_plan:
+            return self.directory
+        home = self.environ.get("HOME") or home_directory(self.environ) or "/"
+        return Path(self.environ.get("XDG_CONFIG_HOME") or f"{home}/.config") / "remote-runner"
+
+    def missing(self) -> Failed:
+        """The error of a task that needs a plan."""
+        return Failed(
+            f"there is no plan in {self.directory}, nor in a directory above it\n"
+            "  a plan is a directory with manifest.toml (its test cases) and inventory.yaml (application and hosts)\n"
+            "  next: fab init sh hello makes one; -C DIR names one that lies elsewhere"
+        )
 
     @cached_property
     def controller(self) -> Controller:
@@ -44,7 +70,7 @@ class Plan:
 
     @cached_property
     def inventory(self) -> Inventory:
-        inventory = Inventory.load(self.directory, cache=self.controller.cache)
+        inventory = Inventory.load(self.inventory_directory, cache=self.controller.cache)
         if inventory.sources:
             inventory = inventory.with_hosts(self.listings, cache=self.controller.cache)
         keep_secret(inventory.secrets(self.environ))
@@ -59,8 +85,8 @@ class Plan:
         from remote_runner.inventory.sources.program import Asking
         from remote_runner.inventory.sources.reading import read_source
 
-        inventory = Inventory.load(self.directory, cache=self.controller.cache)
-        asking = Asking(self.directory, self.controller, self.environ, inventory.source_s)
+        inventory = Inventory.load(self.inventory_directory, cache=self.controller.cache)
+        asking = Asking(self.inventory_directory, self.controller, self.environ, inventory.source_s)
         try:
             return [read_source(source, asking) for source in inventory.sources]
         except KeyboardInterrupt:
@@ -70,6 +96,8 @@ class Plan:
     def manifest(self) -> Manifest:
         from testground.manifest import Manifest
 
+        if not self.is_plan:
+            raise self.missing()
         return Manifest.load(self.directory / "manifest.toml")
 
     def select(self, patterns: Sequence[str] | None) -> tuple[HostEntry, ...]:
@@ -77,6 +105,12 @@ class Plan:
         if not patterns:
             names = ", ".join(host.name for host in self.inventory.hosts)
             raise Failed(f"name a host: --host NAME, a glob or @label (the inventory has {names})")
+        listed = next((pattern for pattern in patterns if "," in pattern), None)
+        if listed:
+            each = [name for name in listed.split(",") if name]
+            raise Failed(
+                f"--host takes one host at a time: {' '.join(f'--host {name}' for name in each)}, or -H {listed}"
+            )
         return self.inventory.select(patterns)
 
     def run(self, work: Coroutine[Any, Any, _R]) -> _R:

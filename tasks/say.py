@@ -12,6 +12,7 @@ from typing import Any
 
 from remote_runner.errors import ControllerError
 from remote_runner.secrets import Secrets
+from remote_runner.typed import as_typed
 from tasks.view.display import DISPLAY
 from tasks.view.how import Level
 from tasks.view.table import USUAL_WIDTH, coloured, table
@@ -29,7 +30,7 @@ def printable(text: str) -> str:
     """A text as it may be printed."""
     for secrets in _secrets:
         text = secrets.hide(text)
-    return harmless(text)
+    return harmless(as_typed(text))
 
 
 def say(words: str) -> None:

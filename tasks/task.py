@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fabric.tasks
@@ -28,7 +28,8 @@ class Task(fabric.tasks.Task):
     """A task of this project; `takes_hosts` and `takes_command` tell the executor what -H and `--` may do.
 
     `short` names the options that have a short flag as well (else Invoke takes `-f` for its own, wherever it stands).
-    `bare` names the option that words without one belong to: `fab runs.show ID`, where there may be none or several.
+    `bare` names the options that words without one belong to, in this order: `fab runs.show ID`, where there may be none;
+    the last takes all further ones.
     """
 
     def __init__(self, body: Callable[..., Any], **kwargs: Any) -> None:
@@ -37,7 +38,8 @@ class Task(fabric.tasks.Task):
         self.dry_runs: bool = "dry_run" in parameters
         self.takes_command: bool = kwargs.pop("takes_command", False)
         self.short: Mapping[str, str] = kwargs.pop("short", {})
-        self.bare: str = kwargs.pop("bare", "")
+        bare: str | Sequence[str] = kwargs.pop("bare", ())
+        self.bare: Sequence[str] = (bare,) if isinstance(bare, str) else bare
         super().__init__(body, **kwargs)
 
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:

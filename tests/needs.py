@@ -47,6 +47,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: not rust_std.lacking(),
         "install Debian's rustc-web, cargo-web, gcc-aarch64-linux-gnu and libc6-dev-arm64-cross",
     ),
+    "cargo": (_program("cargo"), "install cargo, or Debian's cargo-web and rustc-web"),
     "arm64": (
         lambda: not arm_tree.lacking(),
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",

@@ -78,12 +78,23 @@ class Program:
     args: Any
     config: Config
     argv: list[str]
+    binary: str
+    core: Any
+    parser: Any
+    tasks: list[Any]
+    collection: Collection
+    initial_context: Any
     executor_class: type[Any]
     core: Any
     collection: Collection
     parse_tasks: Callable[[], None]
     def __init__(self, **kwargs: Any) -> None: ...
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None: ...
+    def core_args(self) -> list[Any]: ...
+    def parse_tasks(self) -> None: ...
+    def parse_cleanup(self) -> None: ...
+    def list_tasks(self) -> None: ...
+    def print_columns(self, tuples: list[tuple[str, str]]) -> None: ...
 
 class ParseResult:
     remainder: str
@@ -91,3 +102,6 @@ class ParseResult:
     def __getitem__(self, index: int) -> Any: ...
 
 def task(*args: Any, **kwargs: Any) -> Callable[[_F], Task]: ...
+
+class ParseError(Exception):
+    context: Any

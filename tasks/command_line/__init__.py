@@ -1,0 +1,1 @@
+"""The line that a person types: its options, its mistakes, its completion."""

@@ -1,0 +1,126 @@
+"""The program that reads the line: `remote-runner`, and `fab` once a fabfile has loaded these tasks."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import fabric.main
+import invoke
+from invoke.parser import Argument, ParserContext
+
+from remote_runner.typed import as_typed, set_typed
+from tasks.command_line.mistakes import Line, explain
+from tasks.executor import with_bare_words
+from tasks.say import give_up_stdout
+from tasks.task import Failed, Task
+
+# Of Invoke's and Fabric's options those that mean something here.
+_SHOWN = {"help", "list", "version", "dry", "hosts", "directory", "search-root"}
+# Fabric's own for its connections; ours are OpenSSH's.
+_NEVER = {
+    "identity": "a key is ssh.identity_file in inventory.yaml, or IdentityFile in ~/.ssh/config",
+    "ssh-config": "ssh reads ~/.ssh/config; ssh.options in inventory.yaml has further ones",
+    "connect-timeout": "the time to connect is timeouts.connect_s in inventory.yaml",
+    "prompt-for-login-password": "fab hosts.login --host NAME opens a connection where ssh may ask",
+    "prompt-for-passphrase": "fab hosts.login --host NAME opens a connection where ssh may ask",
+}
+# Invoke's settings of `run`, for tasks of the user's own.
+_OWN_TASKS_ONLY = {
+    "command-timeout": "the time of a run is timeouts.run_s in inventory.yaml, or --timeout of fab local.single",
+    "pty": "fab run --tty gives a command a terminal",
+    "echo": "leave it out",
+    "warn-only": "leave it out",
+    "hide": "leave it out",
+    "prompt-for-sudo-password": "leave it out",
+    "config": "leave it out; inventory.yaml has the settings",
+}
+
+
+class Program(fabric.main.Fab):
+    """Fabric's program with help, mistakes and refusals in our words."""
+
+    @classmethod
+    def adopt(cls, program: invoke.Program) -> None:
+        """Make a running `fab`, which has read its own options so far, go on as this program."""
+        if type(program) is fabric.main.Fab:
+            program.__class__ = cls
+
+    def core_args(self) -> list[Argument]:
+        """Invoke's and Fabric's, and -C."""
+        return [*super().core_args(), Argument(names=("C", "directory"), help="Go to this directory first.")]
+
+    def parse_tasks(self) -> None:
+        """Read tasks and their options; the line's mistakes are told, and what means nothing here is refused."""
+        core = self.core[0]
+        if "directory" not in core.args:  # of an adopted program
+            core.add_arg(self.core_args()[-1])
+        self.core.unparsed[:] = with_bare_words(self.core.unparsed, self.collection)
+        set_typed(self._typed())
+        try:
+            super().parse_tasks()
+        except invoke.ParseError as error:
+            raise Failed(self._explained(error)) from None
+        set_typed(self._typed())
+        self._refuse()
+        if self.args.directory.value:
+            try:
+                os.chdir(self.args.directory.value)  # noqa: TID251 (before anything else is done here)
+            except OSError as error:
+                raise Failed(f"-C {self.args.directory.value}: {error.strerror}") from error
+
+    def parse_cleanup(self) -> None:
+        """Help and lists, which nobody need read to their end."""
+        try:
+            try:
+                super().parse_cleanup()
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            give_up_stdout()
+            raise Failed(None, 141) from None
+        except invoke.ParseError as error:
+            raise Failed(self._explained(error)) from None
+
+    def print_version(self) -> None:
+        """Ours."""
+        from importlib.metadata import version
+
+        print(f"remote-runner {version('testground-remote-runner')}")
+
+    def print_help(self) -> None:
+        """The options that mean something here, and the tasks."""
+        print(f"Usage: {self.binary} [options] TASK [--its-options] …\n\nOptions:\n")
+        shown = [arg for arg in self.initial_context.args.values() if {*arg.names} & _SHOWN]
+        self.print_columns(ParserContext(args=shown).help_tuples())
+        self.list_tasks()
+
+    def _typed(self) -> str:
+        words = [Path(self.argv[0]).name if self.argv else "fab"]
+        for flag, name in (("-r", "search-root"), ("-C", "directory")):
+            argument = self._argument(name)
+            words += [flag, argument.value] if argument is not None and argument.value else []
+        return shlex.join(words)
+
+    def _argument(self, name: str) -> Any:
+        """An option of the program by any of its names, `None` where it has none of that name."""
+        return self.args[name] if name in self.args else None  # noqa: SIM401 (its `get` knows no aliases)
+
+    def _explained(self, error: invoke.ParseError) -> str:
+        contexts = self.parser.contexts
+        context = error.context if error.context is not None and error.context.name else None
+        known = sorted({*contexts, *self.core[0].args.aliases})
+        flags = [] if context is None else sorted(context.flags)
+        line = Line(tuple(self.core.unparsed), self.core.remainder)
+        return as_typed(explain(str(error), line, None if context is None else context.name, flags, known))
+
+    def _refuse(self) -> None:
+        are_ours = all(isinstance(self.collection[context.name], Task) for context in self.tasks)
+        for name, instead in {**_NEVER, **(_OWN_TASKS_ONLY if are_ours else {})}.items():
+            argument = self._argument(name)
+            if argument is not None and argument.got_value:
+                flag = min((f"-{n}" if len(n) == 1 else f"--{n}" for n in argument.names), key=len)
+                raise Failed(f"{flag} means nothing to these tasks; {instead}")
