@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _typed = "fab"
-_HINT = re.compile(r"(?<![\w./-])fab(?= [a-z-])")
+_HINT = re.compile(r"(?<![\w./-])fab(?= [a-z-])(?! -[Cr] )")  # not one that was replaced already
 
 
 def set_typed(words: str) -> None:

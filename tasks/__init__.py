@@ -9,12 +9,14 @@ import fabric.main
 from invoke import Collection
 
 from tasks import build, choose, clean, demo, executor, fetch, hosts, init, instance, local, plan_import, push, run
+from tasks.command_line import completion
 from tasks.runs import listing, logs, remove, report
 
 ns = Collection(
     build.build,
     choose.choose,
     clean.clean,
+    completion.completion,
     demo.demo,
     fetch.fetch,
     init.init,

@@ -10,6 +10,7 @@ import fabric
 def main() -> None:
     """Run the tasks of this project on the plan one stands in."""
     from tasks import ns
+    from tasks.command_line.completion import ASK, answer
     from tasks.command_line.program import Program
     from tasks.executor import Executor
 
@@ -20,6 +21,9 @@ def main() -> None:
         executor_class=Executor,
         config_class=_Config,
     )
+    if sys.argv[1:2] == [ASK]:
+        answer(sys.argv[3:], ns, program)
+        return
     program.run(sys.argv)
 
 

@@ -28,8 +28,8 @@ class Task(fabric.tasks.Task):
     """A task of this project; `takes_hosts` and `takes_command` tell the executor what -H and `--` may do.
 
     `short` names the options that have a short flag as well (else Invoke takes `-f` for its own, wherever it stands).
-    `bare` names the options that words without one belong to, in this order: `fab runs.show ID`, where there may be none;
-    the last takes all further ones.
+    `bare` names the options that words without one belong to, in this order, the last one taking all further words:
+    `fab runs.show ID`, where there may be none or several.
     """
 
     def __init__(self, body: Callable[..., Any], **kwargs: Any) -> None:
