@@ -124,6 +124,7 @@ def _values(option: str, current: str, before: Sequence[str], names: Names) -> l
         "--testcase": lambda: names.cases,
         "--test-param": lambda: [f"{name}=" for name in names.params(case)],
         "--run": lambda: names.runs,
+        "--id": lambda: names.runs,
         "--arch": known_systems,
         "--language": lambda: _LANGUAGES,
         "--shell": lambda: SHELLS,
