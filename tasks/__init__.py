@@ -10,7 +10,7 @@ from invoke import Collection
 
 from tasks import build, choose, clean, demo, executor, fetch, hosts, init, instance, local, plan_import, push, run
 from tasks.command_line import completion
-from tasks.runs import listing, logs, remove, report
+from tasks.runs import listing, logs, remove, report, rerun
 
 ns = Collection(
     build.build,
@@ -23,6 +23,7 @@ ns = Collection(
     instance.instance,
     push.push,
     report.report,
+    rerun.rerun,
     run.run,
     Collection("runs", listing.runs, listing.show, logs.logs, remove.remove),
     Collection("hosts", hosts.hosts, hosts.login, hosts.sources),

@@ -33,7 +33,7 @@ from testground.composition import single as single_composition
 def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client", outputs: str = "") -> None:
     """Run the example plan on this machine and on an ssh server started for it; needs no host and no Nix."""
     here = Plan.here()
-    with _demo_plan(here) as plan:
+    with demo_plan(here) as plan:
         planned = single_composition(
             plan.manifest,
             testcase,
@@ -58,7 +58,7 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
 
 
 @contextmanager
-def _demo_plan(here: Plan) -> Iterator[Plan]:
+def demo_plan(here: Plan) -> Iterator[Plan]:
     """The example plan in a directory of its own, with an inventory that lists the demo server as a host."""
     import yaml
 

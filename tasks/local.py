@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import invoke
 
@@ -155,7 +156,7 @@ class Services:
 
 def _services(sync_service: str, influxdb: str, redis: str) -> Services:
     services_from({"INFLUXDB_URL": influxdb})  # refuses what is not a URL
-    return Services(_address(sync_service) if sync_service else None, influxdb, redis)
+    return Services(sync_address(sync_service) if sync_service else None, influxdb, redis)
 
 
 @contextmanager
@@ -168,16 +169,27 @@ def instance_starter(plan: Plan) -> Iterator[Command]:
 
 
 def run_all(
-    plan: Plan, plans: Sequence[RunPlan], *, task: str, outputs: Path, services: Services, timeout_s: float | None
+    plan: Plan,
+    plans: Sequence[RunPlan],
+    *,
+    task: str,
+    outputs: Path,
+    services: Services,
+    timeout_s: float | None,
+    run_id: str = "",
+    repeats: str = "",
 ) -> list[Ran]:
     """Run the plans one after the other, with a sync service of their own where none is given.
 
-    `task` is what was typed, for the record of each run.
+    `task` is what was typed, for the record of each run; `repeats` the run that this one (`run_id`) repeats.
     """
     # Its asyncio costs 50 ms, which `fab instance` need not pay.
     from testground.sync.service import SyncService
 
     inputs = {"outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json()}
+    if repeats:
+        inputs["repeats"] = repeats
+    ids = iter([run_id] if run_id else [new_run_id() for _ in plans])
     done = []
     with ExitStack() as stack:
         service: SyncService | None = None
@@ -192,7 +204,7 @@ def run_all(
         for run in plans:
             if stop.count:
                 break
-            run_id = new_run_id()
+            run_id = next(ids)
             directory = outputs_root(outputs.absolute(), run.plan, run_id)
             recorder = Recorder(
                 plan.directory,
@@ -261,14 +273,20 @@ def _run(
     if dry_run:
         show_json([_planned(plan, run) for run in plans])
         return
-    done = run_all(
+    run_and_tell(
         plan,
         plans,
         task=task,
         outputs=Path(outputs) if outputs else plan.directory,
         services=services,
         timeout_s=float(positive(timeout, "timeout")) if timeout else None,
+        as_json=as_json,
     )
+
+
+def run_and_tell(plan: Plan, plans: Sequence[RunPlan], *, as_json: bool, **given: Any) -> None:
+    """Run them (`run_all`), and tell how it went. Raises `Failed` where one did not go well."""
+    done = run_all(plan, plans, **given)
     DISPLAY.end()
     for ran in done:
         outcome = ran.outcome
@@ -305,7 +323,7 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _address(text: str) -> ServiceAddress:
+def sync_address(text: str) -> ServiceAddress:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Failed(f"--sync-service is {text!r}; expected HOST:PORT")

@@ -1,0 +1,120 @@
+"""A run again, from its record: what will run, and what differs from then. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from remote_runner.inventory.placement import PARAM
+from remote_runner.records.run import RunRecord
+from testground.composition import GroupPlan, Resources, RunPlan
+
+_MOST_NAMED = 5
+_SHORT = 12
+
+
+def repeated(record: RunRecord, *, failed: bool) -> RunPlan:
+    """The run as it was; with `failed` as many instances of each group as did not succeed, on the hosts they were on.
+
+    It has no group where none failed.
+    """
+    wanted = _failed(record) if failed else {group["id"]: group["instances"] for group in record.groups}
+    hosts = _failed_hosts(record) if failed else {}
+    groups = [
+        GroupPlan(
+            id=group["id"],
+            group_id=group["id"],
+            instances=wanted[group["id"]],
+            params=_params(group["params"], hosts),
+            profiles=group["profiles"],
+            resources=Resources(),
+            artifact="",
+            builder="",
+            build_config={},
+        )
+        for group in record.groups
+        if wanted.get(group["id"])
+    ]
+    return RunPlan(
+        name=record.name,
+        plan=record.plan,
+        case=record.case,
+        runner="local:exec",
+        run_config={},
+        disable_metrics=bool(record.inputs.get("disable_metrics")),
+        groups=tuple(groups),
+    )
+
+
+def _failed(record: RunRecord) -> Counter[str]:
+    counts = Counter(one["group"] for one in record.instances if one["outcome"] != "ok")
+    if record.instances:
+        return counts
+    # It was killed before its end could be written.
+    return Counter({group["id"]: group["instances"] for group in record.groups})
+
+
+def _failed_hosts(record: RunRecord) -> dict[str, int]:
+    hosts = [one["host"] for one in record.instances if one["outcome"] != "ok"]
+    # One that got no host may get any.
+    return {} if None in hosts else dict(Counter(hosts))
+
+
+def _params(params: Mapping[str, str], hosts: Mapping[str, int]) -> dict[str, str]:
+    if not hosts:
+        return dict(params)
+    listed = json.loads(params.get(PARAM) or "null") or [{"name": name} for name in hosts]
+    kept = [{**entry, "slots": hosts[entry["name"]]} for entry in listed if entry["name"] in hosts]
+    return {**params, PARAM: json.dumps(kept)}
+
+
+def differences(then: RunRecord, provenance: Mapping[str, Any], artifacts: Mapping[str, str]) -> Iterator[str]:
+    """What is otherwise now, a sentence each; `artifacts` is what would be run now on each system, by its hash."""
+    yield from _plan(then.provenance.get("plan") or {}, provenance.get("plan") or {})
+    for one in then.artifacts:
+        now = artifacts.get(one["system"])
+        if now is not None and now != one["hash"]:
+            yield f"the application for {one['system']} is another: it was {one['hash']}, now {now}"
+    yield from _inventory(then.provenance.get("inventory") or {}, provenance.get("inventory") or {})
+    for what in ("versions", "machine"):
+        before, after = then.provenance.get(what) or {}, provenance.get(what) or {}
+        for name in before:
+            if before[name] != after.get(name):
+                words = f"{name} of this machine" if what == "machine" else _VERSIONS.get(name, name)
+                yield f"{words}: it was {_known(before[name])}, now {_known(after.get(name))}"
+
+
+_VERSIONS = {"revision": "remote-runner's revision", "agent": "the agent"}
+
+
+def _known(value: object) -> str:
+    return "not known" if value is None else str(value)
+
+
+def _plan(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    was, now = before.get("revision"), after.get("revision")
+    if was != now:
+        yield f"the plan's revision: it was {_known(was and was[:_SHORT])}, now {_known(now and now[:_SHORT])}"
+    was_changed, is_changed = list(before.get("changes") or ()), list(after.get("changes") or ())
+    if was_changed != is_changed:
+        yield f"the plan's uncommitted changes: there were {_named(was_changed)}, now {_named(is_changed)}"
+
+
+def _named(changes: Sequence[str]) -> str:
+    more = f" and {len(changes) - _MOST_NAMED} more" * (len(changes) > _MOST_NAMED)
+    return ", ".join(change[3:] for change in changes[:_MOST_NAMED]) + more if changes else "none"
+
+
+def _inventory(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    if not before or not after:
+        return
+    was, now = ([entry["name"] for entry in one.get("listed") or ()] for one in (before, after))
+    if was != now:
+        yield f"the inventory's hosts: they were {', '.join(was) or 'none'}, now {', '.join(now) or 'none'}"
+    for name, settings in before["hosts"].items():
+        other = (after.get("hosts") or {}).get(name) or {}
+        for key, value in settings.items():
+            if name in now and value != other.get(key):
+                yield f"host {name}: {key} was {json.dumps(value)}, now {json.dumps(other.get(key))}"

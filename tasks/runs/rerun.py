@@ -1,0 +1,135 @@
+"""`fab rerun`: a run again, from its record, and first what differs now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import invoke
+
+from remote_runner.errors import RemoteRunnerError
+from remote_runner.inventory.systems import System
+from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
+from remote_runner.records.repeating import differences, repeated
+from remote_runner.records.run import RunRecord
+from tasks.local import Services, run_and_tell, sync_address
+from tasks.plan import Plan
+from tasks.runs.find import run_meant
+from tasks.say import say, show_json
+from tasks.task import Failed, task
+from testground.local_exec import new_run_id
+
+
+@task(
+    shows=True,
+    help={
+        "id": "the run's id, or its beginning (default: the last run)",
+        "failed": "only as many instances of each group as failed, on the hosts on which they failed",
+        "outputs": "directory for the outputs (default: where the run's are)",
+        "json": "print the outcome as JSON on stdout instead of the summary",
+        "dry_run": "print what differs and what would run, and run nothing",
+    },
+    bare="id",
+)
+def rerun(
+    c: invoke.Context,
+    id: list[str] | None = None,  # noqa: A002 (the option's name)
+    failed: bool = False,
+    outputs: str = "",
+    json: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Repeat a run from its record; says first what differs now: plan, application, hosts, versions."""
+    here = Plan.here()
+    record = run_meant(here, id).record
+    run = repeated(record, failed=failed)
+    if not run.groups:
+        say(f"no instance of run {record.run} failed")
+        return
+    with _plan_of(here, record) as plan:
+        run_id = new_run_id()
+        found = list(differences(record, *_now(plan, record, run_id)))
+        say(
+            f"run {record.run} again, as {run_id}; "
+            + ("this differs now:" if found else "nothing recorded differs now")
+        )
+        for words in found:
+            say(f"  {words}")
+        if dry_run:
+            groups = [{"id": one.id, "instances": one.instances, "params": dict(one.params)} for one in run.groups]
+            show_json({"repeats": record.run, "case": run.case, "groups": groups, "differs": found})
+            return
+        run_and_tell(
+            plan,
+            [run],
+            task="demo" if record.task == "demo" else "rerun",
+            outputs=Path(outputs or record.inputs.get("outputs") or here.directory),
+            services=_services(record),
+            timeout_s=record.inputs.get("timeout_s"),
+            as_json=json,
+            run_id=run_id,
+            repeats=record.run,
+        )
+
+
+@contextmanager
+def _plan_of(here: Plan, record: RunRecord) -> Iterator[Plan]:
+    """The plan that the run was of; Testground's own copy of it is not taken, but the one that one stands in."""
+    if record.task == "demo":
+        from tasks.demo import demo_plan
+
+        with demo_plan(here) as plan:
+            yield plan
+        return
+    plan = here if record.task == "testground" else replace(here, directory=Path(record.inputs["directory"]))
+    if not (plan.directory / "manifest.toml").is_file() or plan.manifest.name != record.plan:
+        raise Failed(
+            f"rerun: {plan.directory} is not the plan {record.plan}; go to where that is now, and name the run"
+        )
+    if record.task == "testground":
+        say("this run was Testground's; it is repeated without its daemon")
+    yield plan
+
+
+def _services(record: RunRecord) -> Services:
+    sync, influxdb = record.inputs.get("sync_service"), record.inputs.get("influxdb") or ""
+    if "***@" in influxdb:
+        say("the password of its InfluxDB is not kept, so this run has none")
+        influxdb = ""
+    if record.task == "testground":
+        return Services()
+    return Services(sync_address(sync) if sync else None, influxdb, record.inputs.get("redis") or "")
+
+
+def _now(plan: Plan, record: RunRecord, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What makes the run now, and what would be run on each system (which is built for it)."""
+    made_by = provenance(plan.directory, plan.environ)
+    names = [host["name"] for host in record.hosts]
+    with suppress(RemoteRunnerError):  # each instance will tell
+        inventory = inventory_of_run(plan.directory, run_id, plan.controller, plan.environ)
+        value = inventory_value(inventory, names)
+        if record.task != "demo":  # whose second machine has other ports each time
+            made_by["inventory"] = inventory.secrets(plan.environ).hide_in(value)
+    return made_by, plan.run(_built(plan, record, run_id))
+
+
+async def _built(plan: Plan, record: RunRecord, run_id: str) -> dict[str, str]:
+    built: dict[str, str] = {}
+    async with plan.shared() as shared:
+        for host in record.hosts:
+            if host["system"] and host["system"] not in built:
+                with suppress(RemoteRunnerError):  # its instances will tell
+                    entry = plan.inventory.host(host["name"])
+                    artifact = await shared.artifact(
+                        entry.app,
+                        System.parse(host["system"]),
+                        plan_dir=plan.directory,
+                        run_id=run_id,
+                        environ=plan.environ,
+                        build_s=entry.timeouts.build_s,
+                    )
+                    built[host["system"]] = artifact.hash
+    return built
