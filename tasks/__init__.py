@@ -8,7 +8,22 @@ from __future__ import annotations
 import fabric.main
 from invoke import Collection
 
-from tasks import build, choose, clean, demo, executor, fetch, hosts, init, instance, local, plan_import, push, run
+from tasks import (
+    build,
+    choose,
+    clean,
+    demo,
+    doctor,
+    executor,
+    fetch,
+    hosts,
+    init,
+    instance,
+    local,
+    plan_import,
+    push,
+    run,
+)
 from tasks.command_line import completion
 from tasks.runs import listing, logs, remove, report, rerun
 
@@ -18,6 +33,7 @@ ns = Collection(
     clean.clean,
     completion.completion,
     demo.demo,
+    doctor.doctor,
     fetch.fetch,
     init.init,
     instance.instance,

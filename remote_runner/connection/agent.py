@@ -180,13 +180,21 @@ class Agent:
     # --- forwards ---
 
     async def listen(
-        self, near: Endpoint, port: int = 0, *, any_user: bool = False, told: Callable[[str], None] = lambda words: None
+        self,
+        near: Endpoint,
+        port: int = 0,
+        *,
+        any_user: bool = False,
+        everywhere: bool = False,
+        told: Callable[[str], None] = lambda words: None,
     ) -> Listener:
         """Make `near`, dialled from this machine, reachable at a port (0: any) of the host's loopback.
 
+        everywhere: at all its addresses instead, for whoever reaches these (with `any_user`).
         told: gets words about who was not let in, and why dialling failed. Raises `PortTakenError`.
         """
-        stream = await self._link.request({"verb": "listen", "port": port, "any_user": any_user})
+        head = {"verb": "listen", "port": port, "any_user": any_user, **({"everywhere": True} if everywhere else {})}
+        stream = await self._link.request(head)
         listener = Listener(self.name, stream, near, told, self._listeners)
         await listener.open(port)
         return listener
@@ -199,6 +207,23 @@ class Agent:
         forward = LocalForward(self._link, far)
         await forward.open(port)
         return forward
+
+    async def dial(self, far: Endpoint, size_bytes: int, *, within_s: float) -> bytes:
+        """What `far`, dialled from the host, says first, up to so many bytes; less where it ends before.
+
+        Raises `HostError` with the host's words where it cannot be reached, `DeadlineError`.
+        """
+
+        def refused(closed: StreamClosed) -> HostError:
+            return HostError(self.name, words(closed.text) or "it cannot be dialled")
+
+        head = {"verb": "dial", "host": far.host, "port": far.port}
+        async with self.asked(f"dialling {far}", head, failed=refused, within_s=within_s) as stream:
+            await stream.receive()
+            said = b""
+            while len(said) < size_bytes and (data := await stream.read(_LANE)):
+                said += data
+            return said
 
     # --- programs ---
 

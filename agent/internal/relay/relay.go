@@ -35,13 +35,14 @@ type Service struct {
 // Listen is the verb `listen`: it relays connections until the client closes the stream.
 func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
-		Port    int
-		AnyUser bool `json:"any_user"`
+		Port       int
+		AnyUser    bool `json:"any_user"`
+		Everywhere bool
 	}
 	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 0 || request.Port > 65535 {
 		return wire.Fail("breach", "nothing can listen by %s", open.Head)
 	}
-	listeners, port, err := listen(ctx, request.Port)
+	listeners, port, err := listen(ctx, request.Port, request.Everywhere)
 	if err != nil {
 		return err
 	}
@@ -65,11 +66,18 @@ func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Mes
 	return nil
 }
 
-// listen takes the port on 127.0.0.1, and on ::1 where that can have the same; 0 is any free one.
-func listen(ctx context.Context, port int) ([]net.Listener, int, error) {
+// listen takes the port on 127.0.0.1, and on ::1 where that can have the same, or else on all addresses; 0 is any free one.
+func listen(ctx context.Context, port int, everywhere bool) ([]net.Listener, int, error) {
 	// Keepalives would wake the machine for each connection, and tell nothing on the loopback.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
+	if everywhere {
+		all, err := config.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		if err != nil {
+			return nil, 0, wire.Fail("taken", "nothing can listen at port %d: %v", port, err).With("port", port)
+		}
+		return []net.Listener{all}, all.Addr().(*net.TCPAddr).Port, nil
+	}
 	for try := 1; ; try++ {
 		four, err := config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {

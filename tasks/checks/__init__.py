@@ -1,0 +1,1 @@
+"""What `fab doctor` looks at: this machine, each host, and whether the hosts reach each other."""
