@@ -65,7 +65,7 @@ def run_logged(
                 umask=umask,
             )
             _tell(guard, str(process.pid))
-        if not _ends_within(process, deadline.timeout_s, cancellation):
+        if not ends_within(process, deadline.timeout_s, cancellation):
             if cancellation is not None:
                 cancellation.check()
             deadline.check(" ".join(argv[:3]))
@@ -217,10 +217,10 @@ def last_lines(log: Path, count: int = 20) -> str:
     return "\n".join(text.strip().splitlines()[-count:])
 
 
-def _ends_within(
+def ends_within(
     process: subprocess.Popen[bytes], timeout_s: float | None, cancellation: Cancellation | None = None
 ) -> bool:
-    """Whether it ended before the time was over, and before anybody cancelled."""
+    """Wait for a program: whether it ended before the time was over, and before anybody cancelled."""
     # Popen.wait with a timeout polls every 50 ms, which a build of 0.1 s would feel; Linux can tell.
     if (timeout_s is not None or cancellation is not None) and hasattr(os, "pidfd_open"):
         pidfd = os.pidfd_open(process.pid)
@@ -250,7 +250,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        if _ends_within(process, _GRACE_S):
+        if ends_within(process, _GRACE_S):
             break
     # Its children may ignore TERM; the group is gone, or goes now.
     with suppress(ProcessLookupError, PermissionError):

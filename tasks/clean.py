@@ -11,7 +11,7 @@ import invoke
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.far_artifact import Store
 from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
-from remote_runner.errors import RemoteRunnerError
+from remote_runner.errors import RemoteRunnerError, SourceError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
@@ -59,6 +59,7 @@ def clean(
     results = plan.run(_on_hosts(plan, entries, wanted, dry_run=dry_run))
     found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
     if not host and not run:
+        found += _allocations(plan, older_s or 0.0, dry_run=dry_run)
         found += _here(plan, USUAL_AGE_S if older_s is None else older_s, dry_run=dry_run)
     if not host:
         for name in {one.name for one in found if one.kind == "run"}:
@@ -176,6 +177,27 @@ def _here(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Found]:
         found.append(
             _Found("", stale.kind.value, stale.path.name, str(stale.path), stale.age_s, stale.size_bytes, outcome)
         )
+    return found
+
+
+def _allocations(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Found]:
+    """Give back the Slurm allocations of runs whose processes here are all dead."""
+    from remote_runner.inventory.sources.allocation import left_allocations
+    from remote_runner.inventory.sources.slurm import slurm_environment
+
+    found = []
+    for allocation, age_s, run in left_allocations(plan.controller):
+        if age_s < older_than_s:
+            continue
+        try:
+            if dry_run:
+                outcome = ALIVE if allocation.is_needed() else WOULD_GO
+            else:
+                outcome = REMOVED if allocation.give_back(slurm_environment(plan.environ)) else ALIVE
+        except SourceError as error:
+            say(str(error))
+            outcome = FAILED
+        found.append(_Found("", "allocation", allocation.name, str(allocation.record), age_s, 0, outcome, run))
     return found
 
 

@@ -16,6 +16,7 @@ import invoke
 from remote_runner.connection.program import find_go
 from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
+from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from remote_runner.truth.observation import run_doubts
 from tasks.choose import positive
@@ -220,7 +221,7 @@ def run_all(
                 run_id=run_id,
                 command=starter,
                 outputs=outputs,
-                environ=plan.environ,
+                environ={**plan.environ, **passed_to_instances(plan.environ)},
                 sync_service=address,
                 influxdb_url=services.influxdb_url,
                 redis_host=services.redis_host,

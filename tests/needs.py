@@ -53,6 +53,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "run as root on Debian with mmdebstrap and qemu-user-static installed, on a kernel with binfmt_misc",
     ),
     "ansible": (_program("ansible-inventory"), "install ansible-core"),
+    "slurm": (
+        lambda: _program("slurmctld", "slurmd", "munged", "srun")() and _can_make_namespaces(),
+        "run as root, with slurmctld, slurmd, slurm-client, munge, iproute2 and util-linux installed",
+    ),
     "shellcheck": (_program("shellcheck"), "install shellcheck"),
     "sync-service": (
         lambda: _program("sync-service")() and _can_make_namespaces(),

@@ -396,6 +396,10 @@ class Agent:
 def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, str]) -> Transport:
     if entry.connect is not None:
         return CommandTransport(entry.name, entry.connect, environ)
+    if entry.job:
+        from remote_runner.connection.slurm.step import StepTransport
+
+        return StepTransport(entry.name, entry.job, environ)
     if entry.ssh is None:
         return LocalTransport(entry.name)
     return SshTransport(

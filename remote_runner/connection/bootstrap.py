@@ -33,7 +33,7 @@ _ENDING_S = 2.0
 
 
 class AgentGoneError(Exception):
-    """The host has no agent of this session any more."""
+    """The host has no agent of this session any more; its words, where it has some, say why."""
 
 
 class SilentProgramError(Exception):

@@ -480,8 +480,8 @@ class Link:
             try:
                 await self._attach(soon, first=False)
                 break
-            except AgentGoneError:
-                self._give_up(self._why_gone(reason), "")
+            except AgentGoneError as gone:
+                self._give_up(f"{reason}; {gone}" if str(gone) else self._why_gone(reason), "")
                 return
             except RemoteRunnerError as found:
                 error = found

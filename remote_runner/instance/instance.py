@@ -231,7 +231,7 @@ class _Instance:
         shared, environ, reporter = self._shared, self._environ, self._reporter
         self._begins("choose")
         with self._clock.step("choose") as step:
-            inventory = await shared.inventory(self._plan_dir, self._runenv.run, environ)
+            inventory = await shared.inventory(self._plan_dir, self._runenv, environ, self._choose_says, stack)
             reporter.secrets = inventory.secrets(environ)
             entry, system = await self._choose(inventory, stack)
             self._record.system = str(system)
@@ -305,6 +305,9 @@ class _Instance:
 
     def _begins(self, step: str) -> None:
         self._shared.tell(Began(self._who, step, self._record.host))
+
+    def _choose_says(self, words: str) -> None:
+        self._reporter.message(f"choose: {words}")
 
     def _push_says(self, words: str) -> None:
         self._reporter.step(f"push: {words}")

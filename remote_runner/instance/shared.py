@@ -17,6 +17,7 @@ from remote_runner.connection.agent import Agent
 from remote_runner.connection.forwards import Listener, LocalForward
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
+from remote_runner.instance.allocations import Allocations
 from remote_runner.instance.run_log import RunLog
 from remote_runner.instance.single_flight import SingleFlight
 from remote_runner.inventory.endpoint import Endpoint
@@ -28,6 +29,7 @@ from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from remote_runner.truth.influx import Influx
 from remote_runner.truth.observation import Observation, RunOn
 from remote_runner.truth.watch import Watch
+from testground.runenv import RunEnv
 from testground.sync.shared_client import SharedSyncClient
 
 # Results of builds that are kept for the instances of a run that come later; on disk they stay longer.
@@ -39,7 +41,7 @@ _LINGER_S = 2.0
 
 def reached_by(entry: HostEntry) -> tuple[object, ...]:
     """What makes two entries the same connection: how the host is reached, and where our directory is on it."""
-    return (entry.name, entry.ssh, entry.directory, entry.tolerate_s, entry.connect)
+    return (entry.name, entry.ssh, entry.directory, entry.tolerate_s, entry.connect, entry.job)
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Shared:
         self._closing: set[asyncio.Future[None]] = set()
         self._logs: dict[Path | None, tuple[RunLog, int]] = {}
         self._inventories: dict[Path, tuple[object, Inventory]] = {}
+        self._allocations = Allocations(controller, self._leave_nodes)
         self._hosts_of_runs: SingleFlight[tuple[object, ...], Inventory] = SingleFlight(keeps=64, keeps_failures=True)
 
     async def __aenter__(self) -> Self:
@@ -98,6 +101,7 @@ class Shared:
         await asyncio.gather(*(host.watch.close() for host in opened), return_exceptions=True)
         closing = [*(host.agent.close() for host in opened), *(client.close() for client in clients)]
         await asyncio.gather(*closing, return_exceptions=True)
+        await self._allocations.close()
 
     @contextmanager
     def run_log(self, directory: Path | None, umask: int | None) -> Iterator[RunLog]:
@@ -113,25 +117,58 @@ class Shared:
             else:
                 log.close()
 
-    async def inventory(self, plan_dir: Path, run_id: str, environ: Mapping[str, str]) -> Inventory:
+    async def inventory(
+        self,
+        plan_dir: Path,
+        runenv: RunEnv,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
+        stack: ExitStack,
+    ) -> Inventory:
         """The plan's inventory, the same for all instances of a run where hosts come from elsewhere.
 
-        Raises `InventoryError`, and what `read_for_run` raises.
+        An allocation that is made for the run stays until all of its instances have closed their `stack`; `report`
+        hears of waiting for it. Raises `InventoryError`, and what `read_for_run` raises.
         """
         inventory = self._read_inventory(plan_dir)
         if not inventory.sources:
             return inventory
-        key = (plan_dir, run_id, inventory.text)
-        return await self._hosts_of_runs.get(key, lambda: self._with_hosts(inventory, plan_dir, run_id, environ))
+        key = (plan_dir, runenv.run, inventory.text)
+        if inventory.allocates:
+            self._allocations.hold(plan_dir, runenv.run, runenv.instance_count, environ, stack)
+        loop = asyncio.get_running_loop()
+
+        def told(words: str) -> None:
+            loop.call_soon_threadsafe(report, words)
+
+        while True:
+            found = await self._hosts_of_runs.get(
+                key, lambda: self._with_hosts(inventory, plan_dir, runenv.run, environ, told)
+            )
+            if inventory.allocates:
+                # Earlier instances here may have ended, and be giving the allocation back.
+                await self._allocations.lock(plan_dir, runenv.run)
+            if not inventory.allocates or self._hosts_of_runs.peek(key) is found:
+                return found
 
     async def _with_hosts(
-        self, inventory: Inventory, plan_dir: Path, run_id: str, environ: Mapping[str, str]
+        self,
+        inventory: Inventory,
+        plan_dir: Path,
+        run_id: str,
+        environ: Mapping[str, str],
+        report: Callable[[str], None],
     ) -> Inventory:
         from remote_runner.inventory.sources.program import Asking
         from remote_runner.inventory.sources.reading import read_for_run
 
+        if inventory.allocates:
+            await self._allocations.lock(plan_dir, run_id)
+
         def read(cancellation: Cancellation) -> Inventory:
-            asking = Asking(plan_dir, self.controller, environ, inventory.source_s, cancellation)
+            asking = Asking(
+                plan_dir, self.controller, environ, inventory.source_s, cancellation, inventory.allocate_s, report
+            )
             listings = read_for_run(inventory.sources, asking, run_id)
             return inventory.with_hosts(listings, cache=self.controller.cache)
 
@@ -146,6 +183,18 @@ class Shared:
             while len(self._inventories) > 64:
                 del self._inventories[next(iter(self._inventories))]
         return found[1]
+
+    async def _leave_nodes(self, plan_dir: Path, run_id: str) -> None:
+        """Close the connections to the nodes of a run's allocation, and forget who they were."""
+        for key in self._hosts_of_runs.asked():
+            if key[:2] != (plan_dir, run_id):
+                continue
+            inventory = self._hosts_of_runs.peek(key)
+            self._hosts_of_runs.forget(key)
+            found = [self._hosts.peek(reached_by(entry)) for entry in inventory.hosts if entry.job] if inventory else []
+            nodes = [host for host in found if host is not None]
+            self._opened = [host for host in self._opened if host not in nodes]
+            await asyncio.gather(*(host.agent.close() for host in nodes), return_exceptions=True)
 
     # Connections
 

@@ -60,6 +60,10 @@ class SingleFlight(Generic[_K, _R]):
             else:
                 self._make_room()
 
+    def asked(self) -> list[_K]:
+        """What was asked for, and is kept or goes on."""
+        return list(self._flights)
+
     def forget(self, key: _K) -> None:
         """The next caller starts it anew."""
         self._flights.pop(key, None)

@@ -15,7 +15,7 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.keys import Place, keys_of, read_keys
 from remote_runner.inventory.kinds import At, Builder, BuildOn, ForwardUsers, OnUnreachable, StoreChoice, nearest_names
 from remote_runner.inventory.placement import Entry, Spread
-from remote_runner.inventory.sources.source import Listing, Source, as_node
+from remote_runner.inventory.sources.source import Listing, SlurmSource, Source, as_node
 from remote_runner.inventory.ssh_target import SshTarget, check_host_name
 from remote_runner.inventory.systems import System
 from remote_runner.inventory.yaml_tree import Node, Scalar, parse_yaml
@@ -107,6 +107,8 @@ class HostEntry:
     app: AppSettings
     source: str = FILE_NAME
     """Where it is from: the inventory, or an entry of `hosts_from`."""
+    job: str = ""
+    """The Slurm allocation of which it is a node, by whose steps it is reached."""
     nearest: tuple[str, ...] = ()
     """For a name that the inventory does not list: the listed ones that may be meant."""
 
@@ -139,7 +141,13 @@ class Inventory:
     this_host: HostEntry
     sources: tuple[Source, ...] = ()
     source_s: float = 30.0
+    allocate_s: float = 3600.0
     text: str = field(default="", repr=False)
+
+    @property
+    def allocates(self) -> bool:
+        """Whether hosts are nodes of a Slurm allocation."""
+        return any(isinstance(source, SlurmSource) for source in self.sources)
 
     @staticmethod
     def state_of(plan_dir: Path) -> tuple[int, int, int] | None:
@@ -192,21 +200,26 @@ class Inventory:
         for listing in listings or ():
             listed.add_all(listing)
         hosts = [reader.entry(name, listed.given[name], stands) for name, stands in listed.stands.items()]
-        hosts = [replace(host, source=listed.sources[host.name]) for host in hosts]
-        if listings is not None and not hosts:
+        hosts = [
+            replace(host, source=listed.sources[host.name], job="" if host.connect else listed.jobs.get(host.name, ""))
+            for host in hosts
+        ]
+        come_later = any(listing.later for listing in listings or ())
+        if listings is not None and not hosts and not come_later:
             said = ", ".join(f"{listing.source}: none" for listing in listings)
             at.child("hosts_from").fail(0, "hosts, here or in `hosts`", found=f"no host ({said})")
         this_host = next((host for host in hosts if host.name == LOCALHOST), this_host)
         spread = top.get("spread", keys_of(Place.TOP)["spread"].default)
         return cls(
             file,
-            tuple(hosts) or (this_host,),
+            tuple(hosts) or (() if come_later else (this_host,)),
             spread,
             any_host.app,
             any_host,
             this_host,
             sources=top.get("hosts_from", ()) if listings is None else (),
             source_s=_default_of("timeouts.source_s", defaults),
+            allocate_s=_default_of("timeouts.allocate_s", defaults),
             text=text,
         )
 
@@ -325,6 +338,7 @@ class _Listed:
         self.given: dict[str, dict[str, Any]] = {}
         self.stands: dict[str, tuple[Node, At]] = {}
         self.sources: dict[str, str] = {}
+        self.jobs: dict[str, str] = {}
 
     def add(self, name: str, node: Node, at: At, source: str = FILE_NAME) -> None:
         _check_inventory_name(name, node, at)
@@ -337,6 +351,8 @@ class _Listed:
     def add_all(self, listing: Listing) -> None:
         for name, values in listing.hosts:
             self.add(name, as_node(values), At(f"hosts_from: {listing.source}", name), listing.source)
+            if listing.by_step and self.sources[name] == listing.source:
+                self.jobs[name] = listing.job
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from remote_runner.inventory.command_template import PLACEHOLDERS
 from remote_runner.inventory.kinds import (
     ABSOLUTE,
     ANY_PORT,
+    ARGUMENTS,
     BOOLEAN,
     BUILD_ON,
     BUILDER,
@@ -27,6 +28,7 @@ from remote_runner.inventory.kinds import (
     HOST_NAME,
     HOSTS,
     INSIDE,
+    NODES,
     ON_UNREACHABLE,
     OPTIONS,
     PATTERNS,
@@ -37,10 +39,12 @@ from remote_runner.inventory.kinds import (
     SECRETS,
     SIZE,
     SLOTS,
+    SLURM_CONNECT,
     SPREAD,
     STORE,
     SYSTEM,
     TEXT,
+    TIME,
     USER_NAME,
     WORD,
     WORDS,
@@ -57,6 +61,8 @@ from remote_runner.inventory.placement import Spread
 from remote_runner.inventory.sources.source import (
     AnsibleSource,
     CommandSource,
+    SlurmConnect,
+    SlurmSource,
     Source,
     SshConfigSource,
 )
@@ -73,6 +79,7 @@ class Place(Enum):
     APP = "app"
     FORWARD = "an entry of forwards"
     SOURCE = "an entry of hosts_from"
+    SLURM = "slurm, in an entry of hosts_from"
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ def _read_source(node: Node, at: At) -> Source:
         kinds = ", ".join(keys_of(Place.SOURCE))
         at.fail(node, f"one of {kinds}", found=" and ".join(values) or "none of them")
     ((kind, value),) = values.items()
+    if kind == "slurm":
+        return SlurmSource(**{key.name: value.get(key.name, key.default) for key in keys_of(Place.SLURM).values()})
     kinds_of_one: dict[str, Any] = {"ssh_config": SshConfigSource, "ansible": AnsibleSource, "command": CommandSource}
     source: Source = kinds_of_one[kind](value)
     return source
@@ -117,6 +126,7 @@ _FORWARD = frozenset({Place.FORWARD})
 
 _DEFAULTS = frozenset({Place.DEFAULTS})
 _SOURCE = frozenset({Place.SOURCE})
+_SLURM = frozenset({Place.SLURM})
 
 _SOURCES = list_kind("a list of sources", Kind("a source of hosts", _read_source, {"$ref": "#/$defs/source"}))
 _FORWARDS = list_kind("a list of forwards", Kind("a forward", _read_forward, {"$ref": "#/$defs/forward"}))
@@ -246,6 +256,7 @@ KEYS: tuple[Key, ...] = (
     Key("timeouts.run_s", SECONDS_OR_NONE, None, "Time for the application.", _BOTH, "none"),
     Key("timeouts.fetch_s", SECONDS, 300.0, "Time to fetch the outputs.", _BOTH),
     Key("timeouts.source_s", SECONDS, 30.0, "Time for each entry of `hosts_from` to say its hosts.", _DEFAULTS),
+    Key("timeouts.allocate_s", SECONDS, 3600.0, "Time for Slurm to allocate nodes, its queue included.", _DEFAULTS),
     Key(
         "ssh_config",
         PATTERNS,
@@ -266,6 +277,25 @@ KEYS: tuple[Key, ...] = (
         None,
         "A program that prints JSON: names, or names with keys of `hosts.NAME`. It runs in the plan's directory.",
         _SOURCE,
+    ),
+    Key(
+        "slurm",
+        _nested(Place.SLURM, "a mapping of settings"),
+        None,
+        "The nodes of a Slurm allocation: of the one that the run is in, else of one made for it.",
+        _SOURCE,
+    ),
+    Key("nodes", NODES, 1, "How many nodes to allocate.", _SLURM),
+    Key("partition", WORD, None, "Where.", _SLURM, "Slurm's default partition"),
+    Key("time", TIME, None, "For how long.", _SLURM, "the partition's default"),
+    Key("options", ARGUMENTS, (), "Further options of salloc.", _SLURM),
+    Key("slots", SLOTS, None, "How many instances a node takes.", _SLURM, "the processors allocated there"),
+    Key(
+        "connect",
+        SLURM_CONNECT,
+        SlurmConnect.SRUN,
+        "`srun`: a step of the allocation; `ssh`: where the site lets users log in to nodes allocated to them.",
+        _SLURM,
     ),
     Key(
         "name",
@@ -375,6 +405,7 @@ _SECTIONS = (
     ("In `defaults` and in `hosts.NAME`", (Place.DEFAULTS, Place.HOST)),
     ("In an entry of `forwards`", (Place.FORWARD,)),
     ("In an entry of `hosts_from`, one of", (Place.SOURCE,)),
+    ("In `slurm` of an entry of `hosts_from`", (Place.SLURM,)),
     ("In `app`, and in `hosts.NAME.app`", (Place.APP,)),
 )
 

@@ -14,6 +14,7 @@ from remote_runner.errors import HostNameError, InventoryError, UnknownSystemErr
 from remote_runner.inventory.command_template import PLACEHOLDERS, unknown_placeholders
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.placement import Spread
+from remote_runner.inventory.sources.source import SlurmConnect
 from remote_runner.inventory.ssh_target import HOST_PATTERN, USER_PATTERN, check_host_name, check_user_name
 from remote_runner.inventory.systems import SYSTEMS, System
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, Sequence
@@ -282,6 +283,17 @@ def _endpoint(text: str) -> Endpoint:
     return Endpoint(_word(host) if colon else "localhost", _whole(1, 65535)(port))
 
 
+def _time(text: str) -> str:
+    """What salloc takes, or a number with a unit, which becomes minutes."""
+    with_unit = re.fullmatch(r"([0-9]+)([smhd])", text)
+    if with_unit:
+        seconds = int(with_unit[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[with_unit[2]]
+        return str(max(1, -(-seconds // 60)))
+    if not re.fullmatch(r"[0-9]+(?::[0-9]+){0,2}|[0-9]+-[0-9]+(?::[0-9]+){0,2}", text):
+        raise ValueError
+    return text
+
+
 def _env_name(name: str) -> str | None:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         return "a variable's name (letters, digits and _)"
@@ -414,6 +426,10 @@ CONNECT = Kind(
 )
 PROGRAM = Kind("a program with its arguments, as a text or a list of words", _read_program, _WORDS_SCHEMA)
 PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns, {"anyOf": [{"type": _SCALAR}, WORDS.schema]})
+NODES = _text_kind("a whole number from 1 to 100000", _whole(1, 100_000), _number(1, 100_000))
+TIME = _text_kind("30m, 2h, 1d, or as salloc takes it", _time)
+ARGUMENTS = list_kind("a list of arguments", TEXT)
+SLURM_CONNECT = _one_of(SlurmConnect)
 HOSTS = Kind(
     "a mapping of host names",
     _read_hosts,

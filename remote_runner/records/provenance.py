@@ -105,10 +105,11 @@ def inventory_of_run(plan_dir: Path, run_id: str, controller: Controller, enviro
     if not inventory.sources:
         return inventory
     from remote_runner.inventory.sources.program import Asking
-    from remote_runner.inventory.sources.reading import read_for_run
+    from remote_runner.inventory.sources.reading import kept_for_run
 
     asking = Asking(plan_dir, controller, environ, inventory.source_s)
-    return inventory.with_hosts(read_for_run(inventory.sources, asking, run_id), cache=controller.cache)
+    listings = kept_for_run(inventory.sources, asking, run_id)
+    return inventory if listings is None else inventory.with_hosts(listings, cache=controller.cache)
 
 
 def inventory_value(inventory: Inventory, used: Iterable[str]) -> dict[str, Any]:

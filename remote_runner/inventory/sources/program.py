@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +19,18 @@ _MOST_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Asking:
-    """For whom hosts are looked for: the plan, the variables of the run, and how long each source may take."""
+    """For whom hosts are looked for: the plan, the variables of the run, and how long each source may take.
+
+    report: hears how an allocation stands in its queue.
+    """
 
     plan_dir: Path
     controller: Controller
     environ: Mapping[str, str]
     source_s: float
     cancellation: Cancellation | None = None
+    allocate_s: float = 3600.0
+    report: Callable[[str], None] = lambda words: None
 
     def variables(self) -> dict[str, str]:
         """Those of a program: the run's own, with the home that programs keep their settings in."""

@@ -15,19 +15,32 @@ from remote_runner.files import write_atomically
 from remote_runner.inventory.sources.ansible import read_ansible
 from remote_runner.inventory.sources.command import read_command
 from remote_runner.inventory.sources.program import Asking
-from remote_runner.inventory.sources.source import AnsibleSource, CommandSource, Listing, Source, SshConfigSource
+from remote_runner.inventory.sources.source import (
+    AnsibleSource,
+    CommandSource,
+    Listing,
+    SlurmSource,
+    Source,
+    SshConfigSource,
+)
 from remote_runner.inventory.sources.ssh_config import read_ssh_config
 from remote_runner.shared_failure import pack_failure, unpack_failure
 
 
 def read_source(source: Source, asking: Asking) -> Listing:
-    """What one source says now. Raises `SourceError`, `DeadlineError`."""
+    """What one source says now; nodes of Slurm's only within an allocation. Raises `SourceError`, `DeadlineError`."""
     if isinstance(source, SshConfigSource):
         return read_ssh_config(source, asking.variables(), Deadline.after(asking.source_s))
     if isinstance(source, AnsibleSource):
         return read_ansible(source, asking)
-    assert isinstance(source, CommandSource)
-    return read_command(source, asking)
+    if isinstance(source, CommandSource):
+        return read_command(source, asking)
+    from remote_runner.inventory.sources.slurm import SlurmPrograms, job_around, read_nodes, slurm_environment
+
+    job = job_around(asking.environ)
+    if not job:
+        return Listing(str(source), (), ("nodes: a run allocates them; by hand it takes salloc",), later=True)
+    return read_nodes(source, job, SlurmPrograms(str(source), slurm_environment(asking.environ)))
 
 
 def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list[Listing]:
@@ -35,28 +48,64 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
 
     It is kept beside the run's builds. Raises what reading raises, `ControllerError`, `WorkCancelledError`.
     """
-    key = hashlib.sha256(repr((asking.plan_dir, tuple(sources))).encode()).hexdigest()[:12]
-    kept = asking.controller.cache / "builds" / safe_name(run_id) / f"hosts-{key}.json"
+    kept = _kept_file(sources, asking, run_id)
     lock = asking.controller.lock(f"hosts-{hashlib.sha256(str(kept).encode()).hexdigest()[:24]}")
-    budget = Deadline.after(asking.source_s * len(sources) + 10.0)
-    if not kept.exists():
-        with lock if lock.acquire_unless(lambda: _is_settled(kept, asking), budget) else nullcontext():
-            if not kept.exists():
-                write_atomically(kept, json.dumps(_outcome(sources, asking)).encode())
+    each_s = [asking.allocate_s if isinstance(source, SlurmSource) else asking.source_s for source in sources]
+    budget = Deadline.after(sum(each_s) + 60.0)
+
+    def is_settled() -> bool:
+        if asking.cancellation is not None:
+            asking.cancellation.check()
+        return kept.exists() and _is_there(sources, asking, run_id)
+
+    if not is_settled():
+        with lock if lock.acquire_unless(is_settled, budget) else nullcontext():
+            if not is_settled():
+                write_atomically(kept, json.dumps(_outcome(sources, asking, run_id)).encode())
     return _read_kept(kept)
 
 
-def _is_settled(kept: Path, asking: Asking) -> bool:
-    if asking.cancellation is not None:
-        asking.cancellation.check()
-    return kept.exists()
+def kept_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list[Listing] | None:
+    """What the sources said in that run, also after its end; `None` where nobody asked them. Asks none itself."""
+    kept = _kept_file(sources, asking, run_id)
+    return _read_kept(kept) if kept.exists() else None
 
 
-def _outcome(sources: Sequence[Source], asking: Asking) -> dict[str, object]:
+def _kept_file(sources: Sequence[Source], asking: Asking, run_id: str) -> Path:
+    key = hashlib.sha256(repr((asking.plan_dir, tuple(sources))).encode()).hexdigest()[:12]
+    return asking.controller.cache / "builds" / safe_name(run_id) / f"hosts-{key}.json"
+
+
+def _is_there(sources: Sequence[Source], asking: Asking, run_id: str) -> bool:
+    """Whether the run still has its own allocation, where it needs one."""
+    if not any(isinstance(source, SlurmSource) for source in sources):
+        return True
+    from remote_runner.inventory.sources.allocation import Allocation
+    from remote_runner.inventory.sources.slurm import job_around
+
+    if job_around(asking.environ):
+        return True
+    allocation = Allocation.of(asking.controller, run_id, asking.plan_dir)
+    return allocation.record.exists() or "failure" in json.loads(_kept_file(sources, asking, run_id).read_bytes())
+
+
+def _outcome(sources: Sequence[Source], asking: Asking, run_id: str) -> dict[str, object]:
     try:
-        return {"listings": [read_source(source, asking).to_json() for source in sources]}
+        return {"listings": [_read_in_run(source, asking, run_id).to_json() for source in sources]}
     except RemoteRunnerError as error:
         return {"failure": pack_failure(error)}
+
+
+def _read_in_run(source: Source, asking: Asking, run_id: str) -> Listing:
+    listing = read_source(source, asking)
+    if not listing.later:
+        return listing
+    assert isinstance(source, SlurmSource)
+    from remote_runner.inventory.sources.allocation import allocate
+    from remote_runner.inventory.sources.slurm import SlurmPrograms, read_nodes, slurm_environment
+
+    job = allocate(source, asking, run_id)
+    return read_nodes(source, job, SlurmPrograms(str(source), slurm_environment(asking.environ)))
 
 
 def _read_kept(kept: Path) -> list[Listing]:

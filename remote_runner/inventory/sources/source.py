@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Self
 
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, Sequence
+
+
+class SlurmConnect(Enum):
+    """How an allocated node is reached."""
+
+    SRUN = "srun"
+    """By a step of the allocation."""
+    SSH = "ssh"
+    """By ssh, where the site lets users log in to nodes that are allocated to them."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +49,41 @@ class CommandSource:
         return f"command {self.argv[0].rpartition('/')[2]}"
 
 
-Source = SshConfigSource | AnsibleSource | CommandSource
+@dataclass(frozen=True)
+class SlurmSource:
+    """The nodes of an allocation: of the one that a run is in, else of one that is made for it.
+
+    time: as salloc takes it. slots: instances on each node; `None`: as many as processors are allocated there.
+    """
+
+    nodes: int
+    partition: str | None
+    time: str | None
+    options: tuple[str, ...]
+    slots: int | None
+    connect: SlurmConnect
+
+    def __str__(self) -> str:
+        return f"slurm {self.partition}" if self.partition else "slurm"
+
+
+Source = SshConfigSource | AnsibleSource | CommandSource | SlurmSource
 
 
 @dataclass(frozen=True)
 class Listing:
     """What a source said: hosts by name, each with keys of `hosts.NAME` (JSON values), and what was left out, and why.
 
-    source: the words for messages.
+    source: the words for messages. job: the Slurm allocation whose nodes the hosts are; `by_step`: they are reached by
+    its steps; `later`: there is none yet, for a run makes it.
     """
 
     source: str
     hosts: tuple[tuple[str, AnyMapping[str, Any]], ...]
     left_out: tuple[str, ...] = ()
+    job: str = ""
+    by_step: bool = False
+    later: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

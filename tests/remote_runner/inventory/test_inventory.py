@@ -465,7 +465,7 @@ def test_the_readme_section_documents_every_key_once() -> None:
     text = render_markdown()
     for key in KEYS:
         assert key.doc in text
-        sections = 2 if key.name in ("name", "env", "command") else 1
+        sections = 2 if key.name in ("name", "env", "command", "slots") else 1
         assert text.count(f"\n| `{key.name}` |") == sections
     for placeholder in PLACEHOLDERS:
         assert f"`{{{placeholder}}}`" in text

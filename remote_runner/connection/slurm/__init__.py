@@ -1,0 +1,1 @@
+"""Nodes of a Slurm allocation, reached by its steps."""

@@ -1,0 +1,317 @@
+"""Runs on a real Slurm: its nodes are the hosts, and an allocation of the run's own goes with the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import FaultClock, fault
+from tests.integration.runs import Ended, Machine, Outcome, Plan, ended, read_until, single_words, wait_for
+from tests.integration.ways import ALONE, DIRECT, let_fab_start_by
+from tests.needs import need
+from tests.slurm_bed import SlurmBed
+
+QUICK = 'echo "on $REMOTE_RUNNER_HOST" >"$TEST_OUTPUTS_PATH/where"; ok\n'
+# What a terminal or a reader of lines would change.
+BYTES = bytes(range(256)) * 64 + b"no end of a line"
+CARRIED = "".join(f"\\{byte:03o}" for byte in range(256))
+BINARY = (
+    f"i=0; while [ $i -lt 64 ]; do printf '{CARRIED}'; i=$((i+1)); done >\"$TEST_OUTPUTS_PATH/bytes\"\n"
+    "printf 'no end of a line' >>\"$TEST_OUTPUTS_PATH/bytes\"; ok\n"
+)
+WAITS = 'until [ -e "$GO" ]; do sleep 0.1; done; ok\n'
+TOLERATE_S = 10
+HOLD = 'event message_event "\\"x\\":1"; echo started >&2; exec sleep 600\n'
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmBed]:
+    """Three nodes with four processors each."""
+    need("slurm")
+    with SlurmBed.started(tmp_path_factory.mktemp("slurm"), 3) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _all_idle(bed: SlurmBed) -> Iterator[None]:
+    yield
+    for job in bed.jobs():
+        bed.slurm("scancel", job, check=False)
+    bed.wait_idle()
+
+
+def on(bed: SlurmBed, machine: Machine) -> Machine:
+    """The user's machine with Slurm's programs."""
+    path = f"{bed.programs}{os.pathsep}{machine.environ['PATH']}"
+    return Machine({**machine.environ, **bed.environ, "PATH": path}, machine.runtime)
+
+
+def plan_on(
+    bed: SlurmBed,
+    tmp_path: Path,
+    machine: Machine,
+    script: str,
+    slurm: Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> Plan:
+    plan = Plan.of_script(tmp_path / "plan", on(bed, machine), script, [])
+    with_slurm(plan, bed, slurm or {}, **defaults)
+    return plan
+
+
+def with_slurm(plan: Plan, bed: SlurmBed, slurm: Mapping[str, Any], **defaults: Any) -> None:
+    """Let the plan's hosts be nodes of that Slurm."""
+    file = plan.directory / "inventory.yaml"
+    inventory = json.loads(file.read_text(encoding="utf-8"))
+    inventory |= {"hosts": {}, "hosts_from": [{"slurm": {"nodes": 3, "time": "10m", **slurm}}]}
+    inventory["defaults"] = {"directory": str(bed.local), "tolerate_s": TOLERATE_S, **defaults}
+    file.write_text(json.dumps(inventory), encoding="utf-8")
+
+
+@pytest.mark.parametrize("way", [None, DIRECT, ALONE])
+def test_a_run_allocates_shares_and_gives_back(
+    bed: SlurmBed, tmp_path: Path, machine: Machine, way: str | None
+) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK, {"slots": 2, "partition": "p", "options": ["--constraint=ib"]})
+    if way is not None:
+        let_fab_start_by(plan.directory, way)
+    outcome = plan.single(6).all_ok()
+    assert sorted(instance.host for instance in outcome.instances) == ["n1", "n1", "n2", "n2", "n3", "n3"]
+    for instance in outcome.instances:
+        assert instance.text("where") == f"on {instance.host}\n"
+        assert instance.record["address"] == f"10.81.0.{instance.host[1:]}"
+    said = outcome.ended.stderr
+    assert said.count("is allocated") == 1
+    wait_for(lambda: bed.jobs() == [], 10.0)
+    assert plan.fab("clean", "--json").status == 0
+
+
+def test_every_byte_arrives(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    (instance,) = plan_on(bed, tmp_path, machine, BINARY).single().all_ok().instances
+    assert (instance.outputs / "bytes").read_bytes() == BYTES
+
+
+def test_the_nodes_of_an_allocation_are_the_hosts(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK)
+    before = plan.fab("hosts")
+    assert "a run allocates them" in before.stderr
+    bed.slurm("salloc", "--no-shell", "--job-name=mine", "--nodes=2", "--constraint=ib")
+    (job,) = bed.jobs()
+    within = {"SLURM_JOB_ID": job, "SLURM_NTASKS": "7"}
+    shown = plan.fab("hosts", "--json", environ=within)
+    assert [(one["host"], one["slots"], one["labels"], one["from"]) for one in json.loads(shown.stdout)] == [
+        ("n1", 4, ["p", "ib"], "slurm"),
+        ("n2", 4, ["p", "ib"], "slurm"),
+    ]
+    probed = json.loads(plan.fab("hosts", "--probe", "--json", environ=within).stdout)
+    assert [one["error"] for one in probed] == [None, None]
+
+
+def test_ctrl_c_gives_the_allocation_back(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    plan = plan_on(bed, tmp_path, machine, HOLD, grace_s=1)
+    run = plan.start(*single_words(2))
+    read_until(run, "started in", 2)
+    assert len(bed.jobs()) == 1
+    os.kill(run.pid, signal.SIGINT)
+    assert ended(run).status != 0
+    wait_for(lambda: bed.jobs() == [], 5.0)
+
+
+# What goes wrong
+
+
+@dataclass
+class Waiting:
+    """A run whose applications wait, one on each node, until they are let go."""
+
+    plan: Plan
+    fab: subprocess.Popen[bytes]
+    go: Path
+    job: str
+
+    @classmethod
+    def started(cls, bed: SlurmBed, tmp_path: Path, machine: Machine, **slurm: Any) -> Waiting:
+        go = tmp_path / "go"
+        plan = plan_on(bed, tmp_path, machine, WAITS, {"slots": 1, **slurm}, env={"GO": str(go)}, grace_s=1)
+        fab = plan.start(*single_words(3))
+        read_until(fab, "run: started in", 3)
+        (job,) = bed.jobs()
+        return cls(plan, fab, go, job)
+
+    def verdicts(self) -> dict[str, tuple[str, str]]:
+        """Let go of what still waits: for each node the verdict and the reason."""
+        self.go.touch()
+        outcome = Outcome.of(ended(self.fab))
+        assert "Traceback" not in outcome.ended.stderr
+        return {instance.host: (instance.verdict, instance.reason) for instance in outcome.instances}
+
+
+@fault(
+    "a node of a Slurm allocation dies (slurmd and all else on it)",
+    "its instances fail; those on other nodes go on",
+    "`tolerate_s` + 10 s",
+)
+def test_a_node_dies(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    clock.start()
+    bed.kill_node(2)
+    read_until(run.fab, "FAIL")
+    clock.stop(TOLERATE_S + 10)
+    found = run.verdicts()
+    bed.revive(2)
+    assert (found["n1"], found["n3"]) == (("ok", ""), ("ok", ""))
+    assert found["n2"][0] == "failed"
+    assert found["n2"][1].startswith("remote-runner: n2: ")
+
+
+@fault("a run's Slurm job is cancelled from outside (scancel)", "its instances fail, with that reason", "10 s")
+def test_the_job_is_cancelled(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    clock.start()
+    bed.slurm("scancel", run.job)
+    read_until(run.fab, "FAIL", 3)
+    clock.stop(10)
+    for verdict, reason in run.verdicts().values():
+        assert verdict == "failed"
+        assert "it was cancelled" in reason
+        assert f"Slurm says of job {run.job}: C" in reason  # COMPLETING at first
+
+
+@fault("the time limit of a run's Slurm job is over", "its instances fail, with that reason", "60 s")
+def test_the_time_limit_is_over(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    clock.start()
+    bed.slurm("scontrol", "update", f"JobId={run.job}", "EndTime=now")
+    read_until(run.fab, "FAIL", 3)
+    clock.stop(60)  # slurmctld looks at limits every 30 s
+    for verdict, reason in run.verdicts().values():
+        assert verdict == "failed"
+        assert "its time limit is over" in reason
+
+
+@fault("another job preempts a run's Slurm job", "its instances fail, with that reason", "20 s")
+def test_another_job_takes_its_place(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    clock.start()
+    bed.slurm("sbatch", "--partition=urgent", "--nodes=3", "--output=/dev/null", "--wrap=true")
+    read_until(run.fab, "FAIL", 3)
+    clock.stop(20)
+    for verdict, reason in run.verdicts().values():
+        assert verdict == "failed"
+        assert "another job took its place" in reason
+
+
+@fault("slurmctld is started anew during a run", "nothing: steps do not need it", "30 s")
+def test_slurmctld_is_started_anew(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    clock.start()
+    bed.stop_controller()
+    bed.start_controller()
+    found = run.verdicts()
+    clock.stop(30)
+    assert set(found.values()) == {("ok", "")}
+    wait_for(lambda: bed.jobs() == [], 10.0)
+
+
+def failing(plan: Plan) -> tuple[Ended, str]:
+    """A run that fails before its start, and what its instance says of that."""
+    outcome = plan.single(1)
+    assert outcome.ended.status == 1
+    assert "Traceback" not in outcome.ended.stderr
+    return outcome.ended, outcome.instances[0].reason
+
+
+@fault("slurmctld is down when a run begins", "the run fails in a sentence", "40 s")
+def test_slurmctld_is_down(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK)
+    bed.stop_controller()
+    try:
+        clock.start()
+        _, reason = failing(plan)
+        clock.stop(40)
+    finally:
+        bed.start_controller()
+    assert "hosts_from: slurm: salloc ended with status" in reason
+    assert "contact slurm controller" in reason
+    assert "scontrol ping" in reason
+
+
+@fault(
+    "the controller is killed, and its Slurm allocation stays",
+    "`fab clean` finds it by its record and gives it back",
+    "15 s",
+)
+def test_the_controller_is_killed(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    run = Waiting.started(bed, tmp_path, machine)
+    os.killpg(run.fab.pid, signal.SIGKILL)
+    run.fab.wait()
+    assert bed.jobs() == [run.job]
+    clock.start()
+    cleaned = run.plan.fab("clean", "--json")
+    wait_for(lambda: bed.jobs() == [], 10.0)
+    clock.stop(15)
+    (found,) = [one for one in json.loads(cleaned.stdout) if one["kind"] == "allocation"]
+    assert found["outcome"] == "removed"
+    ended(run.fab)
+
+
+@fault(
+    "all nodes of a Slurm partition are taken", "that is told; the run fails after `allocate_s`", "`allocate_s` + 8 s"
+)
+def test_there_is_no_room(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 5})
+    bed.slurm("salloc", "--no-shell", "--nodes=2")
+    jobs = bed.jobs()
+    clock.start()
+    run, reason = failing(plan)
+    clock.stop(13)
+    assert bed.jobs() == jobs
+    assert "no nodes were allocated within 5 s" in reason
+    assert "waits in partition p, at place 1 of 1 (" in run.stderr
+
+
+@fault(
+    "a partition, a feature or an option of salloc's that does not exist; more nodes than there are",
+    "the run fails in a sentence",
+    "10 s",
+)
+@pytest.mark.parametrize(
+    ("slurm", "words"),
+    [
+        ({"partition": "nope"}, "invalid partition specified: nope"),
+        ({"options": ["--constraint=gold"]}, "Invalid feature specification"),
+        ({"options": ["--nonsense"]}, "unrecognized option '--nonsense'"),
+        ({"nodes": 9}, "PartitionNodeLimit"),
+    ],
+)
+def test_what_slurm_does_not_have(
+    bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock, slurm: dict[str, Any], words: str
+) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK, slurm)
+    clock.start()
+    _, reason = failing(plan)
+    clock.stop(10)
+    assert words in reason
+    assert "next: " in reason
+    assert bed.jobs() == []
+
+
+@fault("two runs at once in one Slurm allocation", "nothing: both run, and the allocation stays", "30 s")
+def test_two_runs_at_once(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK)
+    bed.slurm("salloc", "--no-shell", "--nodes=2")
+    (job,) = bed.jobs()
+    clock.start()
+    runs = [plan.start(*single_words(4), environ={"SLURM_JOB_ID": job, "SLURM_NTASKS": "7"}) for _ in range(2)]
+    for run in runs:
+        Outcome.of(ended(run)).all_ok()
+    clock.stop(30)
+    assert bed.jobs() == [job]

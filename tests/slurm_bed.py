@@ -1,0 +1,228 @@
+"""A real Slurm on network namespaces: nodes n1, n2, … and a machine with slurmctld, from Debian's packages.
+
+`programs` is a directory for PATH: each of Slurm's programs, run on the controller's machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.hosts import which
+
+_READY_S = 60.0
+_CONF = """\
+ClusterName=bed
+SlurmctldHost={controller}(10.81.0.254)
+SlurmUser=root
+AuthInfo=socket={directory}/run/munge.sock
+StateSaveLocation={directory}/state
+SlurmdSpoolDir={directory}/spool/%n
+SlurmctldPidFile={directory}/run/ctld.pid
+SlurmdPidFile={directory}/run/d.%n.pid
+SlurmctldLogFile={directory}/log/ctld.log
+SlurmdLogFile={directory}/log/d.%n.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+InactiveLimit=10
+SlurmdTimeout=5
+MessageTimeout=5
+KillWait=2
+MpiDefault=none
+NodeName=n[1-{nodes}] CPUs={cpus} Feature=ib State=UNKNOWN {addresses}
+PartitionName=p Nodes=ALL Default=YES State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL State=UP PriorityTier=9
+"""
+
+
+@dataclass
+class SlurmBed:
+    """One that runs; files of each node's own are below `local`, which is another directory on each."""
+
+    directory: Path
+    nodes: int
+    prefix: str
+
+    @classmethod
+    @contextmanager
+    def started(cls, directory: Path, nodes: int, cpus: int = 4) -> Iterator[SlurmBed]:
+        """Make the network, start all daemons, and wait until every node is idle."""
+        bed = cls(directory, nodes, f"rrs{os.getpid()}")
+        with ExitStack() as stack:
+            stack.callback(bed._end)
+            bed._make_network()
+            bed._write(cpus)
+            bed._start_munge()
+            bed.start_controller()
+            for number in range(1, nodes + 1):
+                bed.start_node(number)
+            bed.wait_idle()
+            yield bed
+
+    @property
+    def conf(self) -> Path:
+        return self.directory / "slurm.conf"
+
+    @property
+    def local(self) -> Path:
+        return self.directory / "local"
+
+    @property
+    def programs(self) -> Path:
+        return self.directory / "bin"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables by which a program finds it."""
+        return {"SLURM_CONF": str(self.conf)}
+
+    def slurm(self, *argv: str, check: bool = True) -> str:
+        """What one of Slurm's programs prints."""
+        environ = {**os.environ, **self.environ}
+        return subprocess.run(
+            [str(self.programs / argv[0]), *argv[1:]],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=_READY_S,
+        ).stdout
+
+    def jobs(self) -> list[str]:
+        """The numbers of the jobs that wait, run or end."""
+        return self.slurm("squeue", "-h", "-o", "%i").split()
+
+    def wait_idle(self, timeout_s: float = _READY_S) -> None:
+        """Return once all nodes are idle."""
+        self._wait(
+            lambda: self.slurm("sinfo", "-h", "-p", "p", "-t", "idle", "-o", "%D", check=False).strip(), timeout_s
+        )
+
+    def _wait(self, idle: object, timeout_s: float) -> None:
+        assert callable(idle)
+        end_s = time.monotonic() + timeout_s
+        while (seen := idle()) != str(self.nodes):
+            assert time.monotonic() < end_s, f"idle: {seen!r} of {self.nodes}\n{self.slurm('sinfo', '-N', check=False)}"
+            time.sleep(0.05)
+
+    def start_controller(self) -> None:
+        """Start slurmctld."""
+        self._on("c", f"hostname {self.prefix}-c; exec slurmctld")
+
+    def stop_controller(self) -> None:
+        """Kill slurmctld, and return when it is gone."""
+        _kill([int((self.directory / "run" / "ctld.pid").read_text())])
+
+    def start_node(self, number: int) -> None:
+        """Start the slurmd of a node."""
+        mount = f"mount -t tmpfs -o mode=755 local {self.local}"
+        self._on(str(number), f"hostname n{number}; {mount}; exec slurmd -N n{number}", "-m")
+
+    def kill_node(self, number: int) -> None:
+        """Kill slurmd and all else on that node, and return when it is gone."""
+        pids = subprocess.run(
+            ["ip", "netns", "pids", f"{self.prefix}-{number}"], capture_output=True, text=True, check=True
+        ).stdout
+        _kill([int(pid) for pid in pids.split()])
+
+    def revive(self, number: int) -> None:
+        """Let a node that was killed serve again."""
+        self.start_node(number)
+        self.slurm("scontrol", "update", f"NodeName=n{number}", "State=RESUME", check=False)
+
+    def _on(self, where: str, script: str, *unshare: str) -> None:
+        subprocess.run(
+            ["ip", "netns", "exec", f"{self.prefix}-{where}", "unshare", "-u", *unshare, "sh", "-c", script],
+            env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **self.environ},
+            stdin=subprocess.DEVNULL,
+            check=True,
+            timeout=_READY_S,
+        )
+
+    def _make_network(self) -> None:
+        batch, c = [], f"{self.prefix}-c"
+        places = [c, *(f"{self.prefix}-{n}" for n in range(1, self.nodes + 1))]
+        batch += [f"netns add {place}" for place in places]
+        _ip(batch)
+        _ip(
+            [
+                "link set lo up",
+                "link add name sbridge type bridge",
+                "addr add 10.81.0.254/24 dev sbridge",
+                "link set sbridge up",
+            ],
+            c,
+        )
+        for number, place in enumerate(places[1:], 1):
+            _ip(
+                [f"link add v{number} type veth peer name eth0 netns {place}", f"link set v{number} master sbridge up"],
+                c,
+            )
+            _ip(["link set lo up", f"addr add 10.81.0.{number}/24 dev eth0", "link set eth0 up"], place)
+
+    def _write(self, cpus: int) -> None:
+        for name in ("run", "state", "spool", "log", "local", "bin"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        values = {"controller": f"{self.prefix}-c", "directory": self.directory, "nodes": self.nodes, "cpus": cpus}
+        addresses = f"NodeAddr=10.81.0.[1-{self.nodes}]"
+        self.conf.write_text(_CONF.format(addresses=addresses, **values), encoding="utf-8")
+        (self.directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="utf-8")
+        for program in ("salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"):
+            path = self.programs / program
+            path.write_text(
+                f"#!/bin/sh\nexec ip netns exec {self.prefix}-c unshare -u sh -c "
+                f'\'hostname {self.prefix}-c; exec "$0" "$@"\' {which(program)} "$@"\n',
+                encoding="utf-8",
+            )
+            path.chmod(0o755)
+
+    def _start_munge(self) -> None:
+        run = self.directory / "run"
+        key = self.directory / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        words = [f"-S{run}/munge.sock", f"--key-file={key}", f"--pid-file={run}/munged.pid", f"--seed-file={run}/seed"]
+        subprocess.run([which("munged"), "--force", *words, f"--log-file={self.directory}/log/munged.log"], check=True)
+
+    def _end(self) -> None:
+        places = [f"{self.prefix}-{where}" for where in ("c", *range(1, self.nodes + 1))]
+        for place in places:
+            pids = subprocess.run(["ip", "netns", "pids", place], capture_output=True, text=True, check=False).stdout
+            _kill([int(pid) for pid in pids.split()])
+        with suppress(FileNotFoundError, ValueError):
+            _kill([int((self.directory / "run" / "munged.pid").read_text())])
+        for place in places:
+            subprocess.run(["ip", "netns", "del", place], capture_output=True, check=False)
+        shutil.rmtree(self.directory / "spool", ignore_errors=True)
+
+
+def _ip(lines: Sequence[str], netns: str | None = None) -> None:
+    where = [] if netns is None else ["-n", netns]
+    subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True)
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end_s = time.monotonic() + 10.0
+    for pid in pids:
+        while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < end_s and _lives(pid):
+            time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
