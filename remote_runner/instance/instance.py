@@ -122,7 +122,7 @@ async def _run(
         reporter.log = InstanceLog(log, outputs, f"{runenv.group_id}[{outputs.name}]")
         status = await _to_its_end(instance, reporter)
         reporter.end_of_stdout()
-        await log.flush()
+        await reporter.log.flush()
     return status
 
 

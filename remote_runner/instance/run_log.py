@@ -5,26 +5,57 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import threading
+from collections import Counter, deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from remote_runner.connection.workers import FILES
+from remote_runner.descriptors import write_all
 from remote_runner.outputs import STREAM_FILES
 
 LOG_FILE = "run.log"
 # A thread takes what has come in this time from all instances at once: an instance costs no thread and no descriptor.
 _TOGETHER_S = 0.05
 _HELD_BYTES = 4 << 20
+_PATIENCE_S = 0.2  # for a disk, before the others go on without its file
 _NEW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _Writing:
+    """What a thread writes, file after file; the event loop may take back what that has not come to."""
+
+    def __init__(self, held: dict[Path, list[bytes]]) -> None:
+        self.taken = held
+        self.path: Path | None = None  # the file that is being written
+        self._left = deque(held.items())
+        self._lock = threading.Lock()
+
+    def next(self) -> tuple[Path, list[bytes]] | None:
+        with self._lock:
+            if not self._left:
+                self.path = None
+                return None
+            found = self._left.popleft()
+            self.path = found[0]
+            return found
+
+    def take_back(self) -> dict[Path, list[bytes]]:
+        with self._lock:
+            rest = dict(self._left)
+            self._left.clear()
+        self.taken = {path: pieces for path, pieces in self.taken.items() if path not in rest}
+        return rest
 
 
 class RunLog:
     """The files of one run, whose directory is `directory` (`None`: there is none, and no `run.log`).
 
     While it is open it has a shared lock on `run.log`, by which others know that the run goes on. What cannot be
-    written is dropped, and `problems` says of which file and why. `umask` holds for what is made.
+    written is dropped, and `problems` says of which file and why. `umask` holds for what is made. A file on a disk that
+    hangs is waited for by who writes to its directory, and by nobody else.
     """
 
     def __init__(self, directory: Path | None, umask: int | None) -> None:
@@ -35,9 +66,12 @@ class RunLog:
         self._lock_fd = -1
         self._held: dict[Path, list[bytes]] = {}
         self._held_bytes = 0
+        self._unwritten: Counter[Path] = Counter()  # of each directory, how many pieces
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Future[dict[Path, str]] | None = None
+        self._writing: _Writing | None = None
+        self._hanging: set[_Writing] = set()
+        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.path is not None:
             self.add(self.path, b"")
 
@@ -47,22 +81,20 @@ class RunLog:
             return
         self._held.setdefault(path, []).append(data)
         self._held_bytes += len(data)
+        self._unwritten[path.parent] += 1
         if self._timer is None and self._writing is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._write)
 
-    async def drain(self) -> None:
-        """Return once there is room for more."""
+    async def drain(self, *directories: Path) -> None:
+        """Return once there is room for more in these."""
         if self._held_bytes > _HELD_BYTES:
-            await self.flush()
+            await self.flush(*directories)
 
-    async def flush(self) -> None:
-        """Return once all that came until now is written, or cannot be."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-        if self._writing is None:
+    async def flush(self, *directories: Path) -> None:
+        """Return once all that came for these is written, or cannot be."""
+        while any(self._unwritten[directory] for directory in directories):
             self._write()
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
+            await asyncio.shield(self._changed)
 
     def close(self) -> None:
         """Write what is left and close the files: readers of `run.log` see that it has ended."""
@@ -79,23 +111,53 @@ class RunLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._held or self._writing is not None:
+        if self._writing is not None:
             return
-        held, self._held, self._held_bytes = self._held, {}, 0
-        self._writing = FILES.run(partial(self._append, held))
-        self._writing.add_done_callback(self._written)
+        hanging = {writing.path for writing in self._hanging}
+        ready = {path: pieces for path, pieces in self._held.items() if path not in hanging}
+        if not ready:
+            return
+        self._held = {path: pieces for path, pieces in self._held.items() if path in hanging}
+        self._held_bytes = _size_bytes(self._held)
+        writing = self._writing = _Writing(ready)
+        FILES.run(partial(self._append, writing)).add_done_callback(partial(self._written, writing))
+        asyncio.get_running_loop().call_later(_PATIENCE_S, self._look, writing)
 
-    def _written(self, done: asyncio.Future[dict[Path, str]]) -> None:
+    def _look(self, writing: _Writing) -> None:
+        """Let the other files go on without the one that hangs."""
+        if writing is not self._writing:
+            return
+        for path, pieces in writing.take_back().items():
+            self._held[path] = pieces + self._held.get(path, [])
+        self._held_bytes = _size_bytes(self._held)
+        self._settle(writing, writing.path)
+        self._hanging.add(writing)
         self._writing = None
-        if not done.cancelled():
-            self.problems |= done.result()
+        self._write()
+
+    def _written(self, writing: _Writing, done: asyncio.Future[None]) -> None:
+        self._settle(writing, None)
+        self._hanging.discard(writing)
+        if writing is self._writing:
+            self._writing = None
         self._write()
         self._unlock()
+        if not done.cancelled():
+            done.result()
 
-    def _append(self, held: dict[Path, list[bytes]]) -> dict[Path, str]:
-        """Write it, in a thread; why a file took nothing, for each."""
-        problems = {}
-        for path, pieces in held.items():
+    def _settle(self, writing: _Writing, but: Path | None) -> None:
+        """What it has taken is written, but for that file."""
+        for path, pieces in writing.taken.items():
+            if path != but:
+                self._unwritten[path.parent] -= len(pieces)
+        writing.taken = {path: pieces for path, pieces in writing.taken.items() if path == but}
+        self._changed.set_result(None)
+        self._changed = asyncio.get_running_loop().create_future()
+
+    def _append(self, writing: _Writing) -> None:
+        """Write it, in a thread; why a file took nothing is noted."""
+        while (found := writing.next()) is not None:
+            path, pieces = found
             try:
                 fd = os.open(path, _NEW, 0o666)
                 try:
@@ -105,14 +167,15 @@ class RunLog:
                         self._lock_fd = os.dup(fd)
                         with suppress(OSError):  # a file system without locks
                             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    view = memoryview(b"".join(pieces))
-                    while view:
-                        view = view[os.write(fd, view) :]
+                    write_all(fd, b"".join(pieces))
                 finally:
                     os.close(fd)
             except OSError as error:
-                problems[path] = error.strerror or str(error)
-        return problems
+                self.problems[path] = error.strerror or str(error)
+
+
+def _size_bytes(held: dict[Path, list[bytes]]) -> int:
+    return sum(len(piece) for pieces in held.values() for piece in pieces)
 
 
 class InstanceLog:
@@ -122,6 +185,7 @@ class InstanceLog:
         self._log = log
         self._outputs = outputs
         self._name = name
+        self._directories = (outputs,) if log.directory is None else (outputs, log.directory)
         self._begun = b""  # the line on stderr whose end has not come
 
     def start(self) -> None:
@@ -156,11 +220,11 @@ class InstanceLog:
 
     async def drain(self) -> None:
         """Return once there is room for more."""
-        await self._log.drain()
+        await self._log.drain(*self._directories)
 
     async def flush(self) -> list[str]:
         """Return once everything is written; what of it could not be, as sentences."""
-        await self._log.flush()
+        await self._log.flush(*self._directories)
         mine = [self._outputs / stream for stream in STREAM_FILES]
         found = [(path, self._log.problems[path]) for path in (*mine, self._log.path) if path in self._log.problems]
         return [f"{path}: what the application says cannot be kept: {why}" for path, why in found]
