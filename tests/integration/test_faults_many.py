@@ -264,7 +264,7 @@ def test_an_outputs_directory_that_hangs(
             held.wait_for(b"ready\n")
             with hanging(disk):
                 netns_host.here("/root/go").touch()
-                held.wait_for(b'"run: ended')
+                wait_for(lambda: netns_host.processes() == [], 20)
                 clock.start()
                 all_together()
                 clock.stop(round(usual_s + 1, 1))
