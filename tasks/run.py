@@ -16,6 +16,7 @@ import invoke
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.job import Job
+from remote_runner.connection.login import run_in_terminal
 from remote_runner.connection.run import Exited, Run
 from remote_runner.errors import HostError, RemoteRunnerError
 from remote_runner.instance import steps
@@ -26,6 +27,7 @@ from remote_runner.inventory.kinds import SHELL_WORDS
 from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
+from tasks.command_line.input import Input
 from tasks.fetch import say_left_out
 from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
@@ -43,6 +45,7 @@ _R = TypeVar("_R")
     takes_command=True,
     help={
         "host": "a host's name, a glob or @label; as often as needed (fab -H does the same)",
+        "tty": "give the command this terminal, by an ssh of its own: no supervision, forwards or outputs; one host",
         "keep": "leave the run's directory on the host as well, for `fab fetch --run ID`",
         "outputs": "directory for the outputs, below it ID/HOST (default: outputs/run here)",
         "json": "print the outcome as JSON on stdout; what the command prints goes to stderr then",
@@ -52,12 +55,13 @@ _R = TypeVar("_R")
 def run(
     c: invoke.Context,
     host: list[str] | None = None,
+    tty: bool = False,
     keep: bool = False,
     outputs: str = "",
     json: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Run the command behind -- on hosts; what it leaves in $TEST_OUTPUTS_PATH comes home."""
+    """Run the command behind -- on hosts, with this stdin; what it leaves in $TEST_OUTPUTS_PATH comes home."""
     plan = Plan.here()
     command = tuple(c.config["typed_command"])
     if not command:
@@ -66,6 +70,8 @@ def run(
     if meant := next((word for word in command if word in SHELL_WORDS), None):
         line = shlex.quote(" ".join(command))
         say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- sh -c {line}")
+    if tty:
+        raise Failed(None, _at_terminal(plan, entries, command))
     run_id = new_run_id()
     if dry_run:
         show_json([_planned(entry, planned_job(plan, entry, run_id, command), keep) for entry in entries])
@@ -81,6 +87,14 @@ def run(
     worst = max(result.exited.exit_status for result in ended)
     if worst or any(result.error is not None or result.exited.reason != "ended" for result in ended):
         raise Failed(None, worst or 1)
+
+
+def _at_terminal(plan: Plan, entries: Sequence[HostEntry], command: tuple[str, ...]) -> int:
+    (entry, *others) = entries
+    if others or entry.connect is not None:
+        what = "several hosts" if others else f"{entry.name} is reached by a command (connect.command)"
+        raise Failed(f"run: --tty: {what}; a terminal is for one host that ssh reaches")
+    return run_in_terminal(entry.ssh, command, dict(entry.env), plan.controller, plan.environ)
 
 
 @dataclass(frozen=True)
@@ -131,10 +145,15 @@ async def _run_all(
             DISPLAY.end()  # the command has the terminal for itself
         screen = Screen(stop, results=json)
 
+        given = Input(entry.name for entry in entries)
+
         async def run_there(entry: HostEntry) -> RanThere:
             streams = screen.streams(f"{entry.name}: " if len(entries) > 1 else "")
             job = planned_job(plan, entry, run_id, command)
-            result = await _run_there(plan, shared, entry, job, streams, base / entry.name, stop, keep=keep)
+            try:
+                result = await _run_there(plan, shared, entry, job, given, streams, base / entry.name, stop, keep=keep)
+            finally:
+                given.forget(entry.name)
             await screen.flush()
             (say if result.error else note)(_told(entry, result, run_id))
             say_left_out(entry.name, result.report)
@@ -152,6 +171,7 @@ async def _run_there(
     shared: Shared,
     entry: HostEntry,
     job: Job,
+    given: Input,
     streams: tuple[HostLines, HostLines],
     outputs: Path,
     stop: Cancellation,
@@ -163,12 +183,14 @@ async def _run_there(
     with await _unless_stopped(stop, entry.name, forwarding) as forwarded:
         # What the inventory sets wins over what a forward would tell.
         job = replace(job, environment={**job.environment, **forwarded.variables, **dict(entry.env)})
-        started = await steps.run(agent, job)
+        started = await steps.run(agent, job, stdin=True)
+        feeding = asyncio.create_task(given.feed(entry.name, started))
         DISPLAY.tell(Began(entry.name, "run", entry.name))
         stdout, stderr = streams
         try:
             exited = await steps.follow(started, stdout.feed, stderr.feed, stop)
         finally:
+            feeding.cancel()
             await stdout.close()
             await stderr.close()
         return await _bring_home(started, exited, outputs, entry, keep=keep)

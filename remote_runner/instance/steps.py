@@ -106,9 +106,9 @@ async def forward(
     return await open_forwards(shared, entry, environ, report)
 
 
-async def run(agent: Agent, job: Job) -> Run:
-    """Start the application. Raises what `Agent.start_run` raises."""
-    return await agent.start_run(job)
+async def run(agent: Agent, job: Job, *, stdin: bool = False) -> Run:
+    """Start the application; its stdin is fed by `Run.write_stdin`, or empty. Raises what `Agent.start_run` raises."""
+    return await agent.start_run(job, stdin=stdin)
 
 
 async def follow(run: Run, stdout: Sink, stderr: Sink, stop: Cancellation) -> Exited:
