@@ -86,7 +86,7 @@ def program_for(
     Raises `BuildFailedError`, which says what to do where there is no Go, and `WorkCancelledError`.
     """
     found = find_program(system, controller.cache)
-    if found is not None:
+    if found is not None and (into is None or found.is_relative_to(into)):
         return found
     target = (into or controller.cache / "agents") / identity() / str(system)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,7 +101,9 @@ def program_for(
     try:
         if lock.acquire_unless(is_there, deadline):
             with lock:
-                if not is_there():  # another process may have been first
+                if found is not None:
+                    Path(shutil.copy(found, target.with_name(f".{target.name}.new"))).replace(target)
+                elif not is_there():  # another process may have been first
                     _build(system, target, controller.cache, environ, deadline, cancellation)
     except DeadlineError as error:
         raise BuildFailedError("the agent", str(system), str(error)) from error
