@@ -16,8 +16,10 @@ import invoke
 from remote_runner.connection.program import find_go
 from remote_runner.errors import ControllerError
 from remote_runner.instance.services import services_from
+from remote_runner.instance.steps import CHOOSE_STATE
 from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
+from remote_runner.records.sync_log import ClientNames, write_sync_log
 from remote_runner.truth.observation import run_doubts
 from tasks.choose import positive
 from tasks.plan import Plan
@@ -196,7 +198,7 @@ def run_all(
         service: SyncService | None = None
         address = services.sync
         if address is None:
-            service = stack.enter_context(SyncService())
+            service = stack.enter_context(SyncService(name_of=ClientNames()))
             address = ServiceAddress("localhost", service.port)
         starter = stack.enter_context(instance_starter(plan))
         stop = StopRequest()
@@ -231,6 +233,7 @@ def run_all(
                 timeout_s=timeout_s,
             )
             if service is not None:
+                write_sync_log(directory, service.journal_of(outcome.run), without=CHOOSE_STATE)
                 service.forget_run(outcome.run)
             try:
                 recorder.end(outcome)

@@ -23,6 +23,10 @@ _LISTEN_S = 300.0
 _MOST_CONNECTIONS = 2048
 
 
+HOST_OF_PORT: dict[int, str] = {}
+"""By the port here of each relayed connection, the host that it came from: a service of this process may ask."""
+
+
 class _Forward:
     """A port on one side; the connections to it are tasks here. It leads somewhere while it is in use."""
 
@@ -139,7 +143,12 @@ class Listener(_Forward):
             await stream.close()
             raise
         else:
-            await relay(stream, reader, writer)
+            port = writer.get_extra_info("sockname")[1]
+            HOST_OF_PORT[port] = self._host
+            try:
+                await relay(stream, reader, writer)
+            finally:
+                HOST_OF_PORT.pop(port, None)
 
 
 class Listeners:

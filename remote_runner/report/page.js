@@ -434,7 +434,7 @@
 
   const flat = (value, before = "") => value !== null && typeof value === "object" && !Array.isArray(value)
     ? Object.entries(value).flatMap(([key, inner]) => flat(inner, before ? `${before} ${key}` : key)) : [[before, value]];
-  const shownValue = value => Array.isArray(value) ? value.map(one => typeof one === "object" ? JSON.stringify(one) : plain(one)).join(", ") : typeof value === "number" ? plain(value, 6) : value === null || value === "" ? "–" : String(value);
+  const shownValue = value => Array.isArray(value) ? value.map(one => typeof one === "object" ? JSON.stringify(one) : plain(one)).join(", ") : typeof value === "number" ? plain(value, 6) : value == null || value === "" ? "–" : String(value);
 
   function truth(run) {
     const known = run.truth.filter(host => Object.keys(host).length > 2);
@@ -453,6 +453,11 @@
   function provenance(run) {
     const parts = Object.entries(run.provenance).map(([name, value]) => {
       const lines = flat(value);
+      if (Array.isArray(value) && value.length && value.every(one => one && typeof one === "object")) {
+        const keys = [...new Set(value.flatMap(one => flat(one).map(([key]) => key)))];
+        return make("div", {}, make("h3", {}, name), grid(keys.map(key => words(key.replaceAll("_", " "))),
+          value.map(one => { const of = Object.fromEntries(flat(one)); return keys.map(key => shownValue(of[key])); }), name));
+      }
       return make("div", {}, make("h3", {}, name), lines.length > 1 || lines[0]?.[0] ? make("table", {}, make("tbody", {}, lines.map(([key, one]) =>
         make("tr", {}, make("td", {class: "soft"}, key.replaceAll("_", " ")), make("td", {class: "words"}, shownValue(one)))))) : make("div", {}, shownValue(value)));
     });
@@ -466,9 +471,9 @@
     if (!comparison) return;
     const {variants} = comparison, differs = [...new Set(variants.flatMap(one => Object.keys(one.differs)))];
     const differences = expand(comparison.differences), estimates = expand(comparison.estimates);
-    const per = 100;
+    const per = 100, rank = one => ["more than noise", "within noise"].indexOf(one.verdict) >>> 0;
     const name = one => one.what + (new Set(estimates.map(each => each.group)).size > 1 ? ` · ${one.group}` : "");
-    const points = differences.filter(one => one.of).map(one => ({what: name(one), variant: one.variant, verdict: one.verdict,
+    const points = differences.filter(one => one.of && one.low != null).map(one => ({what: name(one), variant: one.variant, verdict: one.verdict,
       percent: per * one.size / Math.abs(one.of), low_percent: one.low == null ? null : per * one.low / Math.abs(one.of),
       high_percent: one.high == null ? null : per * one.high / Math.abs(one.of)}));
     points.sort((a, b) => (b.verdict === "more than noise") - (a.verdict === "more than noise") || Math.abs(b.percent) - Math.abs(a.percent));
@@ -480,11 +485,11 @@
       differences.length ? make("p", {}, make("b", {}, `${more} of ${differences.length} measures differ by more than noise.`)) : null,
       points.length ? place : null,
       grid([text("measure"), text("group"), ...variants.map(one => text(`${one.letter}: median (95 %)`)), ...variants.slice(1).map(one => text(`${one.letter} − A`)), ...variants.slice(1).map(one => text(`${one.letter}: that is`))],
-        [...new Map(estimates.map(one => [one.what + "\n" + one.group, one])).values()].map(first => {
+        [...new Map([...differences].sort((a, b) => rank(a) - rank(b)).concat(estimates).map(one => [one.what + "\n" + one.group, one])).values()].map(first => {
           const mine = one => one.what === first.what && one.group === first.group;
           const by = Object.fromEntries(estimates.filter(mine).map(one => [one.variant, one])), delta = Object.fromEntries(differences.filter(mine).map(one => [one.variant, one]));
           return [first.what, first.group,
-            ...variants.map(one => by[one.letter] ? `${withUnit(by[one.letter].centre, first.unit)}` + (by[one.letter].low == null ? ` (${by[one.letter].n} values)` : ` (${plain(by[one.letter].low)} to ${plain(by[one.letter].high)})`) : null),
+            ...variants.map(one => by[one.letter] ? `${withUnit(by[one.letter].centre, first.unit)}` + (by[one.letter].low == null ? ` (${by[one.letter].n} value${by[one.letter].n > 1 ? "s" : ""})` : ` (${plain(by[one.letter].low)} to ${plain(by[one.letter].high)})`) : null),
             ...variants.slice(1).map(one => { const d = delta[one.letter]; return d ? (d.size > 0 ? "+" : "") + withUnit(d.size, first.unit) + (d.low == null ? "" : ` (${plain(d.low)} to ${plain(d.high)})`) : null; }),
             ...variants.slice(1).map(one => { const d = delta[one.letter]; return d ? make("span", {class: d.verdict === "more than noise" ? "is-bad" : "is-soft"}, (d.verdict === "more than noise" ? "▲ " : "") + d.verdict) : null; })];
         }), "Medians and differences"));

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE
+from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import read_metrics
 from remote_runner.report.values import Host, Instance, Run, Series, Signal, Span, Wait
 from testground.events import StageEndEvent, StageStartEvent, parse_line
 
 RUN_FILE = "run.json"
 HOSTS_DIRECTORY = "remote-runner.hosts"
-SYNC_FILE = "remote-runner.sync.jsonl"
 SAMPLES_FILE = "remote-runner.samples.jsonl"
 # Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.
 MOST_METRIC_LINES = 400_000
@@ -36,7 +36,7 @@ def read_run(directory: Path) -> Run:
     reader = _Reader(directory, min(starts, default=0.0), len(instances))
     hosts = tuple(reader.hosts(record, instances))
     read = tuple(reader.instance(one) for one in instances)
-    signals, waits = reader.sync()
+    signals, waits = reader.sync(read)
     end_s = max((one.end_s for one in read), default=0.0)
     return Run(
         id=_text(record.get("run")) or _text(first.get("run")) or directory.name,
@@ -135,12 +135,17 @@ class _Reader:
                     values.setdefault(key, []).append(value)
         return {key: Series(tuple(times[key]), tuple(values[key])) for key in values}
 
-    def sync(self) -> tuple[tuple[Signal, ...], tuple[Wait, ...]]:
-        """What the embedded sync service saw."""
+    def sync(self, instances: Sequence[Instance]) -> tuple[tuple[Signal, ...], tuple[Wait, ...]]:
+        """What the embedded sync service saw. A host's only instance is known by its client (`dex #1`)."""
+        by_host: dict[str, list[str]] = {}
+        for one in instances:
+            by_host.setdefault(one.host, []).append(one.name)
         signals, waits = [], []
         for line in _lines(self._directory / SYNC_FILE):
             at, state = _number(line.get("at")), _text(line.get("state"))
             client = _text(line.get("client"))
+            if len(only := by_host.get(client.rpartition(" #")[0], [])) == 1:
+                client = only[0]
             seq, target = _number(line.get("seq")), _number(line.get("target"))
             if at is None:
                 continue

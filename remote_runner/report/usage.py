@@ -26,7 +26,27 @@ INSTANCE: Mapping[str, Measure] = {
     "read_bytes": Measure("read from disk", "B/s", counts=True),
     "written_bytes": Measure("written to disk", "B/s", counts=True),
 }
-HOST: Mapping[str, Measure] = {}
+HOST: Mapping[str, Measure] = {
+    "cpu_s": Measure("CPU", "cores", counts=True),
+    "load": Measure("load", ""),
+    "available_bytes": Measure("memory that is available", "B"),
+    "received_bytes": Measure("network, received", "B/s", counts=True),
+    "sent_bytes": Measure("network, sent", "B/s", counts=True),
+    "steal_s": Measure("CPU given to other machines (steal)", "cores", counts=True),
+    "received_packets": Measure("packets received", "/s", counts=True),
+    "sent_packets": Measure("packets sent", "/s", counts=True),
+    "received_drops": Measure("packets dropped, received", "/s", counts=True),
+    "sent_drops": Measure("packets dropped, sent", "/s", counts=True),
+    "errors": Measure("network errors", "/s", counts=True),
+    "segments": Measure("TCP segments sent", "/s", counts=True),
+    "retransmits": Measure("TCP segments sent again", "/s", counts=True),
+    "udp_drops": Measure("datagrams without room", "/s", counts=True),
+    "swap_used_bytes": Measure("swap in use", "B"),
+    "swapped_bytes": Measure("swapped in and out", "B/s", counts=True),
+    "throttled_s": Measure("held back by a limit", "s/s", counts=True),
+    "thermal_throttles": Measure("slowed down for heat", "/s", counts=True),
+    "pressure": Measure("share of time a program waited for a processor", ""),
+}
 
 
 def told(usage: Mapping[str, Series], measures: Mapping[str, Measure]) -> dict[str, Series]:

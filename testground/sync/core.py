@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from testground.sync.journal import Entry, Journal
 from testground.sync.protocol import (
     BAD_FRAME,
     Action,
@@ -61,9 +62,10 @@ _OVERHEAD_BYTES = 500
 
 
 class Connection:
-    """One client's side of the service; made by `SyncCore.connect`."""
+    """One client's side of the service; made by `SyncCore.connect`. `name` says whose it is, for the journal."""
 
     def __init__(self) -> None:
+        self.name = ""
         self._answers: deque[str | Close] = deque()
         self._unsent_bytes = 0
         self._ready: OrderedDict[_Subscription, None] = OrderedDict()  # in turn; those that end leave it
@@ -88,10 +90,11 @@ class _Subscription:
 
 
 class _Barrier:
-    __slots__ = ("connection", "request_id", "state", "target")
+    __slots__ = ("connection", "noted", "request_id", "state", "target")
 
     def __init__(self, connection: Connection, request_id: str, state: _State, target: int) -> None:
         self.connection, self.request_id, self.state, self.target = connection, request_id, state, target
+        self.noted: Entry | None = None
 
 
 class _Topic:
@@ -136,7 +139,9 @@ class SyncCore:
         idle_s: float = DEFAULT_IDLE_S,
         clock: Callable[[], float] = time.monotonic,
         limits: Limits = Limits(),
+        journal: Journal | None = None,
     ) -> None:
+        self._journal = journal
         self._idle_s = idle_s
         self._clock = clock
         self._limits = limits
@@ -308,15 +313,19 @@ class SyncCore:
     def _act(self, connection: Connection, request_id: str, action: Action) -> Iterable[Connection]:
         match action:
             case SignalEntry(key):
-                return self._signal(connection, request_id, self._state(connection, key))
+                return self._signal(connection, request_id, key, self._state(connection, key))
             case Barrier(key, target):
                 state = self._state(connection, key)
                 if target > state.count:
                     self._open(connection, request_id)
                     barrier = _Barrier(connection, request_id, state, target)
+                    if self._journal is not None:
+                        barrier.noted = self._journal.waits(connection.name, key, target)
                     state.waiting.setdefault(target, {})[barrier] = None
                     connection._barriers.setdefault(request_id, {})[barrier] = None
                     return ()
+                if self._journal is not None:
+                    self._journal.met(self._journal.waits(connection.name, key, target))
                 _answer(connection, Response(request_id))
                 return (connection,)
             case Publish(key, payload):
@@ -340,13 +349,17 @@ class SyncCore:
                     connection._ready[subscription] = None
                 return (connection,)
 
-    def _signal(self, connection: Connection, request_id: str, state: _State) -> Iterable[Connection]:
+    def _signal(self, connection: Connection, request_id: str, key: str, state: _State) -> Iterable[Connection]:
         state.count += 1
+        if self._journal is not None:
+            self._journal.signalled(connection.name, key, state.count)
         _answer(connection, Response(request_id, signal_seq=state.count))
         woken = {connection: None}
         # Whoever waited for less was answered when the count got there.
         for barrier in list(state.waiting.get(state.count, ())):
             _stop_waiting(barrier)
+            if self._journal is not None and barrier.noted is not None:
+                self._journal.met(barrier.noted)
             _answer(barrier.connection, Response(barrier.request_id))
             woken[barrier.connection] = None
         return woken

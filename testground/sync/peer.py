@@ -34,6 +34,9 @@ class Peer:
         with contextlib.suppress(OSError):  # macOS, where it is gone already
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connected
+        self.port = 0  # of the client's end
+        with contextlib.suppress(OSError):  # it is gone already
+            self.port = connected.getpeername()[1]
         self.connection = core.connect()
         self.until_s: float | None = time.monotonic() + _OPEN_TIMEOUT_S
         self.has_ended = False

@@ -28,6 +28,7 @@ from typing import Self
 from testground.errors import SyncListenError
 from testground.sync import websocket
 from testground.sync.core import DEFAULT_IDLE_S, Connection, SyncCore
+from testground.sync.journal import Entry, Journal
 from testground.sync.peer import CLOSE_TIMEOUT_S, WRITE_TIMEOUT_S, Peer
 from testground.sync.protocol import DEFAULT_PORT, Close
 
@@ -42,7 +43,8 @@ class SyncService:
 
     Listens on `port` (0: a free one, then in `.port`) of 127.0.0.1 and, where there is IPv6, of ::1, since `localhost`
     may mean either. What it remembers of a run is freed by `forget_run`, or when for `idle_s` nobody was connected who
-    had used it. A client that takes nothing for `write_timeout_s` is cut off. Raises SyncListenError, at the end too,
+    had used it. With `name_of`, which names a client by its port here, a journal is kept (`journal_of`). A client that
+    takes nothing for `write_timeout_s` is cut off. Raises SyncListenError, at the end too,
     if it has ended by itself before.
     """
 
@@ -53,9 +55,12 @@ class SyncService:
         idle_s: float = DEFAULT_IDLE_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        name_of: Callable[[int], str] | None = None,
     ) -> None:
         self.port = port
-        self._core = SyncCore(idle_s=idle_s, clock=clock)
+        self._journal = None if name_of is None else Journal()
+        self._name_of = name_of
+        self._core = SyncCore(idle_s=idle_s, clock=clock, journal=self._journal)
         self._write_timeout_s = write_timeout_s
         self._core_lock = threading.Lock()
         self._peers: dict[Connection, Peer] = {}
@@ -95,6 +100,11 @@ class SyncService:
         """Free what is remembered of a run; returns whether there was anything. From any thread."""
         with self._core_lock:
             return self._core.forget_run(run)
+
+    def journal_of(self, run: str) -> list[Entry]:
+        """What its clients did in a run, once; nothing without `name_of`. From any thread."""
+        with self._core_lock:
+            return [] if self._journal is None else self._journal.take(run)
 
     def runs(self) -> tuple[str, ...]:
         """The runs that something is remembered of. From any thread."""
@@ -148,6 +158,9 @@ class SyncService:
                 peer.resume()
                 woken[peer.connection] = None
             if events & selectors.EVENT_READ:
+                if self._name_of is not None and not peer.connection.name:
+                    # Not when it was accepted: whoever relays it may not have told of it by then.
+                    peer.connection.name = self._name_of(peer.port)
                 woken.update(dict.fromkeys(peer.read(buffer)))
         for connection in woken:
             if (other := self._peers.get(connection)) is not None:  # else it was dropped meanwhile

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from remote_runner.errors import ControllerError
 from remote_runner.report import library
-from tests.tasks.fab import PlanDirectory
+from remote_runner.report.reading import read_run
+from tests.tasks.fab import REPOSITORY, PlanDirectory
 from tests.tasks.test_outputs import run_directory, write_plan
 
 METRIC = """\
@@ -32,6 +34,31 @@ def test_every_run_leaves_its_report_and_tells_where_last(plan: PlanDirectory) -
     report.unlink()
     assert plan.ok("report").out == f"{report}\n"
     assert report.is_file()
+
+
+def test_who_came_to_which_state_is_kept(hosts_plan: PlanDirectory) -> None:
+    for name in ("node", "testground"):
+        shutil.copytree(REPOSITORY / name, hosts_plan.path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    hosts_plan.write("manifest.toml", (REPOSITORY / "manifest.toml").read_text(encoding="utf-8"))
+    inventory = (hosts_plan.path / "inventory.yaml").read_text(encoding="utf-8")
+    build = 'command: "{python} node/build.py {out}"\n  program: bin/node'
+    hosts_plan.inventory(inventory.replace("command: cp greeter.sh {out}", build))
+
+    hosts_plan.ok("local.single", "--testcase", "server-client", "--instances", "3", "--test-param", "server_port=0")
+
+    (directory,) = (hosts_plan.path / "outputs/local_exec/remote-runner").iterdir()
+    run = read_run(directory)
+    assert [(one.state, one.seq) for one in run.signals] == [
+        ("serverReady", 1),
+        ("responseReceived", 1),
+        ("responseReceived", 2),
+    ]
+    # Each is the only one on its host, so it is known.
+    assert {one.client for one in run.signals} == {one.name for one in run.instances}
+    assert len(run.waits) == 3
+    for wait in run.waits:
+        assert wait.end_s is not None
+        assert 0 < wait.start_s <= wait.end_s < run.duration_s
 
 
 def test_runs_are_compared_by_id_and_by_directory(plan: PlanDirectory) -> None:

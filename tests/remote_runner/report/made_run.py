@@ -171,4 +171,6 @@ def _write_host(directory: Path, host: str, chance: random.Random, offset_s: flo
     (directory / f"{host}.json").write_text(json.dumps(truth))
     with (directory / f"{host}.samples.jsonl").open("w") as file:
         for second in range(seconds):
-            file.write(json.dumps({"at": START_AT + second, "cpu": chance.uniform(0, 1), "load": 0.4}) + "\n")
+            file.write(
+                json.dumps({"at": START_AT + second, "cpu_s": second * chance.uniform(0.9, 1), "load": 0.4}) + "\n"
+            )

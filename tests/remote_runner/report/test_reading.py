@@ -104,6 +104,18 @@ def test_a_counter_becomes_a_rate_and_may_begin_anew() -> None:
     assert rate(Series((0, 1, 3, 4, 5), (10, 20, 60, 5, 7))) == Series((1, 3, 5), (10, 20, 2))
 
 
+def test_a_hosts_only_instance_is_known_by_its_client(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "r1", 3, 2)
+    (directory / "remote-runner.sync.jsonl").write_text(
+        '{"at": 1795900002, "client": "host-1 #1", "state": "ready", "seq": 1}\n'
+        '{"at": 1795900003, "client": "host-0 #2", "state": "ready", "seq": 2}\n'
+        '{"at": 1795900001, "client": "host-1 #1", "state": "ready", "target": 3, "met_at": null}\n'
+    )
+    run = read_run(directory)
+    assert [signal.client for signal in run.signals] == ["clients[0]", "host-0 #2"]
+    assert [(wait.client, wait.end_s) for wait in run.waits] == [("clients[0]", None)]
+
+
 def test_who_waited_for_whom(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "r1", 5, 2))
     view = run_view(run)["barriers"]
