@@ -441,7 +441,7 @@
     if (!known.length) return section("truth", "Ground truth of hosts", note("Clock, round trips, load and memory of the hosts were not recorded for this run."));
     const rows = new Map();
     known.forEach((host, at) => flat(host).forEach(([name, value]) => {
-      if (name === "name") return;
+      if (name === "name" || Array.isArray(value) && !value.length) return;
       if (!rows.has(name)) rows.set(name, known.map(() => undefined));
       rows.get(name)[at] = shownValue(value);
     }));

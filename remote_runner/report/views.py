@@ -10,7 +10,7 @@ from typing import Any
 from remote_runner.report.metrics import SINGLE_VALUES
 from remote_runner.report.noise import box, median, quantile
 from remote_runner.report.usage import HOST, INSTANCE, Measure, told
-from remote_runner.report.values import Instance, MetricKey, Run, Series
+from remote_runner.report.values import Host, Instance, MetricKey, Run, Series
 
 Table = dict[str, Any]
 # A page has so many of each, whatever the run: it opens within 3 s.
@@ -92,8 +92,24 @@ def run_view(run: Run) -> dict[str, Any]:
         "metrics": _explored(_metrics(instances), run.duration_s),
         "usage": _explored(_usage(instances), run.duration_s),
         "hosts": _explored(_host_usage(run), run.duration_s),
-        "truth": [{"name": host.name, "system": host.system, **host.truth} for host in run.hosts],
+        "truth": [_truth(host) for host in run.hosts],
     }
+
+
+def _truth(host: Host) -> dict[str, Any]:
+    """What was measured of a host; of a counter how much it grew during the run."""
+    truth = {key: value for key, value in host.truth.items() if key not in ("host", "run")}
+    before, after = truth.get("before"), truth.get("after")
+    if isinstance(before, dict) and isinstance(after, dict):
+        counters = [key for key, measure in HOST.items() if measure.counts and _are_numbers(before, after, key)]
+        truth["during"] = {key: after[key] - before[key] for key in counters if after[key] >= before[key]}
+        for when, state in (("before", before), ("after", after)):
+            truth[when] = {key: value for key, value in state.items() if key not in (*counters, "at")}
+    return {"name": host.name, "system": host.system, **truth}
+
+
+def _are_numbers(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> bool:
+    return isinstance(before.get(key), int | float) and isinstance(after.get(key), int | float)
 
 
 def _place(run: Run) -> Callable[[int], tuple[int, str, int]]:

@@ -166,8 +166,12 @@ def _write_sync(directory: Path, signals: list[dict[str, Any]]) -> None:
 
 def _write_host(directory: Path, host: str, chance: random.Random, offset_s: float, seconds: int) -> None:
     directory.mkdir(exist_ok=True)
-    facts = {"kernel": "6.1.0", "cores": 2, "load": chance.uniform(0, 2), "memory_free_bytes": int(3e9)}
-    truth = {"clock": {"offset_s": offset_s, "uncertainty_s": 0.0004}, "before": facts, "after": facts}
+    facts = {"kernel": "6.1.0", "cores": 2, "memory_bytes": int(4e9), "governor": None}
+    clock = {"offset_s": offset_s, "uncertainty_s": 0.0004}
+    trips = {"count": 20, "p0_s": 0.0007, "p50_s": 0.0009, "p100_s": 0.004}
+    before = {"at": START_AT, "load": chance.uniform(0, 2), "cpu_s": 100.0, "round_trips": trips}
+    truth = {"host": host, "facts": facts, "clock": clock, "before": before,
+             "after": {**before, "cpu_s": 107.5}, "doubts": []}  # fmt: skip
     (directory / f"{host}.json").write_text(json.dumps(truth))
     with (directory / f"{host}.samples.jsonl").open("w") as file:
         for second in range(seconds):

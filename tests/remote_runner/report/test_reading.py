@@ -104,6 +104,12 @@ def test_a_counter_becomes_a_rate_and_may_begin_anew() -> None:
     assert rate(Series((0, 1, 3, 4, 5), (10, 20, 60, 5, 7))) == Series((1, 3, 5), (10, 20, 2))
 
 
+def test_of_a_hosts_counters_their_growth_is_shown(tmp_path: Path) -> None:
+    (host,) = run_view(read_run(make_run(tmp_path / "r1", 2, 1)))["truth"]
+    assert host["during"] == {"cpu_s": 7.5}
+    assert list(host["before"]) == ["load", "round_trips"]
+
+
 def test_a_hosts_only_instance_is_known_by_its_client(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "r1", 3, 2)
     (directory / "remote-runner.sync.jsonl").write_text(
