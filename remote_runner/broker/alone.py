@@ -12,6 +12,7 @@ from remote_runner.controller import Controller
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
+from remote_runner.records.attending import Attending
 
 
 def run_alone(environ: Mapping[str, str], directory: str) -> int:
@@ -27,10 +28,14 @@ async def _run(environ: Mapping[str, str], directory: str) -> int:
             loop.add_signal_handler(number, stop.cancel, f"somebody here ended the instance ({number.name})")
         stdout, stderr = Writer(1), Writer(2)
         try:
-            async with Shared(Controller.from_environ(environ)) as shared:
-                return await run_instance(
+            controller = Controller.from_environ(environ)
+            records = Attending()
+            async with Shared(controller) as shared, records.instance(environ, Path(directory), controller):
+                status = await run_instance(
                     environ, Path(directory), shared=shared, stop=stop, stdout=stdout, stderr=stderr
                 )
+            await records.close()
+            return status
         finally:
             stdout.close()
             stderr.close()

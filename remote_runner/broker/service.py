@@ -34,6 +34,7 @@ from remote_runner.errors import DeadlineError
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
+from remote_runner.records.attending import Attending
 
 RunInstance = Callable[..., Awaitable[int]]
 
@@ -115,6 +116,7 @@ class Broker:
         self.run = run
         self._launchers: set[_Launcher] = set()
         self._shared: dict[Controller, Shared] = {}
+        self.records = Attending()
         self._is_stale = False
         self._wake = asyncio.Event()
 
@@ -140,6 +142,7 @@ class Broker:
             await self._wake.wait()
         for shared in self._shared.values():
             await shared.close()
+        await self.records.close()
 
     def shared(self, controller: Controller) -> Shared:
         """What the instances with these directories share."""
@@ -270,16 +273,18 @@ class _Launcher:
         try:
             request = parse_request(body)
             controller = Controller.from_environ(request.environ)
+            attended = self._broker.records.instance(request.environ, Path(request.directory), controller)
             with self.stop:
-                status = await self._broker.run(
-                    request.environ,
-                    Path(request.directory),
-                    umask=request.umask,
-                    shared=self._broker.shared(controller),
-                    stop=self.stop,
-                    stdout=self._writers[0],
-                    stderr=self._writers[1],
-                )
+                async with attended:
+                    status = await self._broker.run(
+                        request.environ,
+                        Path(request.directory),
+                        umask=request.umask,
+                        shared=self._broker.shared(controller),
+                        stop=self.stop,
+                        stdout=self._writers[0],
+                        stderr=self._writers[1],
+                    )
         finally:
             self._close(bytes([status]))
             self._broker.ended(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -33,7 +34,7 @@ def provenance(plan_dir: Path, environ: Mapping[str, str], *, testground: bool =
     return {
         # The demo's plan and one in Testground's home are made of links.
         "plan": revision((plan_dir / "manifest.toml").resolve().parent, environ),
-        "versions": _versions(environ, testground=testground),
+        "versions": dict(_versions(environ.get("PATH", os.defpath), testground)),
         "machine": {
             "name": platform.node(),
             "system": f"{platform.machine()}-{platform.system().lower()}",
@@ -60,9 +61,12 @@ def revision(directory: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _versions(environ: Mapping[str, str], *, testground: bool) -> dict[str, Any]:
+@functools.cache
+def _versions(path: str, testground: bool) -> Mapping[str, Any]:
+    """Asked for once in a process: a broker has many short runs."""
     from importlib.metadata import PackageNotFoundError, version
 
+    environ = {"PATH": path}
     try:
         own = version("remote-runner")
     except PackageNotFoundError:

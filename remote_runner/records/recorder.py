@@ -16,7 +16,7 @@ from remote_runner.instance.record import read_record
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
-from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value
+from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value, with_facts
 from remote_runner.secrets import Secrets
 from remote_runner.truth.observation import run_doubts
 from testground.composition import RunPlan
@@ -69,7 +69,7 @@ class Recorder:
             duration_s=round(duration_s, 6),
             doubts=run_doubts(self._directory),
             groups=[{**group, "ok": ok.get(group["id"], 0)} for group in self._record.groups],
-            hosts=hosts,
+            hosts=with_facts(self._directory, hosts),
             artifacts=artifacts_of(records),
             provenance=made_by,
             instances=[

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from remote_runner.file_names import safe_name
 from remote_runner.files import write_atomically
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
 from remote_runner.secrets import Secrets
+from remote_runner.truth.observation import HOSTS_DIRECTORY
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -133,6 +136,18 @@ def hosts_of(records: Iterable[Record]) -> list[dict[str, Any]]:
             )
             host["instances"] += 1
     return [found[name] for name in sorted(found)]
+
+
+def with_facts(directory: Path, hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same with what each host said of itself, as it stands in the run's directory (`None`: it said nothing)."""
+    found = []
+    for host in hosts:
+        facts: Any = None
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            path = directory / HOSTS_DIRECTORY / f"{safe_name(host['name'])}.json"
+            facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
+        found.append({**host, "facts": facts if isinstance(facts, dict) else None})
+    return found
 
 
 def artifacts_of(records: Iterable[Record]) -> list[dict[str, Any]]:

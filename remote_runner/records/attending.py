@@ -1,0 +1,193 @@
+"""The records of runs whose instances Testground starts: no process of ours begins or ends such a run."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from remote_runner.connection.workers import FILES
+from remote_runner.controller import Controller
+from remote_runner.errors import RemoteRunnerError
+from remote_runner.instance.run_log import run_directory
+from remote_runner.inventory.inventory import Inventory
+from remote_runner.records.places import note_place
+from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
+from remote_runner.records.run import (
+    RUNNING,
+    Ended,
+    RunRecord,
+    artifacts_of,
+    hosts_of,
+    instance_value,
+    records_below,
+    with_facts,
+)
+from remote_runner.secrets import Secrets
+from remote_runner.truth.observation import run_doubts
+from testground.errors import TestgroundError
+from testground.runenv import RunEnv
+
+TASK = "testground"
+
+
+class Attending:
+    """For one event loop. A run's record is written when an instance comes, and anew when no more of it are here."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Path, _Attended] = {}
+        self._later: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def instance(self, environ: Mapping[str, str], plan_dir: Path, controller: Controller) -> AsyncIterator[None]:
+        """In the body the instance that `environ` describes runs."""
+        try:
+            runenv = RunEnv.from_environ(environ)
+        except TestgroundError:  # the instance tells
+            yield
+            return
+        directory = run_directory(runenv.outputs_path, runenv.run)
+        if directory is None:
+            yield
+            return
+        run = self._runs.get(directory)
+        if run is None:
+            run = self._runs[directory] = _Attended(directory, runenv, environ, plan_dir, controller)
+        run.come(runenv)
+        try:
+            yield
+        finally:
+            run.here -= 1
+            if not run.here:
+                del self._runs[directory]
+                await run.write()
+                if not run.is_whole:  # a short run does not wait for what git says
+                    later = asyncio.create_task(run.write_whole())
+                    self._later.add(later)
+                    later.add_done_callback(self._later.discard)
+
+    async def close(self) -> None:
+        """Return once every record is whole."""
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+
+class _Attended:
+    def __init__(
+        self, directory: Path, runenv: RunEnv, environ: Mapping[str, str], plan_dir: Path, controller: Controller
+    ) -> None:
+        self.here = 0
+        self._directory = directory
+        self._runenv = runenv
+        self._environ = environ
+        self._plan_dir = plan_dir
+        self._controller = controller
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._secrets = Secrets()
+        self._asking = FILES.run(self._begin)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what made the run is known, and could be written."""
+        return self._asking.done()
+
+    def come(self, runenv: RunEnv) -> None:
+        """One more of its instances is here."""
+        self.here += 1
+        self._groups.setdefault(
+            runenv.group_id,
+            {
+                "id": runenv.group_id,
+                "instances": runenv.group_instance_count,
+                "ok": None,
+                "params": dict(runenv.params),
+                "profiles": dict(runenv.capture_profiles),
+            },
+        )
+
+    async def write(self) -> None:
+        """Write how it stands."""
+        made_by = self._asking.result() if self._asking.done() else {}
+        await FILES.run(partial(self._write, made_by))
+
+    async def write_whole(self) -> None:
+        """The same, once everything is known."""
+        await asyncio.wait([self._asking])
+        await self.write()
+
+    def _begin(self) -> dict[str, Any]:
+        """Write the record that says that it runs, and find out what made it; in a thread."""
+        with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
+            inventory = Inventory.load(self._plan_dir, cache=self._controller.cache)
+            self._secrets = inventory.secrets(self._environ)
+        if RunRecord.read(self._directory) is None:
+            self._put(self._begun(time.time()))
+            note_place(self._controller, self._runenv.run, self._directory)
+        return provenance(self._plan_dir, self._environ, testground=True)
+
+    def _begun(self, started_at: float) -> RunRecord:
+        runenv = self._runenv
+        return RunRecord(
+            run=runenv.run,
+            plan=runenv.plan,
+            case=runenv.case,
+            name="",
+            task=TASK,
+            started_at=round(started_at, 6),
+            inputs={
+                "directory": str(self._plan_dir),
+                "disable_metrics": runenv.disable_metrics,
+                "sync_service": f"{runenv.sync_service_host}:{runenv.sync_service_port}",
+                "influxdb": re.sub(r"//[^/]*@", "//***@", runenv.influxdb_url) or None,
+                "redis": runenv.redis_host or None,
+            },
+            groups=list(self._groups.values()),
+        )
+
+    def _write(self, made_by: Mapping[str, Any]) -> None:
+        before = RunRecord.read(self._directory)
+        if before is not None and before.task != TASK:
+            return  # `fab local.*` keeps it
+        found = [(place, one) for place, one in records_below(self._directory) if one.run == self._runenv.run]
+        records = [record for _, record in found]
+        if not records:
+            return
+        began_at = min(record.started_at for record in records)
+        ended_at = max(record.started_at + record.duration_s for record in records)
+        hosts = hosts_of(records)
+        made_by = dict(made_by)
+        with suppress(RemoteRunnerError):
+            inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
+            made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
+        # Groups of instances that another broker runs, or that have ended before.
+        groups = {group["id"]: dict(group) for group in (() if before is None else before.groups)} | self._groups
+        for name, group in groups.items():
+            group["ok"] = sum(record.outcome == "ok" for record in records if record.group == name)
+        is_over = len(records) >= self._runenv.instance_count
+        outcome = "ok" if all(record.outcome == "ok" for record in records) else "failed"
+        self._put(
+            replace(
+                self._begun(began_at),
+                outcome=outcome if is_over else RUNNING,
+                ended_at=round(ended_at, 6) if is_over else None,
+                duration_s=round(ended_at - began_at, 6) if is_over else None,
+                doubts=run_doubts(self._directory),
+                groups=list(groups.values()),
+                hosts=with_facts(self._directory, hosts),
+                artifacts=artifacts_of(records),
+                provenance=made_by,
+                instances=[
+                    instance_value(self._directory, Ended(record.group, record.index, place), record)
+                    for place, record in found
+                ],
+            )
+        )
+
+    def _put(self, record: RunRecord) -> None:
+        with suppress(RemoteRunnerError, OSError):  # no disk for it; the instances tell of theirs
+            record.write(self._directory, self._secrets)
