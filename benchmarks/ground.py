@@ -19,13 +19,15 @@ from testground.sync.service import SyncService
 from tests.hosts import Keys, TestHost, UserSshd, which
 from tests.hosts_netns import Lan, NetnsHost
 from tests.nix_bed import NixHere, own_mounts, private_nix
+from tests.slurm_bed import SlurmBed
 
 ROOT = Path(__file__).parent.parent
 LIVE_S = 60
 """How long the application lives in the test case `live`."""
-# FAR holds what it streams and copies, laid down there before, and `ran`, where each start leaves a file.
+# FAR holds what it streams and copies, laid down there before, and `ran`, where each start leaves a file: a process
+# number comes again within one run of thousands.
 APPLICATION = r"""#!/bin/sh
-[ -z "$FAR" ] || : >"$FAR/ran/$$"
+[ -z "$FAR" ] || : >"$FAR/ran/$$-${REMOTE_RUNNER_NUMBER:-}"
 case $TEST_CASE in
     nothing) ;;
     live) sleep LIVE_S ;;
@@ -67,6 +69,13 @@ class Way:
         return " ".join(["env", *(f"{key}={value}" for key, value in values.items()), f"{self.far}/application"])
 
 
+@dataclass(frozen=True)
+class SlurmWay(Way):
+    """All nodes of a Slurm, which share this machine's files; nothing connects to its host and target."""
+
+    bed: SlurmBed
+
+
 @dataclass
 class Ground:
     """All of one benchmark run; a context manager made by `ground`."""
@@ -105,6 +114,20 @@ class Ground:
         way = Way(host, host.target)
         (way.near / "ran").mkdir()
         write_application(way.near)
+
+
+@contextmanager
+def slurm(ground: Ground, nodes: int) -> Iterator[SlurmWay]:
+    """A Slurm with so many nodes."""
+    with SlurmBed.started(ground.directory / "slurm", nodes, cpus=200) as bed:
+        if ground.there is not None:
+            for pid in bed.node_pids():
+                ground.there.add(pid)
+        host = TestHost("slurm", "127.0.0.1", 1, "root", bed.directory, ground.keys)
+        host.log.touch()
+        (bed.directory / "ran").mkdir()
+        write_application(bed.directory)
+        yield SlurmWay(host, host.target, bed)
 
 
 def write_application(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ground import CASES, ROOT, Way, write_application
+from benchmarks.ground import CASES, ROOT, SlurmWay, Way, write_application
 from benchmarks.stage import Stage
 from benchmarks.stand import Job
 from benchmarks.work import OURS, Contestant, Trial
@@ -73,8 +74,9 @@ class Plan:
         (source / "manifest.toml").write_text(_MANIFEST, encoding="utf-8")
         inventory = json.dumps(_inventory(stage, app, slots, here))
         (source / "inventory.yaml").write_text(inventory, encoding="utf-8")
+        environ = {**stage.ground.environ, **_slurm_environ(stage)}
         plan = import_plan(source, "benchmark", stage.directory / "home", environ=stage.ground.environ).path
-        return cls(plan, _started_by(how, plan), stage, not here, dict(stage.ground.environ), new)
+        return cls(plan, _started_by(how, plan), stage, not here, environ, new)
 
     def cold(self) -> None:
         """From here on nothing is built, nothing pushed, and no process of ours runs, the broker too."""
@@ -145,7 +147,25 @@ class Plan:
         return Job([_fab(), *words], self.environ, self.directory, self.stage.log)
 
 
+def _slurm_environ(stage: Stage) -> dict[str, str]:
+    """The variables by which Slurm is found, where the hosts are its nodes."""
+    way = stage.ways[0]
+    if not isinstance(way, SlurmWay):
+        return {}
+    bed = way.bed
+    return {**bed.environ, "PATH": f"{bed.programs}{os.pathsep}{stage.ground.environ['PATH']}"}
+
+
 def _inventory(stage: Stage, app: Mapping[str, str], slots: int, here: bool) -> dict[str, Any]:
+    if isinstance(stage.ways[0], SlurmWay):
+        bed = stage.ways[0].bed
+        more = {"directory": f"{bed.local}/{_base(stage)}", "env": {"FAR": str(bed.directory)}}
+        return {
+            "app": {"name": "application", **app},
+            "defaults": {"system": str(System.local()), **more},
+            "hosts_from": [{"slurm": {"nodes": bed.nodes, "slots": slots, "time": "30m"}}],
+        }
+
     def entry(way: Way) -> dict[str, Any]:
         target = way.target
         return {

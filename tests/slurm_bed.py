@@ -68,6 +68,10 @@ class SlurmBed:
             bed.wait_idle()
             yield bed
 
+    def node_pids(self) -> list[int]:
+        """The processes on all nodes."""
+        return [pid for number in range(1, self.nodes + 1) for pid in _pids(f"{self.prefix}-{number}")]
+
     @property
     def conf(self) -> Path:
         return self.directory / "slurm.conf"
@@ -130,10 +134,7 @@ class SlurmBed:
 
     def kill_node(self, number: int) -> None:
         """Kill slurmd and all else on that node, and return when it is gone."""
-        pids = subprocess.run(
-            ["ip", "netns", "pids", f"{self.prefix}-{number}"], capture_output=True, text=True, check=True
-        ).stdout
-        _kill([int(pid) for pid in pids.split()])
+        _kill(_pids(f"{self.prefix}-{number}"))
 
     def revive(self, number: int) -> None:
         """Let a node that was killed serve again."""
@@ -197,8 +198,7 @@ class SlurmBed:
     def _end(self) -> None:
         places = [f"{self.prefix}-{where}" for where in ("c", *range(1, self.nodes + 1))]
         for place in places:
-            pids = subprocess.run(["ip", "netns", "pids", place], capture_output=True, text=True, check=False).stdout
-            _kill([int(pid) for pid in pids.split()])
+            _kill(_pids(place))
         with suppress(FileNotFoundError, ValueError):
             _kill([int((self.directory / "run" / "munged.pid").read_text())])
         for place in places:
@@ -209,6 +209,11 @@ class SlurmBed:
 def _ip(lines: Sequence[str], netns: str | None = None) -> None:
     where = [] if netns is None else ["-n", netns]
     subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True)
+
+
+def _pids(netns: str) -> list[int]:
+    said = subprocess.run(["ip", "netns", "pids", netns], capture_output=True, text=True, check=False).stdout
+    return [int(pid) for pid in said.split()]
 
 
 def _kill(pids: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks import ours, peers
 from benchmarks.ground import LIVE_S
 from benchmarks.ours import PYTHON, Plan
-from benchmarks.rows.settings import fifty, five, one, two
+from benchmarks.rows.settings import fifty, five, one, slurm_fifty, two
 from benchmarks.stage import Stage
 from benchmarks.work import OURS, Bound, Contestant, Trial, Work
 
@@ -137,5 +137,21 @@ WORKS = (
         (Bound("all started within 25 s", "started_s", plus=25.0), _NONE_FAILS),
         repeats=1,
         limit_s=400.0,
+    ),
+    *(
+        Work(
+            f"slurm-{count}",
+            f"{count:,} instances at once on 50 nodes of a Slurm, each living 60 s, nothing warm before",
+            slurm_fifty,
+            (ours.cold(go=partial(_crowd, count=count), slots=count // 50),),
+            (
+                Bound(f"all started within {started_s:g} s", "started_s", plus=started_s),
+                _NONE_FAILS,
+                Bound("1.5 MB each here (PSS)", "pss_each_bytes", plus=1.5e6),
+            ),
+            repeats=1,
+            limit_s=400.0,
+        )
+        for count, started_s in ((THOUSAND, 12.0), (THREE_THOUSAND, 40.0))
     ),
 )

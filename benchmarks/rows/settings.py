@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.ground import Ground, Way
+from benchmarks.ground import Ground, Way, slurm
 from tests.delay import DelayProxy
 
 RTT_S = 0.1
@@ -33,6 +33,13 @@ def five(ground: Ground) -> Iterator[Sequence[Way]]:
 def fifty(ground: Ground) -> Iterator[Sequence[Way]]:
     """Fifty."""
     yield ground.ways(50)
+
+
+@contextmanager
+def slurm_fifty(ground: Ground) -> Iterator[Sequence[Way]]:
+    """Fifty nodes of a Slurm."""
+    with slurm(ground, 50) as way:
+        yield [way]
 
 
 @contextmanager
