@@ -86,6 +86,8 @@ class RunLines:
 def _line(report: Report, tag: str, started_ns: int) -> str:
     at_ns = time.time_ns() if report.ts_ns is None else report.ts_ns
     begin, text = f"{max(0, at_ns - started_ns) / 1e9:6.1f}s {tag}", harmless(report.text)
+    if report.msg == WARNING:
+        return f"{_TAG}{begin}{_PLAIN}{filled(f'{begin} {text}', result_width())[len(begin) :]}"
     if report.word not in _FAILURES:
         return f"{_TAG}{begin}{_PLAIN} {text}"  # the application's line is its own, however long it is
     word = report.word.value
