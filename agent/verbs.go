@@ -11,6 +11,7 @@ import (
 	"remote-runner/agent/internal/files"
 	"remote-runner/agent/internal/host"
 	"remote-runner/agent/internal/leftovers"
+	"remote-runner/agent/internal/links"
 	"remote-runner/agent/internal/nix"
 	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/relay"
@@ -46,6 +47,8 @@ func verbs(a *host.Agent) wire.Handler {
 		"dial":             relays.Dial,
 		"facts":            (&facts.Service{Base: a.Base, Commands: commands, Nix: nixes}).Facts,
 		"watch":            (&samples.Service{Processes: keeper, Commands: commands}).Watch,
+		"meet":             links.Meet,
+		"reach":            links.Reach,
 		"runs":             left.Runs,
 		"fetch":            left.Fetch,
 		"remove":           left.Remove,

@@ -250,7 +250,7 @@ class _Instance:
         self._begins("push")
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
-            seat = stack.enter_context(self._observe(entry, agent))
+            seat = stack.enter_context(self._observe(entry, agent, links=inventory.links))
             pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
         self._begins("forward")
@@ -263,13 +263,13 @@ class _Instance:
                 step.detail += f"; connected at attempt {agent.attempts}, for its sshd dropped connections"
         return _Ready(agent, entry, artifact, pushed, forwarded, address, seat)
 
-    def _observe(self, entry: HostEntry, agent: Agent) -> Seat:
+    def _observe(self, entry: HostEntry, agent: Agent, *, links: bool) -> Seat:
         """From here on the host is looked at, beside all that follows."""
         runenv, url = self._runenv, self._environ.get("INFLUXDB_URL", "")
         directory = None if self.log is None else self.log.directory
         run_on = RunOn(entry.name, runenv.run, runenv.plan, runenv.case, directory)
         influx = Influx(url, self._reporter.message) if url else None
-        observation = self._shared.observe(entry, run_on, influx)
+        observation = self._shared.observe(entry, run_on, influx, links=links)
         append = None if self.log is None else self.log.add
         return observation.seat(
             self._shared.watch(entry, agent), append, runenv.outputs_path, self._record.instance_id, runenv.group_id
@@ -354,7 +354,7 @@ class _Instance:
         try:
             run = await self._start(ready, self._job(ready))
             self._record.far_directory = self._left_there = run.directory
-            ready.seat.begin()
+            ready.seat.begin(ready.address)
             if self._reporter.log is not None:
                 self._reporter.log.start()
             self._reporter.step(f"run: started in {run.directory}")

@@ -27,6 +27,7 @@ from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from remote_runner.truth.influx import Influx
+from remote_runner.truth.links import Links
 from remote_runner.truth.observation import Observation, RunOn
 from remote_runner.truth.watch import Watch
 from testground.runenv import RunEnv
@@ -77,6 +78,7 @@ class Shared:
         )
         self._services: SingleFlight[tuple[str, int], SharedSyncClient] = SingleFlight(keeps=100)
         self._clients: list[SharedSyncClient] = []
+        self._links: dict[Path, Links] = {}
         self._observations: dict[tuple[object, ...], Observation] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._logs: dict[Path | None, tuple[RunLog, int]] = {}
@@ -237,14 +239,19 @@ class Shared:
         host = self._hosts.peek(reached_by(entry))
         return host.watch if host is not None and host.agent is agent else Watch(agent)
 
-    def observe(self, entry: HostEntry, run_on: RunOn, influx: Influx | None) -> Observation:
-        """What is known of a host during a run; `influx` counts for the first who asks."""
+    def observe(self, entry: HostEntry, run_on: RunOn, influx: Influx | None, *, links: bool) -> Observation:
+        """What is known of a host during a run; `influx` and `links` count for the first who asks."""
         key = (reached_by(entry), run_on)
         found = self._observations.get(key)
         if found is None:
             for old in [key for key, other in self._observations.items() if other.is_idle][:-_KEPT_OBSERVATIONS]:
                 del self._observations[old]
-            found = self._observations[key] = Observation(run_on, influx)
+            ways = None
+            if links and run_on.directory is not None:
+                ways = self._links.setdefault(run_on.directory, Links(run_on.directory))
+            found = self._observations[key] = Observation(run_on, influx, ways)
+            while len(self._links) > _KEPT_OBSERVATIONS:
+                del self._links[next(iter(self._links))]
         return found
 
     # Builds

@@ -130,7 +130,8 @@ def host_key(entry: HostEntry) -> str:
 class Inventory:
     """A plan's hosts in their order (this machine, where none are listed), and its application.
 
-    `sources` are those of further hosts that were not read yet; `with_hosts` puts in what they say.
+    `sources` are those of further hosts that were not read yet; `with_hosts` puts in what they say. `links`:
+    whether the ways between hosts are measured behind each run.
     """
 
     file: Path
@@ -142,6 +143,7 @@ class Inventory:
     sources: tuple[Source, ...] = ()
     source_s: float = 30.0
     allocate_s: float = 3600.0
+    links: bool = False
     text: str = field(default="", repr=False)
 
     @property
@@ -220,6 +222,7 @@ class Inventory:
             sources=top.get("hosts_from", ()) if listings is None else (),
             source_s=_default_of("timeouts.source_s", defaults),
             allocate_s=_default_of("timeouts.allocate_s", defaults),
+            links=top.get("ground_truth.links", False),
             text=text,
         )
 

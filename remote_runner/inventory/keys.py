@@ -157,6 +157,13 @@ KEYS: tuple[Key, ...] = (
         _TOP,
     ),
     Key(
+        "ground_truth.links",
+        BOOLEAN,
+        False,
+        "Measure the ways between the hosts behind each run (docs/ground-truth.md); 1 s for each of them.",
+        _TOP,
+    ),
+    Key(
         "app",
         _nested(Place.APP, "a mapping of settings"),
         {},

@@ -28,13 +28,14 @@ CROWD_BUSY = 0.9
 class Observed:
     """What is known of one host and run.
 
-    cores: those that an application there may use. before, after: the host ahead of the first application and behind
-    the last, or as it was seen last. instances: the most at once; cpu_s: what all of them used. shortest_s: how long
-    the application ran that ended first.
+    cores: those that an application there may use, of `cores_online`. before, after: the host ahead of the first
+    application and behind the last, or as it was seen last. instances: the most at once; cpu_s: what all of them used.
+    shortest_s: how long the application ran that ended first.
     """
 
     host: str
     cores: int | None = None
+    cores_online: int | None = None
     before: HostState | None = None
     after: HostState | None = None
     clock: Clock | None = None
@@ -72,7 +73,7 @@ def _during(seen: Observed) -> Iterator[str]:
     if seen.cores and (share := stolen_s / (took_s * seen.cores)) >= HELD_BACK_SHARE:
         yield f"{seen.host} was throttled: its hypervisor gave {share:.0%} of its processors' time to others"
     yield from _lost(seen.host, before, after)
-    yield from _crowd(seen, took_s)
+    yield from _crowd(seen, before, after)
 
 
 def _lost(host: str, before: HostState, after: HostState) -> Iterator[str]:
@@ -90,16 +91,20 @@ def _lost(host: str, before: HostState, after: HostState) -> Iterator[str]:
         yield f"{host} lost packets: TCP sent {again:.0f} of {segments:.0f} segments again"
 
 
-def _crowd(seen: Observed, took_s: float) -> Iterator[str]:
+def _crowd(seen: Observed, before: HostState, after: HostState) -> Iterator[str]:
     if not seen.cores or seen.instances <= CROWD_PER_CORE * seen.cores:
         return
-    busy = seen.cpu_s / (took_s * seen.cores)
+    took_s = after.at - before.at
+    # The instances may have had less than a core because others were on it as well.
+    all_of_them = took_s * (seen.cores_online or seen.cores)
+    busy = max(seen.cpu_s / (took_s * seen.cores), (after.since(before, "cpu_s") or 0) / all_of_them)
     if busy < CROWD_BUSY:
         return
     crowd = "" if seen.cores == 1 else f", {seen.instances / seen.cores:.0f} to a core"
+    verb = "was" if seen.cores == 1 else "were"
     yield (
-        f"{seen.instances} instances shared {_cores(seen.cores)} of {seen.host}{crowd}, "
-        f"and kept {'it' if seen.cores == 1 else 'them'} busy for {min(busy, 1):.0%} of the time"
+        f"{seen.instances} instances shared {_cores(seen.cores)} of {seen.host}{crowd}; "
+        f"{'it' if seen.cores == 1 else 'they'} {verb} busy for {min(busy, 1):.0%} of the time"
     )
 
 

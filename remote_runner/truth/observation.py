@@ -23,6 +23,7 @@ from remote_runner.file_names import safe_name
 from remote_runner.files import write_atomically
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.influx import Influx, Point
+from remote_runner.truth.links import Links
 from remote_runner.truth.values import INSTANCE_KEYS, HostState, Sample, Trips, clock_value, instance_line
 from remote_runner.truth.watch import Watch
 
@@ -50,8 +51,9 @@ class RunOn:
 class Observation:
     """For one event loop."""
 
-    def __init__(self, run_on: RunOn, influx: Influx | None) -> None:
+    def __init__(self, run_on: RunOn, influx: Influx | None, links: Links | None) -> None:
         self.run_on = run_on
+        self._links = links
         self._append: Append | None = None
         self._has_directory = False
         self._influx = influx
@@ -98,8 +100,10 @@ class Observation:
         with suppress(HostError, StreamClosed, RemoteRunnerError):
             self._facts = HostFacts.from_said(watch.agent.greeting, await watch.agent.facts(*_FACTS))
 
-    def add(self, seat: Seat) -> None:
-        """An application has been started."""
+    def add(self, seat: Seat, address: str) -> None:
+        """An application has been started, on a host that others reach at `address`."""
+        if self._links is not None:
+            self._links.join(self.run_on.host, seat.watch.agent, address)
         if not self._seats:
             seat.watch.hear.add(self._hear)
         self._seats[seat.instance_id] = seat
@@ -132,10 +136,16 @@ class Observation:
             path = self._path(".json")
             with suppress(ControllerError):
                 await FILES.run(lambda: write_atomically(path, text, mode=0o644))
+        if self._links is not None and not self._seats:
+            await self._links.leave(self.run_on.host)
 
     def _path(self, ending: str) -> Path:
         assert self.run_on.directory is not None
         return self.run_on.directory / HOSTS_DIRECTORY / f"{safe_name(self.run_on.host)}{ending}"
+
+    @property
+    def _links_s(self) -> float:
+        return 0.0 if self._links is None else self._links.most_s
 
     @property
     def _offset_s(self) -> float:
@@ -171,6 +181,7 @@ class Observation:
         return Observed(
             host=self.run_on.host,
             cores=None if self._facts is None else self._facts.cores,
+            cores_online=None if self._facts is None else self._facts.cores_online,
             before=self._before,
             after=self._after,
             clock=min(clocks, key=lambda clock: clock.uncertainty_s, default=None),
@@ -198,13 +209,13 @@ class Observation:
     async def settle(self) -> tuple[str, ...]:
         """The doubts, once what goes on has ended: for the last instance there, that is the look behind the run."""
         if self._ending is not None and not self._seats:
-            await asyncio.wait({self._ending}, timeout=4 * _END_S)
+            await asyncio.wait({self._ending}, timeout=4 * _END_S + self._links_s)
         return doubts(self.observed)
 
     async def close(self) -> None:
         """Let go of it; what is being written is waited for."""
         if self._ending is not None:
-            await asyncio.wait({self._ending}, timeout=_END_S)
+            await asyncio.wait({self._ending}, timeout=_END_S + self._links_s)
         for task in (self._ending, self._looking):
             if task is not None:
                 task.cancel()
@@ -231,10 +242,10 @@ class Seat:
     ) -> None:
         self.end(None)
 
-    def begin(self) -> None:
-        """The application runs."""
+    def begin(self, address: str) -> None:
+        """The application runs; others reach its host at `address`."""
         self._began_s = time.monotonic()
-        self._observation.add(self)
+        self._observation.add(self, address)
 
     def hear(self, at: float, numbers: tuple[float, ...]) -> None:
         """One sample of it."""

@@ -91,11 +91,16 @@ class Trips:
 
     def to_value(self) -> dict[str, float]:
         """How many there were, and their percentiles in seconds."""
-        took_s = sorted(look.answered_s - look.asked_s for look in self.looks)
-        value: dict[str, float] = {"count": len(took_s)}
-        for percent in (0, 25, 50, 75, 90, 100) if took_s else ():
-            value[f"p{percent}_s"] = round(took_s[max(0, math.ceil(percent / 100 * len(took_s)) - 1)], 6)
-        return value
+        return percentiles([look.answered_s - look.asked_s for look in self.looks])
+
+
+def percentiles(took_s: Sequence[float]) -> dict[str, float]:
+    """How many round trips there were, and their percentiles in seconds."""
+    in_order = sorted(took_s)
+    value: dict[str, float] = {"count": len(in_order)}
+    for percent in (0, 25, 50, 75, 90, 100) if in_order else ():
+        value[f"p{percent}_s"] = round(in_order[max(0, math.ceil(percent / 100 * len(in_order)) - 1)], 6)
+    return value
 
 
 def clock_value(clock: Clock | None) -> dict[str, float] | None:

@@ -80,3 +80,32 @@ def test_a_run_on_three_hosts_is_observed(hosts_plan: PlanDirectory) -> None:
     assert tuple(run["doubts"]) == run_doubts(directory)
     told = [line.removeprefix("doubt: ") for line in ran.out.splitlines() if line.startswith("doubt: ")]
     assert told[:5] == run["doubts"][:5]
+
+
+def test_a_crowd_on_one_core_is_doubted_and_ways_between_hosts_are_measured(
+    hosts_plan: PlanDirectory, tmp_path: Path
+) -> None:
+    write_plan(hosts_plan, BUSY)
+    said = (hosts_plan.path / "inventory.yaml").read_text(encoding="utf-8")
+    said = said[: said.index("  rex:")].replace(
+        "  localhost:", "  tiny:\n    connect: {command: taskset -c 0 /bin/sh}\n    address: 127.0.0.1\n    slots: 6"
+    )
+    hosts_plan.inventory(
+        f"{said.replace(str(tmp_path / 'near'), str(tmp_path / 'tiny'))}ground_truth: {{links: true}}\n"
+    )
+
+    hosts_plan.ok("local.single", "--testcase", "greet", "--instances", "7")
+
+    directory = run_directory(hosts_plan)
+    value = host_file(directory, "tiny")
+    assert (value["facts"]["cores"], value["instances"]) == (1, 6)
+    assert any(doubt.startswith("6 instances shared one core of tiny; it was busy for ") for doubt in value["doubts"])
+    assert not any("shared" in doubt for doubt in host_file(directory, "dex")["doubts"])
+
+    ways = json.loads((directory / "remote-runner.links.json").read_text(encoding="utf-8"))
+    assert [(way["from"], way["to"], way["problem"]) for way in ways] == [("dex", "tiny", ""), ("tiny", "dex", "")]
+    for way in ways:
+        assert way["round_trips"]["count"] == 20
+        assert 0 < way["round_trips"]["p0_s"] <= way["round_trips"]["p100_s"]
+        assert way["bytes_per_s"] > 1_000_000
+        assert way["address"]

@@ -62,11 +62,15 @@ def test_a_quiet_run_has_no_doubt() -> None:
         ),
         (
             replace(QUIET, cores=1, instances=20, cpu_s=59.0),
-            "20 instances shared one core of dex, and kept it busy for 98% of the time",
+            "20 instances shared one core of dex; it was busy for 98% of the time",
+        ),
+        (
+            replace(after(cpu_s=470), cores=1, cores_online=8, instances=6, cpu_s=20.0),
+            "6 instances shared one core of dex; it was busy for 100% of the time",
         ),
         (
             replace(QUIET, instances=20, cpu_s=230.0),
-            "20 instances shared 4 cores of dex, 5 to a core, and kept them busy for 96% of the time",
+            "20 instances shared 4 cores of dex, 5 to a core; they were busy for 96% of the time",
         ),
     ],
 )

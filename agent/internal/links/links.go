@@ -1,0 +1,175 @@
+// Package links measures the way from one host to another: round trips, and what goes through in a second.
+package links
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
+	"encoding/hex"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"remote-runner/agent/internal/wire"
+)
+
+const (
+	tokenSize = 16
+	trips     = 20
+	echoes    = 'e' // what comes is sent back
+	counts    = 'c' // what comes is counted, and the count sent at its end
+	// Whoever takes longer for the next piece is gone.
+	patience  = 5 * time.Second
+	longest   = 10 // seconds of throughput
+	chunkSize = 64 << 10
+)
+
+// Meet is the verb `meet`: other hosts may connect, with the token, until the client closes the stream.
+func Meet(ctx context.Context, stream *wire.Stream, _ wire.Message) error {
+	listener, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return wire.Fail("taken", "nothing can listen here: %v", err)
+	}
+	var token [tokenSize]byte
+	_, _ = rand.Read(token[:])
+	var serving sync.WaitGroup
+	serving.Add(1)
+	go func() {
+		defer serving.Done()
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serving.Add(1)
+			go func() {
+				defer serving.Done()
+				defer connection.Close()
+				stop := context.AfterFunc(ctx, func() { connection.Close() })
+				defer stop()
+				serve(connection, token)
+			}()
+		}
+	}()
+	err = stream.Send(map[string]any{"port": listener.Addr().(*net.TCPAddr).Port, "token": hex.EncodeToString(token[:])})
+	if err == nil {
+		<-ctx.Done()
+	}
+	listener.Close()
+	serving.Wait()
+	return err
+}
+
+func serve(connection net.Conn, token [tokenSize]byte) {
+	var head [tokenSize + 1]byte
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(connection, head[:]); err != nil || subtle.ConstantTimeCompare(head[:tokenSize], token[:]) != 1 {
+		return
+	}
+	buffer := make([]byte, chunkSize)
+	count := uint64(0)
+	for {
+		_ = connection.SetDeadline(time.Now().Add(patience))
+		n, err := connection.Read(buffer)
+		count += uint64(n)
+		if head[tokenSize] == echoes && err == nil {
+			_, err = connection.Write(buffer[:n])
+		}
+		if err != nil {
+			break
+		}
+	}
+	if head[tokenSize] == counts {
+		_, _ = connection.Write(binary.BigEndian.AppendUint64(nil, count))
+	}
+}
+
+// Reach is the verb `reach`: it measures the way to where another agent meets.
+func Reach(ctx context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct {
+		Host, Token string
+		Port        int
+		Seconds     float64
+	}
+	err := open.Decode(&request)
+	token, wrong := hex.DecodeString(request.Token)
+	if err != nil || wrong != nil || len(token) != tokenSize || request.Port < 1 || request.Port > 65535 ||
+		!(request.Seconds > 0 && request.Seconds <= longest) {
+		return wire.Fail("breach", "nothing can be reached by %s", open.Head)
+	}
+	address := net.JoinHostPort(request.Host, strconv.Itoa(request.Port))
+	took, err := roundTrips(ctx, address, token)
+	if err != nil {
+		return wire.Fail("refused", "%s cannot be reached from here: %v", address, err)
+	}
+	sent, seconds, err := throughput(ctx, address, token, time.Duration(request.Seconds*float64(time.Second)))
+	if err != nil {
+		return wire.Fail("refused", "%s takes nothing more: %v", address, err)
+	}
+	return stream.Send(map[string]any{"round_trips_s": took, "bytes": sent, "seconds": seconds})
+}
+
+func dial(ctx context.Context, address string, token []byte, kind byte) (net.Conn, func() bool, error) {
+	dialer := net.Dialer{Timeout: patience}
+	connection, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { connection.Close() })
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	if _, err := connection.Write(append(token[:tokenSize:tokenSize], kind)); err != nil {
+		connection.Close()
+		return nil, nil, err
+	}
+	return connection, stop, nil
+}
+
+func roundTrips(ctx context.Context, address string, token []byte) ([]float64, error) {
+	connection, stop, err := dial(ctx, address, token, echoes)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	defer connection.Close()
+	var took []float64
+	for byteOf := make([]byte, 1); len(took) < trips; {
+		_ = connection.SetDeadline(time.Now().Add(patience))
+		began := time.Now()
+		if _, err := connection.Write(byteOf); err != nil {
+			return nil, err
+		}
+		if _, err := io.ReadFull(connection, byteOf); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(began).Seconds())
+	}
+	return took, nil
+}
+
+// throughput sends for so long, and waits for the word of how much has come.
+func throughput(ctx context.Context, address string, token []byte, long time.Duration) (uint64, float64, error) {
+	connection, stop, err := dial(ctx, address, token, counts)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer stop()
+	defer connection.Close()
+	began, chunk := time.Now(), make([]byte, chunkSize)
+	_ = connection.SetDeadline(began.Add(long + patience))
+	for time.Since(began) < long {
+		if _, err := connection.Write(chunk); err != nil {
+			return 0, 0, err
+		}
+	}
+	if err := connection.(*net.TCPConn).CloseWrite(); err != nil {
+		return 0, 0, err
+	}
+	var count [8]byte
+	if _, err := io.ReadFull(connection, count[:]); err != nil {
+		return 0, 0, err
+	}
+	return binary.BigEndian.Uint64(count[:]), time.Since(began).Seconds(), nil
+}

@@ -1,0 +1,42 @@
+package links
+
+import (
+	"net"
+	"strconv"
+	"testing"
+
+	"remote-runner/agent/internal/wiretest"
+)
+
+func reach(t *testing.T, meeting map[string]any, token any) *wiretest.Stream {
+	t.Helper()
+	return wiretest.New(t, Reach).Open(map[string]any{
+		"verb": "reach", "host": "127.0.0.1", "port": meeting["port"], "token": token, "seconds": 0.1,
+	})
+}
+
+func TestTheWayIsMeasured(t *testing.T) {
+	meet := wiretest.New(t, Meet).Open(map[string]any{"verb": "meet"})
+	meeting := meet.Receive()
+	said := reach(t, meeting, meeting["token"]).Receive()
+	if len(said["round_trips_s"].([]any)) != trips || said["bytes"].(float64) < chunkSize || said["seconds"].(float64) < 0.1 {
+		t.Errorf("%v", said)
+	}
+	// Who does not know the token gets nothing.
+	if failure := reach(t, meeting, "00112233445566778899aabbccddeeff").Failure(); failure["error"] != "refused" {
+		t.Errorf("%v", failure)
+	}
+	meet.Close()
+	meet.Failure()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(meeting["port"].(float64))))
+	if connection, err := net.Dial("tcp", address); err == nil {
+		connection.Close()
+		t.Error("somebody still listens")
+	}
+	if failure := reach(t, meeting, meeting["token"]).Failure(); failure["error"] != "refused" {
+		t.Errorf("%v", failure)
+	}
+	if failure := reach(t, meeting, "xyz").Failure(); failure["error"] != "breach" {
+		t.Errorf("%v", failure)
+	}
+}

@@ -1,0 +1,85 @@
+"""The ways between the hosts of a run, measured by their agents behind it (`ground_truth: {links: true}`)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from remote_runner.connection.agent import Agent
+from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.said import real, whole, words
+from remote_runner.connection.workers import FILES
+from remote_runner.errors import ControllerError, RemoteRunnerError
+from remote_runner.files import write_atomically
+from remote_runner.truth.values import percentiles
+
+LINKS_FILE = "remote-runner.links.json"
+THROUGHPUT_S = 1.0
+# A way that leads nowhere is given up by the agent after 5 s.
+PAIR_S = 12.0
+_MOST_TRIPS = 1000
+
+
+@dataclass
+class Links:
+    """Those of one run; they are measured once no application of it runs any more, one after the other.
+
+    Whose last application has ended may see others begin: then they are measured again behind those.
+    """
+
+    directory: Path
+    _hosts: dict[str, tuple[Agent, str]] = field(default_factory=dict)
+    _running: set[str] = field(default_factory=set)
+
+    @property
+    def most_s(self) -> float:
+        """How long measuring them takes at most."""
+        return PAIR_S * len(self._hosts) * (len(self._hosts) - 1)
+
+    def join(self, host: str, agent: Agent, address: str) -> None:
+        """Applications run on the host."""
+        self._hosts[host] = (agent, address)
+        self._running.add(host)
+
+    async def leave(self, host: str) -> None:
+        """They have ended there; with the last host's the ways are measured."""
+        self._running.discard(host)
+        if self._running or len(self._hosts) < 2:
+            return
+        found = [await self._measure(one, other) for one, other in itertools.permutations(sorted(self._hosts), 2)]
+        text = json.dumps(found, indent=1).encode() + b"\n"
+        with suppress(ControllerError):  # the outputs of each instance tell of a disk that takes nothing
+            await FILES.run(lambda: write_atomically(self.directory / LINKS_FILE, text, mode=0o644))
+
+    async def _measure(self, one: str, other: str) -> dict[str, Any]:
+        address = self._hosts[other][1]
+        value: dict[str, Any] = {"from": one, "to": other, "address": address, "problem": ""}
+        try:
+            return value | await _way(self._hosts[one][0], self._hosts[other][0], address)
+        except (RemoteRunnerError, StreamClosed) as error:
+            return value | {"problem": str(error).partition("\n")[0]}
+
+
+async def _way(one: Agent, other: Agent, address: str) -> dict[str, Any]:
+    async with other.asked(f"listening on {other.name}", {"verb": "meet"}, within_s=PAIR_S) as meeting:
+        met = (await meeting.receive()).head
+        head = {
+            "verb": "reach",
+            "host": address,
+            "port": whole(met.get("port"), 65535),
+            "token": words(met.get("token")),
+            "seconds": THROUGHPUT_S,
+        }
+        async with one.asked(f"reaching {address}", head, within_s=PAIR_S) as stream:
+            said = (await stream.receive()).head
+    told = said.get("round_trips_s")
+    took_s = [real(trip) for trip in told[:_MOST_TRIPS]] if isinstance(told, list) else []
+    size_bytes, spent_s = whole(said.get("bytes")), real(said.get("seconds"))
+    return {
+        "round_trips": percentiles([trip for trip in took_s if trip is not None]),
+        "bytes_per_s": round(size_bytes / spent_s) if size_bytes is not None and spent_s else None,
+    }
