@@ -461,7 +461,7 @@
       return make("div", {}, make("h3", {}, name), lines.length > 1 || lines[0]?.[0] ? make("table", {}, make("tbody", {}, lines.map(([key, one]) =>
         make("tr", {}, make("td", {class: "soft"}, key.replaceAll("_", " ")), make("td", {class: "words"}, shownValue(one)))))) : make("div", {}, shownValue(value)));
     });
-    section("provenance", "Provenance", parts.length ? make("details", {open: true}, make("summary", {}, "Inputs, versions, artifacts, machine, inventory"), parts)
+    section("provenance", "Provenance", parts.length ? make("details", {}, make("summary", {}, "Inputs, versions, artifacts, machine, inventory"), parts)
       : note("There is no run.json, so it is not known what this run was made of."), note(`Its files: ${run.directory}`));
   }
 
