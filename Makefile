@@ -3,7 +3,7 @@
 # PYTHON=python3.12 chooses the interpreter (3.11 or newer); without it the first suitable one on PATH is taken.
 # ARGS="…" is handed on to fab demo, pytest or the benchmarks.
 
-.PHONY: help demo fast test test-agent faults check bench soak lock release clean
+.PHONY: help demo fast test test-agent faults check bench soak docs lock release clean
 .DEFAULT_GOAL := help
 
 PYTHON =
@@ -21,6 +21,7 @@ help:
 	@echo 'make check   ruff, mypy, go vet and gofmt'
 	@echo 'make bench   the benchmarks (root for real hosts); results in benchmarks/results/'
 	@echo 'make soak    ten minutes of faults on namespaced hosts (root); MINUTES=1, ARGS="--seed 7"'
+	@echo 'make docs    the pages of docs/ as a site in build/docs/site/, its links checked'
 	@echo 'make lock    write requirements.lock again from pyproject.toml, and that of the peers in benchmarks/'
 	@echo 'make release wheel and sdist in dist/, with their checksums; the wheel has the agents of all tested systems'
 	@echo 'make clean   remove what these targets made, but for outputs/'
@@ -64,6 +65,19 @@ MINUTES = 10
 soak: .venv/installed
 	@$(IN_VENV) .venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
+# Every link between pages is checked: a warning fails.
+docs: build/docs/installed
+	@.venv/bin/python -m tests.generated
+	@build/docs/venv/bin/python -m sphinx -q -W --keep-going -c docs/site docs build/docs/site
+	@echo 'build/docs/site/index.html'
+
+build/docs/installed: docs/site/requirements.txt .venv/installed
+	@echo 'Installing what builds the site into build/docs/venv (once)'
+	@.venv/bin/python -m venv --clear build/docs/venv
+	@build/docs/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+		-r docs/site/requirements.txt
+	@touch build/docs/installed
+
 # One lock for Python 3.11 to 3.14, Linux and macOS; only this target needs uv.
 lock: .venv/installed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -71,6 +85,8 @@ lock: .venv/installed
 		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --no-annotate requirements-go.in -o requirements-go.lock
+	@cd docs/site && ../../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links --no-annotate requirements.in -o requirements.txt
 	@cd benchmarks/peers && ../../.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--allow-unsafe --no-header --no-emit-index-url --no-emit-find-links requirements.in -o requirements.txt
 	@echo 'requirements.lock and the one of benchmarks/peers are written; make test and make bench install them'

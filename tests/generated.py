@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from remote_runner.inventory.keys import render_markdown
 from remote_runner.inventory.schema import inventory_schema
 from testground.manifest_schema import manifest_schema
 
@@ -17,7 +18,40 @@ def generated() -> dict[Path, str]:
     return {
         ROOT / "remote_runner" / "inventory" / "inventory.schema.json": _json(inventory_schema()),
         ROOT / "testground" / "manifest.schema.json": _json(manifest_schema()),
+        **_page("inventory.md", "inventory keys", render_markdown()),
+        **_page("commands.md", "tasks", tasks_reference()),
     }
+
+
+def between(text: str, name: str, written: str) -> str:
+    """The page's text with what stands between the marks of a generated part replaced."""
+    begin = text.index("-->\n", text.index(f"<!-- {name}: ")) + 4
+    return f"{text[:begin]}{written.strip()}\n{text[text.index(f'<!-- end of {name} -->') :]}"
+
+
+def tasks_reference() -> str:
+    """Each task with its options, as `--help` has them."""
+    from tasks import ns
+
+    lines: list[str] = []
+    for name in sorted(ns.task_names):
+        task = ns[name]
+        summary = " ".join((task.__doc__ or "").split())
+        lines += [f"### {name.removesuffix('.list')}", "", summary, ""]
+        options = task.get_arguments()
+        if options:
+            lines += ["| option | meaning |", "| --- | --- |"]
+            for option in options:
+                flag = f"--{option.name.replace('_', '-')}"
+                meaning = " ".join((option.help or "").split()).replace("|", "\\|")
+                lines.append(f"| `{flag}` | {meaning} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _page(name: str, part: str, written: str) -> dict[Path, str]:
+    path = ROOT / "docs" / name
+    return {path: between(path.read_text(encoding="utf-8"), part, written)}
 
 
 def _json(schema: dict[str, Any]) -> str:

@@ -36,6 +36,8 @@ class Task:
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]: ...
 
 class Argument:
+    name: str
+    help: str | None
     names: tuple[str, ...]
     takes_value: bool
 
