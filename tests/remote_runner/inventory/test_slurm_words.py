@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_what_slurm_is_not_asked_for(wrong: str) -> None:
 
 @pytest.mark.parametrize(("connect", "job"), [("srun", "7"), ("ssh", "")])
 def test_a_node_is_reached_by_a_step_or_by_ssh(connect: str, job: str) -> None:
-    hosts = (("n1", {"address": "192.0.2.1", "slots": 4}), ("n2", {}))
+    hosts: tuple[tuple[str, dict[str, Any]], ...] = (("n1", {"address": "192.0.2.1", "slots": 4}), ("n2", {}))
     listing = Listing("slurm", hosts, job="7", by_step=connect == "srun")
     text = "hosts: {n2: {connect: {command: docker exec -i n2 sh}}}\n"
     inventory = Inventory.parse(text, Path("/plan/inventory.yaml")).with_hosts([listing])
