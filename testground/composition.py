@@ -491,13 +491,16 @@ def _doubts(testcase: TestCase, groups: Iterable[GroupPlan]) -> Iterator[str]:
     import difflib
 
     told: set[str] = set()
+    defaults = testcase.default_params()
     for group in groups:
         for name, value in group.params.items():
             nearest = difflib.get_close_matches(name, testcase.params, 1)
             if name not in testcase.params and nearest and name not in told:
                 yield f"test case {testcase.name} has no parameter {name!r}; did you mean {nearest[0]}? It is handed on"
-            if name in testcase.params and name not in told and not testcase.params[name].takes(value):
-                kind = testcase.params[name].kind
+            parameter = testcase.params.get(name)
+            # A default is what the plan's author chose to stand for "not given", as "" does for a number.
+            if parameter and name not in told and value != defaults.get(name) and not parameter.takes(value):
+                kind = parameter.kind
                 yield f"test parameter {name} is {value!r}; the manifest has it of type {kind}. It is handed on"
             if "=" in value.partition("|")[2] and name not in told:
                 yield f"test parameter {name}={value!r} arrives as several: testground packs them as k=v|k=v"

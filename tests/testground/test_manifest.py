@@ -220,3 +220,10 @@ def test_a_value_of_another_type_is_told_before_the_run() -> None:
     manifest = Manifest.from_toml(TEXT)
     (run,) = plan_runs(single(manifest, "params", test_params={"number": "many", "flag": "true"}), manifest)
     assert run.warnings == ("test parameter number is 'many'; the manifest has it of type int. It is handed on",)
+
+
+def test_a_default_stands_for_not_given_whatever_its_type() -> None:
+    manifest = Manifest.load(Path(__file__).parent.parent.parent / "manifest.toml")
+    for case in manifest.testcases:
+        (run,) = plan_runs(single(manifest, case.name), manifest)
+        assert run.warnings == ()
