@@ -25,7 +25,7 @@ from tasks.choose import positive
 from tasks.plan import Plan
 from tasks.runs.report import report_after
 from tasks.say import filled_to, note, result_width, say, show, show_json
-from tasks.steps import outcome_json, summary
+from tasks.summary import outcome_json, summary
 from tasks.task import Failed, task
 from tasks.view.display import DISPLAY
 from tasks.view.reports import RunLines

@@ -66,7 +66,7 @@ _ALSO_RUNS: dict[str, tuple[str, ...]] = {
 
 
 SYSTEMS = tuple(f"{arch}-{name}" for name in _OPERATING_SYSTEMS.values() for arch in _GO)
-"""All names, those of Linux first."""
+"""The names `System.parse` takes, those of Linux first."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,6 @@ class System:
         return cls(arch, operating_system)
 
     @classmethod
-    def from_said(cls, said: str) -> Self:
-        """What a host says of itself in one word, as in `unames`; raises `UnknownSystemError`."""
-        sysname, _, rest = said.partition(":")
-        machine, _, bits = rest.partition(":")
-        return cls.from_uname(sysname, machine, int(bits) if bits in ("32", "64") else 0)
-
-    @classmethod
     def local(cls) -> Self:
         """This machine's system, as programs run here by this Python's userland see it."""
         name = os.uname()
@@ -117,20 +110,6 @@ class System:
     def runs(self, other: System) -> bool:
         """Whether a machine of this system runs, without an emulator, what is built for the other."""
         return other.os == self.os and other.arch in _runs(self)
-
-    @property
-    def unames(self) -> str:
-        """What a host may say of itself to be given what is built for this system: `SYSNAME:MACHINE:LONG_BIT` words.
-
-        A LONG_BIT of 0 is one that nobody tells. `rr_is_system` in base.sh compares.
-        """
-        sysname = next(sysname for sysname, name in _OPERATING_SYSTEMS.items() if name == self.os)
-        return " ".join(
-            f"{sysname}:{machine}:{bits}"
-            for machine in (*_GO, *_MACHINES)
-            for bits in (64, 32, 0)
-            if self.arch in _runs(System.from_uname(sysname, machine, bits))
-        )
 
     @property
     def goos(self) -> str:
@@ -153,11 +132,6 @@ def _runs(system: System) -> tuple[str, ...]:
     return (system.arch, *(_ALSO_RUNS.get(system.arch, ()) if system.os == "linux" else ()))
 
 
-def known_systems() -> tuple[str, ...]:
-    """The names `System.parse` takes, the usual ones first."""
-    return tuple(f"{arch}-{name}" for name in _OPERATING_SYSTEMS.values() for arch in _GO)
-
-
 def _nearest(text: str) -> tuple[str, ...]:
     import difflib
 
@@ -167,7 +141,7 @@ def _nearest(text: str) -> tuple[str, ...]:
     names = {word.lower() for word in words} & set(_OPERATING_SYSTEMS.values())
     if arch:
         return tuple(f"{arch}-{name}" for name in sorted(names) or ("linux", "darwin"))
-    return tuple(difflib.get_close_matches(text, known_systems(), n=2))
+    return tuple(difflib.get_close_matches(text, SYSTEMS, n=2))
 
 
 def _as_arch(word: str) -> str | None:

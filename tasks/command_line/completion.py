@@ -12,7 +12,7 @@ import invoke
 
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.inventory import Inventory
-from remote_runner.inventory.systems import known_systems
+from remote_runner.inventory.systems import SYSTEMS
 from remote_runner.runs import noted_runs
 from remote_runner.typed import typed
 from tasks.plan import Plan
@@ -125,7 +125,7 @@ def _values(option: str, current: str, before: Sequence[str], names: Names) -> l
         "--test-param": lambda: [f"{name}=" for name in names.params(case)],
         "--run": lambda: names.runs,
         "--id": lambda: names.runs,
-        "--arch": known_systems,
+        "--arch": lambda: SYSTEMS,
         "--language": lambda: _LANGUAGES,
         "--shell": lambda: SHELLS,
     }
