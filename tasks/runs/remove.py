@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import invoke
 
 from remote_runner.records.places import FoundRun, choose_run, forget_place
+from remote_runner.records.run import RUN_FILE
 from remote_runner.sizes import size
 from tasks.choose import seconds
 from tasks.plan import Plan
@@ -31,11 +33,14 @@ def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_
     if bool(id) == bool(older):
         raise Failed("runs.remove: name runs, or say how old: fab runs.remove ID, or --older 30d")
     if older:
+        if not plan.is_plan:
+            raise plan.missing()
         before = time.time() - seconds(older, "older")
-        meant = [one for one in runs_of(plan) if one.record.started_at < before]
+        meant = [one for one in runs_of(plan, everything=True) if is_own(plan, one) and one.record.started_at < before]
     else:
         recorded = runs_of(plan, everything=True)
-        meant = [choose_run(recorded, given) for given in id or ()]
+        chosen = [choose_run(recorded, given) for given in id or ()]
+        meant = list({one.run: one for one in chosen}.values())
     alive = [one for one in meant if one.is_alive]
     going = [one for one in meant if not one.is_alive]
     freed = sum(_remove(plan, one, dry_run=dry_run) for one in going)
@@ -46,13 +51,31 @@ def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_
         raise Failed(None)
 
 
+def is_own(plan: Plan, found: FoundRun) -> bool:
+    """Whether a run was made in this plan's directory, or lies below it; another plan may have the same name."""
+    directory = plan.directory.resolve()
+    made_in = found.record.inputs.get("directory")
+    is_made_here = isinstance(made_in, str) and Path(made_in).resolve() == directory
+    return is_made_here or found.directory.resolve().is_relative_to(directory)
+
+
 def _remove(plan: Plan, found: FoundRun, *, dry_run: bool) -> int:
     freed = size_below(found.directory)
     if not dry_run:
         try:
-            shutil.rmtree(found.directory)
+            _remove_tree(found.directory)
         except OSError as error:
             raise Failed(f"{found.directory}: cannot be removed: {error.strerror}") from error
         forget_place(plan.controller, found.run)
     show(f"{found.run} {found.directory}")
     return freed
+
+
+def _remove_tree(directory: Path) -> None:
+    """Remove a run's directory, the record last: what is left by a fault is still a run that can be named."""
+    for child in directory.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != RUN_FILE:
+            child.unlink()
+    shutil.rmtree(directory)

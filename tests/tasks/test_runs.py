@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import RunNotFoundError
-from remote_runner.records.places import chosen_id
+from remote_runner.records.places import chosen_id, note_place
+from remote_runner.records.run import RunRecord
+from remote_runner.secrets import Secrets
 from tasks import ns
 from tasks.executor import with_bare_words
 from tasks.runs.listing import short_ids
@@ -100,6 +103,25 @@ def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) 
     plan.ok("runs.remove", "--older", "0s")
     assert plan.ok("runs", "--json").data == []
     assert not list((tmp_path / "elsewhere/outputs/local_exec/greeter").iterdir())
+
+
+def test_old_runs_of_this_plan_alone_are_removed(plan: PlanDirectory, controller: Controller, tmp_path: Path) -> None:
+    write_plan(plan, "ok\n")
+    own, below, others = tmp_path / "own", plan.path / "outputs/local_exec/greeter/below", tmp_path / "others"
+    for directory, made_in in ((own, plan.path), (below, tmp_path), (others, tmp_path)):
+        (directory / "single/0").mkdir(parents=True)
+        inputs = {"directory": str(made_in)}
+        # The other plan has the same name.
+        record = RunRecord(directory.name, "greeter", "greet", "", "local.single", 1.0, outcome="ok", inputs=inputs)
+        record.write(directory, Secrets())
+        note_place(controller, record.run, directory)
+
+    outside = PlanDirectory(tmp_path).fab("runs.remove", "--older", "0s", program="remote-runner")
+    assert (outside.status, "there is no plan" in outside.words) == (1, True)
+    assert "2 removed" in plan.ok("runs.remove", "--older", "0s").words
+    assert [path.exists() for path in (own, below, others)] == [False, False, True]
+    assert "1 removed" in plan.ok("runs.remove", "others", "others").words
+    assert not others.exists()
 
 
 def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDirectory) -> None:
