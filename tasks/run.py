@@ -45,7 +45,8 @@ _R = TypeVar("_R")
     takes_command=True,
     help={
         "host": "a host's name, a glob or @label; as often as needed (fab -H does the same)",
-        "tty": "give the command this terminal, by an ssh of its own: no supervision, forwards or outputs; one host",
+        "tty": "give the command this terminal, by an ssh of its own: no supervision, forwards or outputs; one host, "
+        "where ps shows the inventory's variables (those of secret_env are left out)",
         "keep": "leave the run's directory on the host as well, for `fab fetch --run ID`",
         "outputs": "directory for the outputs, below it ID/HOST (default: outputs/run here)",
         "json": "print the outcome as JSON on stdout; what the command prints goes to stderr then",
@@ -63,6 +64,9 @@ def run(
 ) -> None:
     """Run the command behind -- on hosts, with this stdin; what it leaves in $TEST_OUTPUTS_PATH comes home."""
     plan = Plan.here()
+    given = {"--keep": keep, "--outputs": outputs, "--json": json, "--dry-run": dry_run}
+    if tty and (refused := [option for option, value in given.items() if value]):
+        raise Failed(f"run: --tty does not go with {' and '.join(refused)}; leave one of them out")
     command = tuple(c.config["typed_command"])
     if not command:
         raise Failed("run: give a command behind --, for example: fab run --host localhost -- uname -a")
@@ -71,7 +75,7 @@ def run(
         line = shlex.quote(" ".join(command))
         say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- sh -c {line}")
     if tty:
-        raise Failed(None, _at_terminal(plan, entries, command))
+        raise Failed(None, at_terminal(plan, entries, command))
     run_id = new_run_id()
     if dry_run:
         show_json([_planned(entry, planned_job(plan, entry, run_id, command), keep) for entry in entries])
@@ -89,12 +93,18 @@ def run(
         raise Failed(None, worst or 1)
 
 
-def _at_terminal(plan: Plan, entries: Sequence[HostEntry], command: tuple[str, ...]) -> int:
+def at_terminal(plan: Plan, entries: Sequence[HostEntry], command: tuple[str, ...]) -> int:
+    """Run the command on the one host in this terminal; its exit status. Raises `Failed` where that has none."""
     (entry, *others) = entries
-    if others or entry.connect is not None:
-        what = "several hosts" if others else f"{entry.name} is reached by a command (connect.command)"
+    if others or entry.connect is not None or entry.job:
+        by = "a step of Slurm's" if entry.job else "a command (connect.command)"
+        what = "several hosts" if others else f"{entry.name} is reached by {by}"
         raise Failed(f"run: --tty: {what}; a terminal is for one host that ssh reaches")
-    return run_in_terminal(entry.ssh, command, dict(entry.env), plan.controller, plan.environ)
+    # They stand on command lines, which ps shows.
+    variables = {name: value for name, value in entry.env if name not in entry.secret_env}
+    if hidden := [name for name, _ in entry.env if name in entry.secret_env]:
+        say(f"{entry.name}: the command is not given {', '.join(hidden)} (secret_env): with --tty ps would show it")
+    return run_in_terminal(entry.ssh, command, variables, plan.controller, plan.environ)
 
 
 @dataclass(frozen=True)
