@@ -85,7 +85,8 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
         return program_error(
             host,
             problem_of(closed.more.get("problem")),
-            words(closed.more.get("program")) or job.program,
+            job.program,
+            far_program=words(closed.more.get("program")),
             built=job.artifact is not None,
         )
     if closed.kind in ("room", "readonly"):
@@ -176,10 +177,10 @@ def problem_of(said: object) -> str:
     return words(said.replace("\r", "\\r") if isinstance(said, str) else said)
 
 
-def program_error(host: str, kind: str, program: str, *, built: bool = True) -> HostError:
+def program_error(host: str, kind: str, program: str, *, far_program: str = "", built: bool = True) -> HostError:
     """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon.
 
-    `built`: it is what a build made, and not a command that somebody typed.
+    `far_program`: what the host calls it. `built`: it is what a build made, and not a command that somebody typed.
     """
     name, _, detail = kind.partition(":")
     if name == "namespace":
@@ -209,4 +210,4 @@ def program_error(host: str, kind: str, program: str, *, built: bool = True) -> 
             next_step = f"check the name, give its whole path, or install it on {host}"
         if not built and any(character.isspace() for character in program):
             next_step = f"no shell splits it into words; to have one: sh -c {shlex.quote(program)}"
-    return ProgramUnusableError(host, program, name, reason, next_step=next_step)
+    return ProgramUnusableError(host, far_program or program, name, reason, next_step=next_step)

@@ -52,7 +52,7 @@ class Reporter:
         self._event(MessageEvent(text := self._words(text)), text, WARNING)
 
     def step(self, text: str) -> None:
-        """A message event that says how far the instance is: a word for who wants to know each step."""
+        """A message event that says how far the instance is, for readers who want every step."""
         self._event(MessageEvent(text := self._words(text)), text, STEP)
 
     def failure(self, text: str) -> None:

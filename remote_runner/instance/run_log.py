@@ -20,6 +20,7 @@ LOG_FILE = "run.log"
 # A thread takes what has come in this time from all instances at once: an instance costs no thread and no descriptor.
 _TOGETHER_S = 0.05
 _HELD_BYTES = 4 << 20
+_LONGEST_LINE = 64 * 1024
 _PATIENCE_S = 0.2  # for a disk, before the others go on without its file
 _NEW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,8 +55,8 @@ class RunLog:
     """The files of one run, whose directory is `directory` (`None`: there is none, and no `run.log`).
 
     While it is open it has a shared lock on `run.log`, by which others know that the run goes on. What cannot be
-    written is dropped, and `problems` says of which file and why. `umask` holds for what is made. A file on a disk that
-    hangs is waited for by who writes to its directory, and by nobody else.
+    written is dropped, and `problems` says of which file and why. `umask` holds for what is made. Only writers
+    to the same directory wait for a file whose disk hangs.
     """
 
     def __init__(self, directory: Path | None, umask: int | None) -> None:
@@ -207,6 +208,8 @@ class InstanceLog:
             self._begun = data[end:]
         else:
             self._begun += data
+        if len(self._begun) > _LONGEST_LINE:  # as lines go that long on stdout
+            self.end_of_streams()
 
     def end_of_streams(self) -> None:
         """The application says no more."""

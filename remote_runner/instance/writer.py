@@ -92,7 +92,7 @@ class Writer:
         await asyncio.shield(self._room)
 
     def close(self) -> None:
-        """Let go of what is our own; the descriptor stays who gave it's."""
+        """Let go of what is our own; the descriptor still belongs to the caller."""
         self._stop_waiting()
         self._is_dead = True
         self._unwatch()

@@ -28,7 +28,7 @@ _MOST_TRIPS = 1000
 class Links:
     """Those of one run; they are measured once no application of it runs any more, one after the other.
 
-    Whose last application has ended may see others begin: then they are measured again behind those.
+    If applications begin again after that, the ways are measured again once those have ended.
     """
 
     directory: Path

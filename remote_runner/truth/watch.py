@@ -20,7 +20,7 @@ EVERY_S = 1.0
 TRIPS = 20
 _LANE = 0
 _LONGEST_LINE = 4 << 20
-# For the trips one after the other; on a slow line those that are left go at once.
+# How long trips go one by one; on a slow line the rest are sent together.
 _IN_TURN_S = 0.2
 _ANSWER_S = 5.0
 

@@ -8,6 +8,7 @@ import math
 import tarfile
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +379,18 @@ def test_a_job_that_no_host_takes() -> None:
     ):
         with pytest.raises(JobError):
             Job(**{"instance_id": "i", "argv": ("a",), "environment": {}, **job})  # type: ignore[arg-type]
+
+
+def test_what_a_host_calls_the_program_is_in_no_command() -> None:
+    async def refuses(stream: FakeStream) -> None:
+        stream.fails("program", "x", problem="nothing", program="/d/reboot now")
+
+    async def test(agent: Agent, link: FakeLink) -> None:
+        with pytest.raises(ProgramUnusableError) as caught:
+            await agent.start_run(replace(JOB, artifact=None, argv=("my app",)))
+        message, _, next_step = str(caught.value).partition("\n")
+        assert "/d/reboot now" in message
+        assert "sh -c 'my app'" in next_step
+        assert "reboot" not in next_step
+
+    play(refuses, test)

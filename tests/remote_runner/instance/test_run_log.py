@@ -76,3 +76,16 @@ def read_all(fifo: Path, size: int) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def test_a_line_on_stderr_without_an_end_is_not_kept_in_memory(tmp_path: Path) -> None:
+    async def check() -> None:
+        log = RunLog(tmp_path, None)
+        (one,) = instances(log, tmp_path, "one")
+        for _ in range(40):
+            one.stderr(b"x" * 4096)
+        await one.flush()
+        assert (tmp_path / "run.log").stat().st_size > 64 * 1024
+        log.close()
+
+    asyncio.run(check())
