@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -25,6 +26,8 @@ const (
 	patience  = 5 * time.Second
 	longest   = 10 // seconds of throughput
 	chunkSize = 64 << 10
+	// Connections at a time: one is measured by two, and anybody may connect.
+	places = 16
 )
 
 // Meet is the verb `meet`: other hosts may connect, with the token, until the client closes the stream.
@@ -39,20 +42,7 @@ func Meet(ctx context.Context, stream *wire.Stream, _ wire.Message) error {
 	serving.Add(1)
 	go func() {
 		defer serving.Done()
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			serving.Add(1)
-			go func() {
-				defer serving.Done()
-				defer connection.Close()
-				stop := context.AfterFunc(ctx, func() { connection.Close() })
-				defer stop()
-				serve(connection, token)
-			}()
-		}
+		accept(ctx, listener, token, &serving)
 	}()
 	err = stream.Send(map[string]any{"port": listener.Addr().(*net.TCPAddr).Port, "token": hex.EncodeToString(token[:])})
 	if err == nil {
@@ -61,6 +51,39 @@ func Meet(ctx context.Context, stream *wire.Stream, _ wire.Message) error {
 	listener.Close()
 	serving.Wait()
 	return err
+}
+
+func accept(ctx context.Context, listener net.Listener, token [tokenSize]byte, serving *sync.WaitGroup) {
+	taken := make(chan struct{}, places)
+	for {
+		connection, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// There are no descriptors left, or so: one may be free again soon.
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		select {
+		case taken <- struct{}{}:
+		default:
+			connection.Close()
+			continue
+		}
+		serving.Add(1)
+		go func() {
+			defer serving.Done()
+			defer func() { <-taken }()
+			defer connection.Close()
+			stop := context.AfterFunc(ctx, func() { connection.Close() })
+			defer stop()
+			serve(connection, token)
+		}()
+	}
 }
 
 func serve(connection net.Conn, token [tokenSize]byte) {

@@ -1,9 +1,11 @@
 package links
 
 import (
+	"io"
 	"net"
 	"strconv"
 	"testing"
+	"time"
 
 	"remote-runner/agent/internal/wiretest"
 )
@@ -39,4 +41,25 @@ func TestTheWayIsMeasured(t *testing.T) {
 	if failure := reach(t, meeting, "xyz").Failure(); failure["error"] != "breach" {
 		t.Errorf("%v", failure)
 	}
+}
+
+func TestPlacesAreFew(t *testing.T) {
+	meet := wiretest.New(t, Meet).Open(map[string]any{"verb": "meet"})
+	meeting := meet.Receive()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(meeting["port"].(float64))))
+	var last net.Conn
+	for i := 0; i <= places; i++ {
+		connection, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		last = connection
+	}
+	_ = last.SetDeadline(time.Now().Add(patience / 2)) // before it would be closed for what it lacks
+	if _, err := last.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("%v", err)
+	}
+	meet.Close()
+	meet.Failure()
 }

@@ -294,7 +294,10 @@ func (s *strangers) leaveOut(pids []int, last int) []int {
 	s.looks++
 	left := pids[:0]
 	for _, pid := range pids {
-		if pid > s.last || !s.known[pid] {
+		if pid > s.last {
+			delete(s.known, pid) // another process had the number before
+		}
+		if !s.known[pid] {
 			left = append(left, pid)
 		}
 	}

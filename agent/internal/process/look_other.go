@@ -27,7 +27,7 @@ func Members(group int) []int {
 	return found
 }
 
-// Uses tells for each run what its group uses, as ps (with UseColumns) says. What is in `into` is replaced.
+// Uses tells for each run what its group uses, as ps (PSCommand) says. What is in `into` is replaced.
 func (k *Keeper) Uses(into map[string]Use, ps func() string) {
 	clear(into)
 	groups := usesIn(ps())

@@ -53,8 +53,9 @@ func (k *Keeper) sayRun() {
 	}
 }
 
-// UseColumns are what usesIn reads of ps: the group, KiB of memory, and the time on a processor.
-const UseColumns = "pgid=,rss=,time="
+// PSCommand shows what usesIn reads: the group, KiB of memory, and the time on a processor. On FreeBSD all behind
+// a "=" is a title, so each column has its own -o.
+var PSCommand = []string{"ps", "-ax", "-o", "pgid=", "-o", "rss=", "-o", "time="}
 
 // usesIn sums up what ps says, by group.
 func usesIn(said string) map[int]Use {

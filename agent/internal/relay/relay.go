@@ -39,7 +39,8 @@ func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Mes
 		AnyUser    bool `json:"any_user"`
 		Everywhere bool
 	}
-	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 0 || request.Port > 65535 {
+	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 0 || request.Port > 65535 ||
+		request.Everywhere && !request.AnyUser {
 		return wire.Fail("breach", "nothing can listen by %s", open.Head)
 	}
 	listeners, port, err := listen(ctx, request.Port, request.Everywhere)

@@ -151,6 +151,13 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
+func TestOnlyAnyUserIsLetInFromEverywhere(t *testing.T) {
+	failure := serve(t).Open(map[string]any{"verb": "listen", "port": 0, "everywhere": true}).Failure()
+	if failure["error"] != "breach" {
+		t.Errorf("failed by %v", failure)
+	}
+}
+
 func TestDial(t *testing.T) {
 	client := serve(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

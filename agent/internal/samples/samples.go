@@ -76,7 +76,7 @@ func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Mess
 func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duration) {
 	looker := newLooker(s.said)
 	uses, most := map[string]process.Use{}, map[string]process.Use{}
-	ps := func() string { return s.said(ctx, "ps", "-axo", process.UseColumns) }
+	ps := func() string { return s.said(ctx, process.PSCommand...) }
 	var line []byte
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
