@@ -193,26 +193,34 @@ class SlurmBed:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
         words = [f"-S{run}/munge.sock", f"--key-file={key}", f"--pid-file={run}/munged.pid", f"--seed-file={run}/seed"]
-        subprocess.run([which("munged"), "--force", *words, f"--log-file={self.directory}/log/munged.log"], check=True)
+        subprocess.run(
+            [which("munged"), "--force", *words, f"--log-file={self.directory}/log/munged.log"],
+            check=True,
+            timeout=_READY_S,
+        )
 
     def _end(self) -> None:
         places = [f"{self.prefix}-{where}" for where in ("c", *range(1, self.nodes + 1))]
-        for place in places:
-            _kill(_pids(place))
+        end_s = time.monotonic() + _READY_S
+        # One that is killed may have started another in the meantime.
+        while (pids := [pid for place in places for pid in _pids(place)]) and time.monotonic() < end_s:
+            _kill(pids)
         with suppress(FileNotFoundError, ValueError):
             _kill([int((self.directory / "run" / "munged.pid").read_text())])
         for place in places:
-            subprocess.run(["ip", "netns", "del", place], capture_output=True, check=False)
+            subprocess.run(["ip", "netns", "del", place], capture_output=True, check=False, timeout=_READY_S)
         shutil.rmtree(self.directory / "spool", ignore_errors=True)
 
 
 def _ip(lines: Sequence[str], netns: str | None = None) -> None:
     where = [] if netns is None else ["-n", netns]
-    subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True)
+    subprocess.run(["ip", *where, "-batch", "-"], input="\n".join(lines).encode(), check=True, timeout=_READY_S)
 
 
 def _pids(netns: str) -> list[int]:
-    said = subprocess.run(["ip", "netns", "pids", netns], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        ["ip", "netns", "pids", netns], capture_output=True, text=True, check=False, timeout=_READY_S
+    ).stdout
     return [int(pid) for pid in said.split()]
 
 

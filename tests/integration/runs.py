@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -293,14 +294,21 @@ def single_words(instances: int = 1, case: str = "case", **params: str) -> list[
 
 
 def read_until(process: subprocess.Popen[bytes], word: str, count: int = 1) -> str:
-    """What a started `fab` says on stderr until `count` lines with `word` have come."""
+    """What a started `fab` says on stderr until `count` lines with `word` have come; killed as by `ended`."""
     assert process.stderr is not None
     said = b""
-    while count:
-        line = process.stderr.readline()
-        assert line, f"ended before it said {word!r}:\n{said.decode(errors='replace')}"
-        said += line
-        count -= word.encode() in line
+    limit = threading.Timer(END_S, process.kill)
+    limit.start()
+    try:
+        while count:
+            line = process.stderr.readline()
+            assert line, (
+                f"ended, or killed after {END_S:g} s, before it said {word!r}:\n{said.decode(errors='replace')}"
+            )
+            said += line
+            count -= word.encode() in line
+    finally:
+        limit.cancel()
     return said.decode(errors="replace")
 
 
