@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 _typed = "fab"
+_gone_to = ""
 _HINT = re.compile(r"(?<![\w./-])fab(?= [a-z-])(?! -[Cr] )")  # not one that was replaced already
 
 
-def set_typed(words: str) -> None:
-    """Say it once, when the program starts."""
-    global _typed
-    _typed = words
+def set_typed(words: str, gone_to: str = "") -> None:
+    """Say it once, when the program starts: with the directory that `-C` names."""
+    global _typed, _gone_to
+    _typed, _gone_to = words, gone_to
 
 
 def typed() -> str:
     """The words that begin a command like the one that was typed."""
     return _typed
+
+
+def from_where_typed(path: str) -> str:
+    """A path as one writes it where the program was typed, which `-C` has left."""
+    return str(Path(_gone_to) / path)
 
 
 def as_typed(text: str) -> str:

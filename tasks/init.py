@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import invoke
 
 import remote_runner
 import testground
-from remote_runner.typed import typed
+from remote_runner.typed import from_where_typed, typed
 from tasks.say import say, show
 from tasks.task import Failed, task
 
@@ -25,8 +26,10 @@ _LANGUAGES = {
     "python": ("cp @NAME@.py {out}", "@NAME@.py", "python3"),
     "go": ("env CGO_ENABLED=0 GOOS={goos} GOARCH={goarch} go build -o {out} .", "main.go", ""),
     "js": ("cp @NAME@.js {out}", "@NAME@.js", "node"),
-    "rust": ("sh build.sh {arch} {out}", "src/main.rs", ""),
+    "rust": ("sh build.sh {system} {out}", "src/main.rs", ""),
 }
+# What the plan is used with wherever it goes; how `init` was typed holds for this moment only.
+_PROGRAM = "remote-runner"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _SUFFIX = ".template"
 
@@ -52,8 +55,9 @@ def init(c: invoke.Context, language: str = "", name: str = "hello") -> None:
         _write(directory, language, name)
     except OSError as error:
         raise Failed(f"init: {error.filename}: {error.strerror}; make room or access there, or go elsewhere") from error
-    say(f"a plan in {name}/: manifest.toml (test cases), inventory.yaml (application, hosts), the application\nnext:")
-    show(f"cd {name}\n{typed()} local.single --testcase greet")
+    made = from_where_typed(name)
+    say(f"a plan in {made}/: manifest.toml (test cases), inventory.yaml (application, hosts), the application\nnext:")
+    show(f"cd {shlex.quote(made)}\n{_PROGRAM} local.single --testcase greet")
 
 
 def _asked() -> str:
@@ -66,7 +70,7 @@ def _asked() -> str:
 def _write(directory: Path, language: str, name: str) -> None:
     command, file, needed = _LANGUAGES[language]
     needs = f"\n\nIts hosts need `{needed}`." if needed else ""
-    filled = {"@COMMAND@": command, "@FILE@": file, "@NEEDS@": needs, "@PROGRAM@": typed(), "@NAME@": name}
+    filled = {"@COMMAND@": command, "@FILE@": file, "@NEEDS@": needs, "@PROGRAM@": _PROGRAM, "@NAME@": name}
     for folder in (_TEMPLATES / "every", _TEMPLATES / language):
         for template in sorted(folder.rglob(f"*{_SUFFIX}")):
             text, inside = template.read_text(encoding="utf-8"), str(template.relative_to(folder))

@@ -64,7 +64,7 @@ class Program(fabric.main.Fab):
             super().parse_tasks()
         except invoke.ParseError as error:
             raise Failed(self._explained(error)) from None
-        set_typed(self._typed())
+        set_typed(self._typed(), self.args.directory.value or "")
         self._refuse()
         if self.args.directory.value:
             try:

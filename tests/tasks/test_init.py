@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from remote_runner.controller import Controller
 from tests.hosts import TestHost, UserSshd
 from tests.needs import need
-from tests.tasks.fab import PlanDirectory, Ran
+from tests.tasks.fab import ONE_LINE_FABFILE, PlanDirectory, Ran
 
 NEEDED = {"sh": (), "python": (), "go": ("go",), "js": ("npm",), "rust": ("cargo",)}
 
@@ -54,6 +56,41 @@ def test_a_template_runs_here_and_on_a_host(
     assert "expected 1 or more" in failed.out
 
 
+MUSL = "RUSTFLAGS=-C linker=rust-lld build --quiet --release --target-dir target --target"
+NATIVE = "RUSTFLAGS= build --quiet --release --target-dir target"
+
+
+@pytest.mark.parametrize(
+    ("uname", "system", "said"),
+    [
+        ("Linux x86_64", "x86_64-linux", NATIVE),
+        ("Darwin arm64", "aarch64-darwin", NATIVE),
+        ("Darwin arm64", "aarch64-linux", f"{MUSL} aarch64-unknown-linux-musl"),
+        ("Darwin x86_64", "x86_64-linux", f"{MUSL} x86_64-unknown-linux-musl"),
+        ("Linux x86_64", "armv7l-linux", f"{MUSL} armv7-unknown-linux-musleabihf"),
+        ("Darwin arm64", "x86_64-darwin", f"{NATIVE} --target x86_64-apple-darwin"),
+    ],
+)
+def test_rust_is_built_for_the_system_of_the_host(
+    uname: str, system: str, said: str, tmp_path: Path, controller: Controller
+) -> None:
+    remote_runner(PlanDirectory(tmp_path), "init", "rust", "mine")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    sysname, machine = uname.split()
+    cargo = (
+        'echo "RUSTFLAGS=$RUSTFLAGS $*" >said; made=target; for last; do :; done; '
+        '[ "$last" = target ] || made=target/$last; mkdir -p "$made/release"; echo made >"$made/release/mine"'
+    )
+    for name, script in (("cargo", cargo), ("uname", f"[ $1 = -m ] && echo {machine} || echo {sysname}")):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    environ = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "build.sh", system, tmp_path / "out"], cwd=tmp_path / "mine", env=environ, check=True)
+    assert (tmp_path / "mine" / "said").read_text() == f"{said}\n"
+    assert (tmp_path / "out").read_text() == "made\n"
+
+
 def test_the_files_for_editors_are_there(tmp_path: Path, controller: Controller) -> None:
     remote_runner(PlanDirectory(tmp_path), "init", "sh", "mine")
     for name, comment in (("inventory.yaml", "# yaml-language-server: $schema="), ("manifest.toml", "#:schema ")):
@@ -61,6 +98,16 @@ def test_the_files_for_editors_are_there(tmp_path: Path, controller: Controller)
         assert "properties" in json.loads((tmp_path / "mine" / first.removeprefix(comment)).read_text(encoding="utf-8"))
     assert "/outputs/" in (tmp_path / "mine" / ".gitignore").read_text(encoding="utf-8")
     assert "remote-runner local.single --testcase greet" in (tmp_path / "mine" / "README.md").read_text("utf-8")
+
+
+def test_the_next_step_holds_where_it_was_typed(tmp_path: Path, controller: Controller) -> None:
+    (tmp_path / "my work").mkdir()
+    PlanDirectory(tmp_path).write("fabfile.py", ONE_LINE_FABFILE)
+    for program, name in (("remote-runner", "mine"), ("fab", "yours")):
+        ran = PlanDirectory(tmp_path).fab("-C", "my work", "init", "sh", name, program=program)
+        assert (ran.status, ran.out) == (0, f"cd 'my work/{name}'\nremote-runner local.single --testcase greet\n")
+        readme = (tmp_path / "my work" / name / "README.md").read_text(encoding="utf-8")
+        assert "\n$ remote-runner local.single --testcase greet\n" in readme
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path, controller: Controller) -> None:
