@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         }
         for words in ("--version", "demo", "init python mine", "-C mine local.single --testcase greet"):
             print(f"$ remote-runner {words}", flush=True)
-            argv = [venv / "bin/remote-runner", *words.split()]
+            argv = [str(venv / "bin/remote-runner"), *words.split()]
             done = subprocess.run(argv, cwd=work, env=environ, check=False, timeout=_END_S)
             if done.returncode != 0:
                 return done.returncode
