@@ -54,11 +54,11 @@ def read_ansible(source: AnsibleSource, asking: Asking) -> Listing:
             groups = _from_json(asking.ask(source, [program, "-i", str(path), "--list"]))
         else:
             groups = _from_file(path)
+        return _listing(str(source), groups)
     except _Unreadable as error:
         raise SourceError(
             str(source), str(error), next_step="see what `ansible-inventory --list` makes of it (package ansible-core)"
         ) from error
-    return _listing(str(source), groups)
 
 
 def _listing(source: str, groups: Mapping[str, _Group]) -> Listing:
@@ -82,14 +82,20 @@ def _listing(source: str, groups: Mapping[str, _Group]) -> Listing:
 
 
 def _walk(groups: Mapping[str, _Group]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each host of each group, with the variables of that group; a group before its children."""
+    """Each host of each group, with the variables of that group; a group before its children.
+
+    Raises `_Unreadable` where groups are their own children.
+    """
     children = {child for group in groups.values() for child in group.children}
     top = [name for name in groups if name != "all" and name not in children]
     order: dict[str, None] = {}
     below: dict[str, tuple[str, ...]] = {}
 
     def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in above or name not in groups:
+        if name in above:
+            circle = " > ".join((*above[above.index(name) :], name))
+            raise _Unreadable(f"groups are children of each other in a circle: {circle}")
+        if name not in groups:
             return
         order.pop(name, None)  # below all of its parents
         order[name] = None
@@ -99,6 +105,9 @@ def _walk(groups: Mapping[str, _Group]) -> Iterator[tuple[str, str, dict[str, An
 
     for name in ("all", *top):
         visit(name, ())
+    for name in groups:
+        if name not in order:  # in a circle, or below one
+            visit(name, ())
     members = {name: dict.fromkeys(groups[name].hosts) for name in order}
     for name in order:
         for parent in below[name]:

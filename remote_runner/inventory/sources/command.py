@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from remote_runner.errors import SourceError
@@ -16,7 +17,7 @@ def read_command(source: CommandSource, asking: Asking) -> Listing:
     """What it prints: names, or names with the keys of a host. Raises `SourceError`."""
     text = asking.ask(source, source.argv)
     try:
-        return Listing(str(source), tuple(_hosts(json.loads(text))))
+        return Listing(str(source), tuple(_hosts(json.loads(text, object_pairs_hook=_once))))
     except (ValueError, RecursionError) as error:
         raise SourceError(
             str(source),
@@ -39,7 +40,18 @@ def _hosts(said: Any) -> list[tuple[str, dict[str, Any]]]:
             found.append((item["name"], {key: value for key, value in item.items() if key != "name"}))
         else:
             raise ValueError(f"entry {index + 1} has no name")  # noqa: TRY004
+    _once(found)
     return found
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of these, unless a name comes twice: the last would win, and nobody be told."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is named twice")
+    return named
 
 
 def _keys(name: str, keys: Any) -> dict[str, Any]:
