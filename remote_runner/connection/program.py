@@ -50,11 +50,16 @@ _USUAL_PLACES = (
 )
 
 
+def has_sources() -> bool:
+    """Whether Go could build an agent: in a checkout; a wheel and the flake bring programs alone."""
+    return (_SOURCES / "main.go").is_file()
+
+
 @functools.cache
 def identity() -> str:
     """What this version's agent is known by: 16 hex digits, from its sources and the protocol's version."""
     released = _RELEASED / "IDENTITY"
-    if not (_SOURCES / "main.go").is_file() and released.is_file():
+    if not has_sources() and released.is_file():
         return released.read_text(encoding="ascii").strip()
     found = hashlib.sha256(f"protocol {PROTOCOL}\n".encode())
     for path in sorted((*_SOURCES.rglob("*.go"), _SOURCES / "go.mod")):
@@ -83,7 +88,7 @@ def program_for(
 ) -> Path:
     """The program, built where it is missing (which takes a thread for some seconds; one of all processes builds).
 
-    Raises `BuildFailedError`, which says what to do where there is no Go, and `WorkCancelledError`.
+    Raises `BuildFailedError`, which says what to do where there are no sources or no Go, and `WorkCancelledError`.
     """
     found = find_program(system, controller.cache)
     if found is not None and (into is None or found.is_relative_to(into)):
@@ -118,6 +123,13 @@ def _build(
     deadline: Deadline,
     cancellation: Cancellation | None,
 ) -> None:
+    if not has_sources():
+        raise BuildFailedError(
+            "the agent",
+            str(system),
+            "this installation brings none for it, and no sources to build one from",
+            next_step=f"run it from a checkout of remote-runner, with Go {_LEAST_GO[0]}.{_LEAST_GO[1]} or newer",
+        )
     go = find_go(environ)
     if go is None:
         raise BuildFailedError(

