@@ -192,7 +192,7 @@ def program_error(host: str, kind: str, program: str, *, far_program: str = "", 
         next_step = f"build it for {host}; its 'system' in inventory.yaml may be wrong"
     elif name == "interpreter" and detail.endswith("\\r"):
         reason = f"is a script with Windows line ends (CRLF): its first line names a program {detail!r}"
-        next_step = "save it with Unix line ends (sed -i 's/\\r$//' FILE; `* text=auto eol=lf` in .gitattributes)"
+        next_step = "save it with Unix line ends (perl -pi -e 's/\\r$//' FILE; `* text=auto eol=lf` in .gitattributes)"
     elif name == "interpreter":
         reason = f"needs {detail} to start, which is not there"
         next_step = "build it static or for that distribution, or install what it needs"

@@ -65,7 +65,7 @@ def advice_for(last_words: bytes, host: str) -> str:
     """
     if _CARRIAGE_RETURN.search(last_words):
         return (
-            "it is a script with Windows line ends (CRLF): save it with Unix line ends (sed -i 's/\\r$//' FILE; "
+            "it is a script with Windows line ends (CRLF): save it with Unix line ends (perl -pi -e 's/\\r$//' FILE; "
             "`* text=auto eol=lf` in .gitattributes)"
         )
     if not _NOT_THERE.search(last_words):

@@ -108,7 +108,7 @@ def test_a_program_whose_interpreter_is_missing(plan: FailingPlan) -> None:
 
 def test_a_script_with_windows_line_ends_is_called_one(plan: FailingPlan) -> None:
     plan.write_application("#!/bin/sh\r\nexit 0\r\n")
-    plan.run().failure("Windows line ends (CRLF)", "sed -i")
+    plan.run().failure("Windows line ends (CRLF)", "perl -pi -e")
 
 
 def test_a_program_killed_by_a_signal(plan: FailingPlan) -> None:
