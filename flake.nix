@@ -64,7 +64,7 @@
           python = pkgs.python3.withPackages dependencies;
           plan = only "plan" [
             "composition.toml" "fabfile.py" "fabric.yaml" "inventory.yaml" "manifest.toml" "pyproject.toml"
-            "node" "remote_runner" "tasks" "testground" "flake.nix" "flake.lock"
+            "node" "remote_runner" "tasks" "testground" "flake.nix" "flake.lock" "exec-go" "go.mod"
           ];
         in
         pkgs.runCommand "remote-runner-${version}" { meta.mainProgram = "remote-runner"; } ''
