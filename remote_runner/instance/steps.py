@@ -1,6 +1,6 @@
 """The steps of an instance, each one function from values to values: choose, build, push, forward, run, fetch, clean.
 
-The tasks of these names and `run_instance` call the very same ones; a fabfile of the user's may chain them otherwise.
+`run_instance` and the tasks `build`, `push` and `run` call the very same; a user's fabfile may chain them otherwise.
 """
 
 from __future__ import annotations
