@@ -9,16 +9,21 @@ from pathlib import Path
 from remote_runner.errors import ControllerError
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, optional: bool = False) -> bool:
+def write_atomically(
+    path: Path, data: bytes, *, mode: int = 0o600, umask: int | None = None, optional: bool = False
+) -> bool:
     """Put `data` at `path` by way of a file beside it, making the directory where it is missing; whether it is there.
 
-    What is `optional` (a cache, a note) is left out where it cannot be written; else raises `ControllerError`.
+    `umask` holds for `mode` (`None`: that of the process). What is `optional` (a cache, a note) is left out where it
+    cannot be written; else raises `ControllerError`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
+            if umask is not None:
+                os.fchmod(fd, mode & ~umask)
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]

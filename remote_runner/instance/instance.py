@@ -48,7 +48,6 @@ from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
 from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Ended, Moved
-from remote_runner.truth.influx import Influx
 from remote_runner.truth.observation import RunOn, Seat
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
@@ -203,7 +202,7 @@ class _Instance:
         with ExitStack() as stack:
             ready = await self._until_stopped(stack)
             ended = await self._supervise(ready)
-            self._record.doubts = list(await ready.seat.settle())
+            self._record.doubts = list(await ready.seat.settle(self._stop))
             self._record.clock = ready.seat.clock_value
         return self._conclude(ended)
 
@@ -267,9 +266,8 @@ class _Instance:
         """From here on the host is looked at, beside all that follows."""
         runenv, url = self._runenv, self._environ.get("INFLUXDB_URL", "")
         directory = None if self.log is None else self.log.directory
-        run_on = RunOn(entry.name, runenv.run, runenv.plan, runenv.case, directory)
-        influx = Influx(url, self._reporter.message) if url else None
-        observation = self._shared.observe(entry, run_on, influx, links=links)
+        run_on = RunOn(entry.name, runenv.run, runenv.plan, runenv.case, directory, self._umask)
+        observation = self._shared.observe(entry, run_on, url, self._reporter.message, links=links)
         append = None if self.log is None else self.log.add
         return observation.seat(
             self._shared.watch(entry, agent), append, runenv.outputs_path, self._record.instance_id, runenv.group_id
@@ -506,7 +504,7 @@ class _Instance:
         self._shared.tell(Ended(self._who, self._record.outcome, self._left_there))
         outputs = self._runenv.outputs_path
         try:
-            await FILES.run(partial(self._record.write, outputs, self._reporter.secrets))
+            await FILES.run(partial(self._record.write, outputs, self._reporter.secrets, self._umask))
         except (OSError, RemoteRunnerError) as error:
             self._reporter.message(f"the record cannot be written to {outputs}: {error}")
 

@@ -65,9 +65,9 @@ class Record:
     duration_s: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
-    def write(self, outputs_dir: Path, secrets: Secrets) -> None:
+    def write(self, outputs_dir: Path, secrets: Secrets, umask: int | None = None) -> None:
         """Write the file, whole or not at all, without the secrets."""
-        write_atomically(outputs_dir / RECORD_FILE, self.to_text(secrets).encode(), mode=0o644)
+        write_atomically(outputs_dir / RECORD_FILE, self.to_text(secrets).encode(), mode=0o644, umask=umask)
 
     def to_text(self, secrets: Secrets) -> str:
         """JSON with a line for each value and each step (json's own `indent` is not written in C: 1 ms more)."""

@@ -79,6 +79,7 @@ class Shared:
         self._services: SingleFlight[tuple[str, int], SharedSyncClient] = SingleFlight(keeps=100)
         self._clients: list[SharedSyncClient] = []
         self._links: dict[Path, Links] = {}
+        self._influxes: dict[tuple[str, str], Influx] = {}
         self._observations: dict[tuple[object, ...], Observation] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._logs: dict[Path | None, tuple[RunLog, int]] = {}
@@ -239,16 +240,28 @@ class Shared:
         host = self._hosts.peek(reached_by(entry))
         return host.watch if host is not None and host.agent is agent else Watch(agent)
 
-    def observe(self, entry: HostEntry, run_on: RunOn, influx: Influx | None, *, links: bool) -> Observation:
-        """What is known of a host during a run; `influx` and `links` count for the first who asks."""
+    def observe(
+        self, entry: HostEntry, run_on: RunOn, influxdb_url: str, told: Callable[[str], None], *, links: bool
+    ) -> Observation:
+        """What is known of a host during a run; the URL ("": none) and `links` count for the first who asks.
+
+        told: gets words about the run's InfluxDB, from the youngest instance's on.
+        """
         key = (reached_by(entry), run_on)
+        influx = self._influxes.get((influxdb_url, run_on.run))
+        if influx is not None:
+            influx.told = told
         found = self._observations.get(key)
         if found is None:
             for old in [key for key, other in self._observations.items() if other.is_idle][:-_KEPT_OBSERVATIONS]:
-                del self._observations[old]
+                self._observations.pop(old).abandon()
+            if influxdb_url and influx is None:
+                influx = self._influxes[influxdb_url, run_on.run] = Influx(influxdb_url, told)
+                while len(self._influxes) > _KEPT_OBSERVATIONS:
+                    del self._influxes[next(iter(self._influxes))]
             ways = None
             if links and run_on.directory is not None:
-                ways = self._links.setdefault(run_on.directory, Links(run_on.directory))
+                ways = self._links.setdefault(run_on.directory, Links(run_on.directory, run_on.umask))
             found = self._observations[key] = Observation(run_on, influx, ways)
             while len(self._links) > _KEPT_OBSERVATIONS:
                 del self._links[next(iter(self._links))]

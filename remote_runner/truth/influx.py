@@ -35,14 +35,17 @@ class Point:
 
 
 class Influx:
-    """Writes to the InfluxDB at `url` (`INFLUXDB_URL`); `told` gets words about the first thing that goes wrong."""
+    """Writes to the InfluxDB at `url` (`INFLUXDB_URL`); `told` gets words about the first thing that goes wrong.
+
+    It is written to once at a time.
+    """
 
     def __init__(self, url: str, told: Callable[[str], None]) -> None:
         self._url = url
-        self._told = told
+        self.told = told
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: asyncio.Task[None] | None = None
         self._has_failed = False
 
     def add(self, point: Point) -> None:
@@ -55,19 +58,26 @@ class Influx:
 
     async def flush(self) -> None:
         """Return once everything is there, or cannot be."""
-        self._write()
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=_ANSWER_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                while self._lines or self._writing is not None:
+                    self._write()
+                    if self._writing is not None:
+                        await asyncio.wait({self._writing})
 
     def _write(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._lines:
+        if self._lines and self._writing is None:
             body, self._lines = "".join(self._lines).encode(), []
-            task = asyncio.create_task(self._post(body))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+            self._writing = asyncio.create_task(self._post(body))
+            self._writing.add_done_callback(self._written)
+
+    def _written(self, _: asyncio.Task[None]) -> None:
+        self._writing = None
+        if self._lines and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._write)
 
     async def _post(self, body: bytes) -> None:
         try:
@@ -77,7 +87,8 @@ class Influx:
             status = str(error) or "no answer"
         if not status.startswith("2") and not self._has_failed:
             self._has_failed = True
-            self._told(f"samples are not written to InfluxDB: {Secrets().hide(status)}")
+            self._lines = []
+            self.told(f"samples are not written to InfluxDB: {Secrets().hide(status)}")
 
 
 async def _post(url: str, body: bytes) -> str:
@@ -96,9 +107,7 @@ async def _post(url: str, body: bytes) -> str:
         line = (await reader.readline()).decode("latin-1")
         return line.partition(" ")[2].strip()
     finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        writer.transport.abort()  # one that reads nothing would hold up a close for ever
 
 
 def _escaped(text: str) -> str:

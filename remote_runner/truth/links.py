@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from contextlib import suppress
@@ -21,6 +22,8 @@ LINKS_FILE = "remote-runner.links.json"
 THROUGHPUT_S = 1.0
 # A way that leads nowhere is given up by the agent after 5 s.
 PAIR_S = 12.0
+MOST_S = 120.0
+"""For all ways; those that are left out then are told of."""
 _MOST_TRIPS = 1000
 
 
@@ -32,34 +35,64 @@ class Links:
     """
 
     directory: Path
+    umask: int | None
     _hosts: dict[str, tuple[Agent, str]] = field(default_factory=dict)
     _running: set[str] = field(default_factory=set)
+    _time: asyncio.Timeout | None = None
+    _is_stopped: bool = False
 
     @property
     def most_s(self) -> float:
         """How long measuring them takes at most."""
-        return PAIR_S * len(self._hosts) * (len(self._hosts) - 1)
+        return min(MOST_S, PAIR_S * len(self._hosts) * (len(self._hosts) - 1))
 
     def join(self, host: str, agent: Agent, address: str) -> None:
         """Applications run on the host."""
         self._hosts[host] = (agent, address)
         self._running.add(host)
+        self._halt()  # applications have the way to themselves
+
+    def stop(self) -> None:
+        """Somebody stops the run: what is not measured is left out."""
+        self._is_stopped = True
+        self._halt()
+
+    def _halt(self) -> None:
+        if self._time is not None:
+            self._time.reschedule(0.0)
 
     async def leave(self, host: str) -> None:
         """They have ended there; with the last host's the ways are measured."""
         self._running.discard(host)
         if self._running or len(self._hosts) < 2:
             return
-        found = [await self._measure(one, other) for one, other in itertools.permutations(sorted(self._hosts), 2)]
+        found = await self._measure_all()
+        if self._running:
+            return
         text = json.dumps(found, indent=1).encode() + b"\n"
         with suppress(ControllerError):  # the outputs of each instance tell of a disk that takes nothing
-            await FILES.run(lambda: write_atomically(self.directory / LINKS_FILE, text, mode=0o644))
+            await FILES.run(lambda: write_atomically(self.directory / LINKS_FILE, text, mode=0o644, umask=self.umask))
+
+    async def _measure_all(self) -> list[dict[str, Any]]:
+        pairs = list(itertools.permutations(sorted(self._hosts), 2))
+        found: list[dict[str, Any]] = []
+        with suppress(TimeoutError):
+            try:
+                async with asyncio.timeout(0.0 if self._is_stopped else MOST_S) as self._time:
+                    for one, other in pairs:
+                        found.append(await self._measure(one, other))
+            finally:
+                self._time = None
+        why = "the run was stopped" if self._is_stopped else f"measuring all ways took longer than {MOST_S:g} s"
+        return found + [self._value(one, other, f"left out: {why}") for one, other in pairs[len(found) :]]
+
+    def _value(self, one: str, other: str, problem: str = "") -> dict[str, Any]:
+        return {"from": one, "to": other, "address": self._hosts[other][1], "problem": problem}
 
     async def _measure(self, one: str, other: str) -> dict[str, Any]:
-        address = self._hosts[other][1]
-        value: dict[str, Any] = {"from": one, "to": other, "address": address, "problem": ""}
+        value = self._value(one, other)
         try:
-            return value | await _way(self._hosts[one][0], self._hosts[other][0], address)
+            return value | await _way(self._hosts[one][0], self._hosts[other][0], value["address"])
         except (RemoteRunnerError, StreamClosed) as error:
             return value | {"problem": str(error).partition("\n")[0]}
 

@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from remote_runner.cancellation import Cancellation
 from remote_runner.connection.facts import HostFacts
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.workers import FILES
@@ -39,13 +40,17 @@ Append = Callable[[Path, bytes], None]
 
 @dataclass(frozen=True)
 class RunOn:
-    """What is observed: a host and a run; `directory` is the run's in the outputs (`None`: there is none)."""
+    """What is observed: a host and a run; `directory` is the run's in the outputs (`None`: there is none).
+
+    `umask` holds for what is made there (`None`: that of the process).
+    """
 
     host: str
     run: str
     plan: str
     case: str
     directory: Path | None
+    umask: int | None = field(default=None, compare=False)
 
 
 class Observation:
@@ -58,7 +63,8 @@ class Observation:
         self._has_directory = False
         self._influx = influx
         self._watch: Watch | None = None
-        self._seats: dict[str, Seat] = {}
+        self._taken: set[Seat] = set()
+        self._seats: dict[str, Seat] = {}  # those whose application runs
         self._cpu_of_ended_s = 0.0
         self._most = 0
         self._shortest_s: float | None = None
@@ -73,7 +79,7 @@ class Observation:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is observed now."""
-        return not self._seats and (self._ending is None or self._ending.done())
+        return not self._taken and (self._ending is None or self._ending.done())
 
     def seat(self, watch: Watch, append: Append | None, outputs: Path, instance_id: str, group: str) -> Seat:
         """A place for an instance on the host; with the first one the host is looked at.
@@ -85,14 +91,20 @@ class Observation:
             self._watch = watch
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(watch))
-        return Seat(self, watch, outputs, instance_id, group)
+        seat = Seat(self, watch, outputs, instance_id, group)
+        self._taken.add(seat)
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        """Its instance is over."""
+        self._taken.discard(seat)
 
     async def _look(self, watch: Watch) -> None:
         state = await watch.state()
         self._before = self._before or state
         if self.run_on.directory is not None:
             with suppress(OSError):  # else the outputs of each instance tell of a disk that takes nothing
-                await FILES.run(lambda: self._path("").parent.mkdir(parents=True, exist_ok=True))
+                await FILES.run(self._make_directory)
                 self._has_directory = True
         # Nothing of this is in the way of an application's start.
         await self._began.wait()
@@ -100,12 +112,18 @@ class Observation:
         with suppress(HostError, StreamClosed, RemoteRunnerError):
             self._facts = HostFacts.from_said(watch.agent.greeting, await watch.agent.facts(*_FACTS))
 
+    def _make_directory(self) -> None:
+        directory, umask = self._path("").parent, self.run_on.umask
+        with suppress(FileExistsError):
+            directory.mkdir(parents=True)
+            if umask is not None:
+                directory.chmod(0o777 & ~umask)
+
     def add(self, seat: Seat, address: str) -> None:
         """An application has been started, on a host that others reach at `address`."""
         if self._links is not None:
             self._links.join(self.run_on.host, seat.watch.agent, address)
-        if not self._seats:
-            seat.watch.hear.add(self._hear)
+        seat.watch.hear.add(self._hear)
         self._seats[seat.instance_id] = seat
         seat.watch.runs[seat.instance_id] = None
         self._most = max(self._most, len(self._seats))
@@ -119,8 +137,9 @@ class Observation:
         self._cpu_of_ended_s += cpu_s
         if took_s is not None:
             self._shortest_s = took_s if self._shortest_s is None else min(self._shortest_s, took_s)
-        if not self._seats:
+        if not any(other.watch is seat.watch for other in self._seats.values()):
             seat.watch.hear.discard(self._hear)
+        if not self._seats:
             self._ending = asyncio.create_task(self._end(seat.watch, self._ending))
 
     async def _end(self, watch: Watch, earlier: asyncio.Task[None] | None) -> None:
@@ -129,15 +148,15 @@ class Observation:
                 await asyncio.wait({task}, timeout=_END_S)
         self._after = await watch.state() or self._after
         self._trips_after = await watch.trips()
-        if self._influx is not None:
-            await self._influx.flush()
         if self._has_directory:
             text = json.dumps(self.to_value(), indent=1).encode() + b"\n"
             path = self._path(".json")
             with suppress(ControllerError):
-                await FILES.run(lambda: write_atomically(path, text, mode=0o644))
+                await FILES.run(lambda: write_atomically(path, text, mode=0o644, umask=self.run_on.umask))
         if self._links is not None and not self._seats:
             await self._links.leave(self.run_on.host)
+        if self._influx is not None:
+            await self._influx.flush()
 
     def _path(self, ending: str) -> Path:
         assert self.run_on.directory is not None
@@ -206,16 +225,33 @@ class Observation:
             "doubts": list(doubts(observed)),
         }
 
-    async def settle(self) -> tuple[str, ...]:
-        """The doubts, once what goes on has ended: for the last instance there, that is the look behind the run."""
+    async def settle(self, stop: Cancellation) -> tuple[str, ...]:
+        """The doubts, once what goes on has ended: for the last instance there, that is the look behind the run.
+
+        With `stop`, the ways to other hosts are not measured any more.
+        """
         if self._ending is not None and not self._seats:
-            await asyncio.wait({self._ending}, timeout=4 * _END_S + self._links_s)
+            loop, links = asyncio.get_running_loop(), self._links
+
+            def end() -> None:
+                if links is not None:
+                    loop.call_soon_threadsafe(links.stop)
+
+            stop.then(end)
+            try:
+                await asyncio.wait({self._ending}, timeout=4 * _END_S + self._links_s)
+            finally:
+                stop.forget(end)
         return doubts(self.observed)
 
     async def close(self) -> None:
         """Let go of it; what is being written is waited for."""
         if self._ending is not None:
             await asyncio.wait({self._ending}, timeout=_END_S + self._links_s)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of it at once."""
         for task in (self._ending, self._looking):
             if task is not None:
                 task.cancel()
@@ -241,6 +277,7 @@ class Seat:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end(None)
+        self._observation.leave(self)
 
     def begin(self, address: str) -> None:
         """The application runs; others reach its host at `address`."""
@@ -269,9 +306,9 @@ class Seat:
             self._observation.write(self._path, b"".join(self._lines))
             self._lines = []
 
-    async def settle(self) -> tuple[str, ...]:
+    async def settle(self, stop: Cancellation) -> tuple[str, ...]:
         """What there is to doubt of the host; waits for the look behind the run where this was the last instance."""
-        return await self._observation.settle()
+        return await self._observation.settle(stop)
 
     @property
     def clock_value(self) -> dict[str, float] | None:

@@ -47,6 +47,34 @@ def test_one_that_refuses_is_told_of_once_and_left_alone() -> None:
         assert len(list(influx.lines())) == 1
 
 
+def test_one_that_reads_nothing_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remote_runner.truth.influx._ANSWER_S", 0.3)
+    told: list[str] = []
+
+    async def run() -> None:
+        release = asyncio.Event()
+
+        async def reads_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await release.wait()
+            writer.close()
+
+        server = await asyncio.start_server(reads_nothing, "127.0.0.1", 0, limit=1)
+        influx = Influx(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", told.append)
+        for _ in range(2):
+            influx._lines = [POINT.line() * 200_000]  # more than the sockets hold
+            await influx.flush()
+        left = {task for task in asyncio.all_tasks() if "_post" in str(task)}
+        if left:
+            await asyncio.wait(left, timeout=1.0)
+        assert all(task.done() for task in left)
+        release.set()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(run())
+    assert told == ["samples are not written to InfluxDB: no answer"]
+
+
 def test_one_that_is_not_there() -> None:
     (words,) = write("http://127.0.0.1:1", POINT, POINT)
     assert words.startswith("samples are not written to InfluxDB: ")
