@@ -37,15 +37,17 @@ def with_bare_words(words: Sequence[str], collection: invoke.Collection) -> list
     named: list[str] = []
     task: invoke.Task | None = None
     bare: Sequence[str] = ()
+    due = 0  # the next words are the task's, though they may be names of tasks: `init sh clean`
     is_value = False  # of the option before it
     for word in words:
         if is_value or word.startswith("-"):
             is_value = not is_value and "=" not in word and _takes_value(task, word)
-        elif (found := _task_called(collection, word)) is not None:
+        elif not due and (found := _task_called(collection, word)) is not None:
             task, bare = found, found.bare if isinstance(found, Task) else ()
+            due = len(bare) if len(bare) > 1 else 0
         elif bare:
             named.append(f"--{bare[0]}")
-            bare = bare[1:] or bare
+            bare, due = bare[1:] or bare, max(0, due - 1)
         named.append(word)
     return named
 

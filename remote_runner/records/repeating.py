@@ -9,6 +9,7 @@ from typing import Any
 
 from remote_runner.inventory.placement import PARAM
 from remote_runner.records.run import RunRecord
+from remote_runner.secrets import MASK
 from testground.composition import GroupPlan, Resources, RunPlan
 
 _MOST_NAMED = 5
@@ -46,6 +47,11 @@ def repeated(record: RunRecord, *, failed: bool) -> RunPlan:
         disable_metrics=bool(record.inputs.get("disable_metrics")),
         groups=tuple(groups),
     )
+
+
+def masked_params(run: RunPlan) -> list[str]:
+    """The names of the parameters whose values are not known: a secret stood in them, and the record has none."""
+    return sorted({name for group in run.groups for name, value in group.params.items() if MASK in value})
 
 
 def _failed(record: RunRecord) -> Counter[str]:

@@ -13,8 +13,9 @@ import invoke
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.systems import System
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
-from remote_runner.records.repeating import differences, repeated
+from remote_runner.records.repeating import differences, masked_params, repeated
 from remote_runner.records.run import RunRecord
+from remote_runner.secrets import MASK
 from tasks.local import Services, run_and_tell, sync_address
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
@@ -49,6 +50,11 @@ def rerun(
     if not run.groups:
         say(f"no instance of run {record.run} failed")
         return
+    if hidden := masked_params(run):
+        raise Failed(
+            f"rerun: the record has {MASK} in the place of a secret in {', '.join(hidden)}; "
+            "start it anew, with that given: fab local.single or local.composition"
+        )
     with _plan_of(here, record) as plan:
         run_id = new_run_id()
         found = list(differences(record, *_now(plan, record, run_id)))
@@ -84,7 +90,9 @@ def _plan_of(here: Plan, record: RunRecord) -> Iterator[Plan]:
         with demo_plan(here) as plan:
             yield plan
         return
-    plan = here if record.task == "testground" else replace(here, directory=Path(record.inputs["directory"]))
+    plan = (
+        here if record.task == "testground" else replace(here, directory=Path(record.inputs["directory"]), is_plan=True)
+    )
     if not (plan.directory / "manifest.toml").is_file() or plan.manifest.name != record.plan:
         raise Failed(
             f"rerun: {plan.directory} is not the plan {record.plan}; go to where that is now, and name the run"

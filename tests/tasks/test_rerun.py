@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from remote_runner.records.repeating import differences, repeated
+from remote_runner.records.repeating import differences, masked_params, repeated
 from remote_runner.records.run import RunRecord
 from tests.tasks.fab import PlanDirectory
 from tests.tasks.test_outputs import valid, write_plan
@@ -50,6 +50,12 @@ def test_a_run_is_repeated_as_it_was() -> None:
         ("a", 3, {"word": "x"}),
         ("b", 1, {}),
     ]
+
+
+def test_what_was_secret_is_not_repeated_as_its_mask() -> None:
+    group = {"id": "a", "instances": 1, "ok": 1, "params": {"word": "x", "key": "a=***"}, "profiles": {}}
+    assert masked_params(repeated(replace(THEN, groups=[group]), failed=False)) == ["key"]
+    assert masked_params(repeated(THEN, failed=False)) == []
 
 
 def test_what_failed_is_repeated_where_it_failed() -> None:
