@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.errors import ControllerError
+from remote_runner.file_names import safe_name
 from remote_runner.instance.record import RECORD_FILE
+from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import read_metrics
 from remote_runner.report.values import Host, Instance, Run, Series, Signal, Span, Wait
+from remote_runner.truth.observation import HOSTS_DIRECTORY, SAMPLES_FILE
 from testground.events import StageEndEvent, StageStartEvent, parse_line
 
-RUN_FILE = "run.json"
-HOSTS_DIRECTORY = "remote-runner.hosts"
-SAMPLES_FILE = "remote-runner.samples.jsonl"
 # Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.
 MOST_METRIC_LINES = 400_000
 _LONGEST_REASON = 600
@@ -77,10 +77,10 @@ class _Reader:
         for name, system in listed.items():
             if not name:
                 continue
-            truth = _object(self._directory / HOSTS_DIRECTORY / f"{name}.json")
+            truth = _object(self._directory / HOSTS_DIRECTORY / f"{safe_name(name)}.json")
             offset = _number(_mapping(truth.get("clock")).get("offset_s"))
             self._offsets_s[name] = offset or 0.0
-            samples = self._samples(self._directory / HOSTS_DIRECTORY / f"{name}.samples.jsonl")
+            samples = self._samples(self._directory / HOSTS_DIRECTORY / f"{safe_name(name)}.samples.jsonl")
             yield Host(name, system, truth, samples)
 
     def instance(self, one: Mapping[str, Any]) -> Instance:
