@@ -116,7 +116,7 @@ async def _run(
         return 1
     instance = _Instance(environ, runenv, plan_dir, shared, stop, reporter, umask)
     outputs = runenv.outputs_path
-    with shared.run_log(run_directory(outputs, runenv.run), umask) as log:
+    with shared.run_log(run_directory(outputs, runenv.run, runenv.group_id), umask) as log:
         instance.log = log
         reporter.log = InstanceLog(log, outputs, f"{runenv.group_id}[{outputs.name}]")
         status = await _to_its_end(instance, reporter)

@@ -23,6 +23,8 @@ _HELD_BYTES = 4 << 20
 _LONGEST_LINE = 64 * 1024
 _PATIENCE_S = 0.2  # for a disk, before the others go on without its file
 _NEW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+# NFS gives a shared lock to those who may read, and an exclusive one to those who may write.
+NEW_LOG = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Writing:
@@ -160,7 +162,7 @@ class RunLog:
         while (found := writing.next()) is not None:
             path, pieces = found
             try:
-                fd = os.open(path, _NEW, 0o666)
+                fd = os.open(path, NEW_LOG if path == self.path else _NEW, 0o666)
                 try:
                     if self._umask is not None and os.fstat(fd).st_size == 0:
                         os.fchmod(fd, 0o666 & ~self._umask)
@@ -241,6 +243,11 @@ class InstanceLog:
         self._log.add(self._log.path, b"%s%s\n" % (prefix, lines))
 
 
-def run_directory(outputs: Path, run: str) -> Path | None:
-    """The run's directory above an instance's outputs, `<run>/<group>/<index>` (a group's name may have a `/`)."""
-    return next((parent for parent in outputs.parents if run and parent.name == run), None)
+def run_directory(outputs: Path, run: str, group: str) -> Path | None:
+    """The run's directory above an instance's outputs, where these are `<run>/<group>/<index>`.
+
+    A group's name may have a `/`. Elsewhere a directory that is called as the run is another's.
+    """
+    above = outputs.parents[len(Path(group).parts) :]
+    is_laid_out = bool(run and group and above) and outputs.name.isdecimal() and outputs.parent == above[0] / group
+    return above[0] if is_laid_out and above[0].name == run else None

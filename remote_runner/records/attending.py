@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.connection.workers import FILES
-from remote_runner.controller import Controller
+from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.file_names import safe_name
 from remote_runner.instance.run_log import run_directory
-from remote_runner.inventory.inventory import Inventory
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
 from remote_runner.records.run import (
@@ -52,7 +52,7 @@ class Attending:
         except TestgroundError:  # the instance tells
             yield
             return
-        directory = run_directory(runenv.outputs_path, runenv.run)
+        directory = run_directory(runenv.outputs_path, runenv.run, runenv.group_id)
         if directory is None:
             yield
             return
@@ -123,11 +123,12 @@ class _Attended:
     def _begin(self) -> dict[str, Any]:
         """Write the record that says that it runs, and find out what made it; in a thread."""
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
-            inventory = Inventory.load(self._plan_dir, cache=self._controller.cache)
+            inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
             self._secrets = inventory.secrets(self._environ)
-        if RunRecord.read(self._directory) is None:
-            self._put(self._begun(time.time()))
-            note_place(self._controller, self._runenv.run, self._directory)
+        with suppress(RemoteRunnerError), self._record_lock():
+            if RunRecord.read(self._directory) is None:
+                self._put(self._begun(time.time()))
+                note_place(self._controller, self._runenv.run, self._directory)
         return provenance(self._plan_dir, self._environ, testground=True)
 
     def _begun(self, started_at: float) -> RunRecord:
@@ -149,7 +150,15 @@ class _Attended:
             groups=list(self._groups.values()),
         )
 
+    def _record_lock(self) -> FileLock:
+        """For reading and writing the record: another process may have instances of the same run."""
+        return self._controller.lock(f"record-{safe_name(self._runenv.run)}")
+
     def _write(self, made_by: Mapping[str, Any]) -> None:
+        with suppress(RemoteRunnerError), self._record_lock():
+            self._write_alone(made_by)
+
+    def _write_alone(self, made_by: Mapping[str, Any]) -> None:
         before = RunRecord.read(self._directory)
         if before is not None and before.task != TASK:
             return  # `fab local.*` keeps it
@@ -163,6 +172,7 @@ class _Attended:
         made_by = dict(made_by)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
+            self._secrets = inventory.secrets(self._environ)
             made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
         # Groups of instances that another broker runs, or that have ended before.
         groups = {group["id"]: dict(group) for group in (() if before is None else before.groups)} | self._groups

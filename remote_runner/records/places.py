@@ -45,20 +45,29 @@ class FoundRun:
 
 
 def is_written(directory: Path) -> bool:
-    """Whether a process holds the run's log open."""
+    """Whether a process holds the run's log open; also where that cannot be told."""
     try:
-        fd = os.open(directory / LOG_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        fd = _opened(directory / LOG_FILE)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
     except OSError:
-        return False
+        return True
     finally:
         os.close(fd)
     return False
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS gives an exclusive lock to those who may write
+    except FileNotFoundError:
+        raise
+    except OSError:  # somebody else's, or on a disk that cannot be written
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def note_place(controller: Controller, run: str, directory: Path) -> None:

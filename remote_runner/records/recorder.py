@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.controller import Controller
-from remote_runner.errors import RemoteRunnerError
+from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.record import read_record
+from remote_runner.instance.run_log import LOG_FILE, NEW_LOG
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
@@ -41,8 +44,13 @@ class Recorder:
         self._provenance: dict[str, Any] = {}
         self._asking = threading.Thread(target=self._ask, args=(environ,), name="provenance", daemon=True)
         self._asking.start()
-        with suppress(OSError):  # the run itself tells
+        self._lock_fd = -1
+        with suppress(OSError, ControllerError):  # the run itself tells
             directory.mkdir(parents=True, exist_ok=True)
+            # Also while no instance writes it, others shall see that the run goes on.
+            self._lock_fd = os.open(directory / LOG_FILE, NEW_LOG, 0o666)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with suppress(ControllerError):
             record.write(directory, self._secrets)
             note_place(controller, record.run, directory)
 
@@ -51,6 +59,14 @@ class Recorder:
 
     def end(self, outcome: RunOutcome) -> RunRecord:
         """Write how it went. Raises `ControllerError`."""
+        try:
+            return self._end(outcome)
+        finally:
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def _end(self, outcome: RunOutcome) -> RunRecord:
         duration_s = time.monotonic() - self._began_s
         self._asking.join()
         found = [(instance, read_record(instance.outputs)) for instance in outcome.instances]
@@ -60,6 +76,7 @@ class Recorder:
         made_by = dict(self._provenance)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._record.run, self._controller, self._environ)
+            self._secrets = inventory.secrets(self._environ)
             made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
         self._record = replace(
             self._record,

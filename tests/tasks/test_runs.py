@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import re
 import signal
@@ -12,7 +14,8 @@ import pytest
 
 from remote_runner.controller import Controller
 from remote_runner.errors import RunNotFoundError
-from remote_runner.records.places import chosen_id, note_place
+from remote_runner.records.places import chosen_id, is_written, note_place
+from remote_runner.records.recorder import Recorder
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import Secrets
 from tasks import ns
@@ -20,8 +23,10 @@ from tasks.executor import with_bare_words
 from tasks.runs.listing import short_ids
 from tasks.runs.logs import instance_name, shown_line
 from tasks.task import Failed
+from testground.local_exec import RunOutcome
+from tests.tasks.conftest import APP
 from tests.tasks.fab import PlanDirectory
-from tests.tasks.test_outputs import write_plan
+from tests.tasks.test_outputs import run_directory, write_plan
 
 IDS = ["dc5leodoueueqh5saajg", "dc5leodoaaaaqh5saajg", "dc5lu8tnlnmou1brqueg"]
 
@@ -51,6 +56,7 @@ def test_what_means_no_run_or_two_is_refused(given: str, told: str) -> None:
         ("runs.logs --instance single[3] abc -f", "runs.logs --instance single[3] --id abc -f"),
         ("runs.remove abc abd", "runs.remove --id abc --id abd"),
         ("runs.show runs.logs", "runs.show runs.logs"),
+        ("init sh clean runs", "init --language sh --name clean runs"),
         ("fetch --run abc", "fetch --run abc"),
         ("unknown abc", "unknown abc"),
     ],
@@ -147,6 +153,37 @@ def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDir
     finally:
         going.send_signal(signal.SIGINT)
         going.communicate(timeout=60)
+
+
+def test_a_run_goes_on_from_its_record_to_its_end_and_where_that_cannot_be_told(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "outputs/local_exec/p/r1"
+    record = RunRecord("r1", "p", "c", "", "local.single", time.time())
+    recorder = Recorder(tmp_path, controller, {}, directory, record)
+    assert is_written(directory)  # though no instance has said anything
+    recorder.end(RunOutcome("r1", "p", "c", (), (), "", 1.0, directory))
+    assert not is_written(directory)
+
+    def without_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    assert is_written(directory)
+    assert not is_written(tmp_path / "none")
+
+
+def test_a_record_hides_the_secrets_of_hosts_from_elsewhere(plan: PlanDirectory) -> None:
+    near = plan.path.parent / "near"
+    host = {"dex": {"connect": {"command": ["/bin/sh", "-s"]}, "directory": str(near), "env": {"TOKEN": "abcd-7efgh"}}}
+    host["dex"]["secret_env"] = ["TOKEN"]
+    plan.write("hosts", f"#!/bin/sh\necho '{json.dumps(host)}'\n").chmod(0o755)
+    plan.inventory(f"{APP}hosts: {{}}\nhosts_from:\n  - command: ./hosts\n")
+    write_plan(plan, "ok\n")
+    plan.ok("local.single", "--testcase", "greet", "--instances", "1")
+    text = (run_directory(plan) / "run.json").read_text(encoding="utf-8")
+    assert '"TOKEN": "***"' in text
+    assert "abcd-7efgh" not in text
 
 
 def test_a_run_whose_fab_was_killed_is_lost(plan: PlanDirectory) -> None:

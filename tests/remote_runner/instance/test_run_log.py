@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.instance.run_log import InstanceLog, RunLog
+from remote_runner.instance.run_log import InstanceLog, RunLog, run_directory
 
 
 def instances(log: RunLog, directory: Path, *names: str) -> list[InstanceLog]:
@@ -37,6 +37,22 @@ def test_what_came_is_there_when_it_is_flushed_in_its_order(tmp_path: Path) -> N
     lines = "".join(f"{number}\n" for number in range(100))
     assert (tmp_path / "one/stdout").read_text() == (tmp_path / "two/stderr").read_text() == lines
     assert len((tmp_path / "run.log").read_text().splitlines()) == 200
+
+
+@pytest.mark.parametrize(
+    ("outputs", "run", "group", "found"),
+    [
+        ("/o/p/r1/single/0", "r1", "single", "/o/p/r1"),
+        ("/o/p/r1/a/b/12", "r1", "a/b", "/o/p/r1"),
+        ("/home/test/plans/p/out/0", "test", "out", None),
+        ("/home/test/out", "test", "out", None),
+        ("/o/p/r1/single/first", "r1", "single", None),
+        ("/o/p/r1/other/0", "r1", "single", None),
+        ("/o/p//single/0", "", "single", None),
+    ],
+)
+def test_the_run_is_above_its_groups_alone(outputs: str, run: str, group: str, found: str | None) -> None:
+    assert run_directory(Path(outputs), run, group) == (found and Path(found))
 
 
 @pytest.mark.parametrize("directory", [True, False], ids=["with run.log", "without"])
