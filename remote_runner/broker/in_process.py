@@ -19,7 +19,7 @@ from remote_runner.instance.writer import Writer
 from remote_runner.progress import Tell, nobody
 from testground.local_exec import Started
 
-_CLOSE_S = 30.0
+_CLOSE_S = 60.0  # Slurm may take 20 s to say that it does not answer
 
 
 class InProcess:

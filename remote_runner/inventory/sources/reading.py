@@ -56,11 +56,13 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
     def is_settled() -> bool:
         if asking.cancellation is not None:
             asking.cancellation.check()
-        return kept.exists() and _is_there(sources, asking, run_id)
+        # In this order: the list goes before an allocation is made anew, whose record is there first.
+        return _is_there(sources, asking, run_id) and kept.exists()
 
     if not is_settled():
         with lock if lock.acquire_unless(is_settled, budget) else nullcontext():
             if not is_settled():
+                kept.unlink(missing_ok=True)  # it may name nodes of an allocation that was given back
                 write_atomically(kept, json.dumps(_outcome(sources, asking, run_id)).encode())
     return _read_kept(kept)
 
@@ -85,8 +87,12 @@ def _is_there(sources: Sequence[Source], asking: Asking, run_id: str) -> bool:
 
     if job_around(asking.environ):
         return True
-    allocation = Allocation.of(asking.controller, run_id, asking.plan_dir)
-    return allocation.record.exists() or "failure" in json.loads(_kept_file(sources, asking, run_id).read_bytes())
+    if Allocation.of(asking.controller, run_id, asking.plan_dir).record.exists():
+        return True
+    try:
+        return "failure" in json.loads(_kept_file(sources, asking, run_id).read_bytes())
+    except FileNotFoundError:
+        return False
 
 
 def _outcome(sources: Sequence[Source], asking: Asking, run_id: str) -> dict[str, object]:
