@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from remote_runner.controller import Controller
+from remote_runner.example import PARTS
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
 from tests.brokers_end import brokers
@@ -57,6 +59,12 @@ def test_every_system_has_every_output(nix_here: NixHere, plan: Path) -> None:
         names = evaluated(nix_here, plan, outputs, "builtins.mapAttrs (_: builtins.attrNames)")
         assert set(names) == set(SYSTEMS)
         assert len({tuple(of_system) for of_system in names.values()}) == 1
+
+
+def test_the_package_brings_all_parts_of_the_example() -> None:
+    listed = re.search(r'only "plan" \[([^\]]*)\]', (ROOT / "flake.nix").read_text(encoding="utf-8"))
+    assert listed is not None
+    assert {*PARTS} <= {*listed[1].replace('"', "").split()}
 
 
 def test_a_change_beside_the_application_leaves_it_as_it_is(nix_here: NixHere, plan: Path) -> None:
