@@ -97,8 +97,9 @@ class StepClock:
     def __init__(self, record: Record, tell: Callable[[str], None]) -> None:
         self._record = record
         self._tell = tell
-        self._start_s = time.monotonic()
+        # In this order: where the process has to wait in between, moments come out early, and none after the run's end.
         record.started_at = round(time.time(), 6)
+        self._start_s = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
