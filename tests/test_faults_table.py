@@ -9,6 +9,7 @@ import pytest
 from tests.faults import PAGE, Fault, FaultClock, known_faults, rows_of, with_faults
 
 
+@pytest.mark.slow
 def test_the_table_has_the_rows_of_the_tests_and_none_is_empty() -> None:
     rows = rows_of(PAGE.read_text(encoding="utf-8"))
     assert [row for row, _ in rows] == known_faults(), "make faults"

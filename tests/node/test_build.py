@@ -71,6 +71,7 @@ def failure(done: subprocess.CompletedProcess[bytes]) -> str:
     return line.event.error
 
 
+@pytest.mark.slow
 def test_each_build_has_the_same_bytes(artifact: Path, tmp_path: Path) -> None:
     first = content_of(artifact)
     for seed in ("0", "1", "12345"):

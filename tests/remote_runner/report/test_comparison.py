@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from remote_runner.report.comparison import Compared, compare, comparison_view, variants
 from remote_runner.report.noise import Verdict
 from remote_runner.report.reading import read_run
@@ -43,6 +45,7 @@ def test_runs_that_differ_by_chance_alone_do_not_differ(tmp_path: Path) -> None:
     assert Verdict.MORE not in verdicts(compare(variants([first, second]))).values()
 
 
+@pytest.mark.slow
 def test_with_repeats_a_run_counts_once(tmp_path: Path) -> None:
     runs = [made(tmp_path, f"{factor}-{seed}", factor=factor, seed=seed) for factor in (1, 2) for seed in range(4)]
     found = compare(variants(runs))

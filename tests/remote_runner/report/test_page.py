@@ -22,7 +22,10 @@ def data_of(text: str) -> object:
     return json.loads(found[1])
 
 
-@pytest.mark.parametrize(("instances", "hosts", "most"), [(2, 1, 1.2e6), (100, 5, 2e6), (1000, 20, 10e6)])
+@pytest.mark.parametrize(
+    ("instances", "hosts", "most"),
+    [(2, 1, 1.2e6), (100, 5, 2e6), pytest.param(1000, 20, 10e6, marks=pytest.mark.slow)],
+)
 def test_a_page_is_small(tmp_path: Path, instances: int, hosts: int, most: float) -> None:
     text = page([read_run(make_run(tmp_path / "r1", instances, hosts, failing=1, seconds=20))], LIBRARY)
     assert len(text.encode()) + LIBRARY_BYTES < most
