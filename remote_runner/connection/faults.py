@@ -196,7 +196,7 @@ def program_error(host: str, kind: str, program: str, *, far_program: str = "", 
     elif name == "interpreter":
         reason = f"needs {detail} to start, which is not there"
         next_step = "build it static or for that distribution, or install what it needs"
-        next_step = next_step if built else f"install {detail} there, or name another program"
+        next_step = next_step if built else "install that there, or name another program"
     elif name == "not-executable":
         reason = "is not executable"
         next_step = "set its execute permission" + (" where it is built" if built else "")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller
+from remote_runner.errors import HostError
+from remote_runner.instance.shared import Shared
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.truth.observation import Observation, RunOn
 from remote_runner.truth.values import Trips
 from remote_runner.truth.watch import Watch
@@ -55,5 +62,49 @@ def test_each_connection_is_heard_as_long_as_an_instance_uses_it(tmp_path: Path)
         seats[2].end(1.0)
         assert not anew.hear
         observation.abandon()
+
+    asyncio.run(run())
+
+
+class SaysNothing:
+    greeting = None
+
+    async def facts(self, *_: str) -> None:
+        raise HostError("dex", "says nothing")
+
+
+def test_its_files_have_the_mode_that_the_instance_asks_for(tmp_path: Path) -> None:
+    async def run() -> None:
+        watch = FakeWatch()
+        watch.agent = SaysNothing()
+        observation = Observation(RunOn("dex", "r", "p", "c", tmp_path, 0o027), None, None)
+        with observation.seat(cast(Watch, watch), None, tmp_path, "1", "g") as seat:
+            seat.begin("address")
+            seat.end(1.0)
+            await seat.settle(Cancellation())
+        await observation.close()
+
+    asyncio.run(run())
+    directory = tmp_path / "remote-runner.hosts"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o750
+    assert stat.S_IMODE((directory / "dex.json").stat().st_mode) == 0o640
+
+
+def test_one_whose_instances_are_on_their_way_is_not_made_twice(tmp_path: Path) -> None:
+    async def run() -> None:
+        shared = Shared(Controller(tmp_path / "runtime", tmp_path / "cache"))
+        entries = [
+            SimpleNamespace(name=str(n), ssh=(), directory="", tolerate_s=1, connect="", job="") for n in range(80)
+        ]
+
+        def observe(entry: object) -> Observation:
+            return shared.observe(cast(HostEntry, entry), RunOn("h", "r", "p", "c", None), "", print, links=False)
+
+        first = observe(entries[0])
+        with first.seat(cast(Watch, FakeWatch()), None, tmp_path, "1", "g"):
+            for entry in entries[1:]:
+                observe(entry)
+            assert observe(entries[0]) is first
+        await shared.close()
 
     asyncio.run(run())
