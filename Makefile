@@ -30,10 +30,10 @@ help:
 demo: .venv/installed
 	@$(IN_VENV) .venv/bin/fab demo $(ARGS)
 
-# What takes seconds by itself has the mark slow; the tests of tasks start a program each.
+# What takes seconds by itself has the mark slow; the tests of tasks and of the example start programs.
 fast: .venv/installed
 	@$(IN_VENV) .venv/bin/python -m pytest -n 2 -q -m 'not needs and not slow' \
-		--ignore tests/integration --ignore tests/tasks $(ARGS)
+		--ignore tests/integration --ignore tests/tasks --ignore tests/node $(ARGS)
 
 test: .venv/installed
 	@status=0; $(MAKE) --no-print-directory test-agent || status=1; \
