@@ -21,6 +21,7 @@ from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.sizes import size
+from remote_runner.typed import as_typed
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import age, keep_secret, say, show, show_json, show_table
@@ -112,7 +113,7 @@ def _probe(plan: Plan, entries: Sequence[HostEntry], *, json: bool) -> None:
         show_table(rows, header=_PROBED_COLUMNS, least=_LEAST_PROBED)
         for entry, one in zip(entries, found, strict=True):
             for remark in () if isinstance(one, RemoteRunnerError) else one.remarks(entry.system):
-                show(f"{entry.name}: {remark}")
+                show(as_typed(f"{entry.name}: {remark}"))
     raise_failed(entries, found)
 
 

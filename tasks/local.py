@@ -14,16 +14,17 @@ from typing import Any
 import invoke
 
 from remote_runner.connection.program import find_go
-from remote_runner.errors import ControllerError
+from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.services import services_from
 from remote_runner.instance.steps import CHOOSE_STATE
 from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from remote_runner.records.sync_log import ClientNames, write_sync_log
 from remote_runner.truth.observation import run_doubts
+from remote_runner.typed import as_typed
 from tasks.choose import positive
 from tasks.plan import Plan
-from tasks.runs.report import report_after
+from tasks.runs.report import can_be_drawn, is_cheap, report_after
 from tasks.say import filled_to, note, result_width, say, show, show_json
 from tasks.summary import outcome_json, summary
 from tasks.task import Failed, task
@@ -32,6 +33,7 @@ from tasks.view.reports import RunLines
 from testground.composition import Composition, RunPlan, plan_runs
 from testground.composition import run_ids as ids_of
 from testground.composition import single as single_composition
+from testground.errors import TestgroundError
 from testground.local_exec import Command, RunOutcome, StopRequest, new_run_id, outputs_root
 from testground.local_exec import run as run_plan
 from testground.runenv import ServiceAddress
@@ -209,37 +211,46 @@ def run_all(
                 break
             run_id = next(ids)
             directory = outputs_root(outputs.absolute(), run.plan, run_id)
-            recorder = Recorder(
-                plan.directory,
-                plan.controller,
-                plan.environ,
-                directory,
-                begun(run, run_id, task, plan.directory, inputs),
-            )
-            who = [(f"{group.id}[{number:03d}]", group.id) for group in run.groups for number in range(group.instances)]
-            DISPLAY.expect(f"{run.case}, run {run_id}", who)
-            outcome = run_plan(
-                run,
-                run_id=run_id,
-                command=starter,
-                outputs=outputs,
-                environ={**plan.environ, **passed_to_instances(plan.environ)},
-                sync_service=address,
-                influxdb_url=services.influxdb_url,
-                redis_host=services.redis_host,
-                listener=RunLines(DISPLAY),
-                stop=stop,
-                grace_s=STOP_GRACE_S,
-                timeout_s=timeout_s,
-            )
-            if service is not None:
-                write_sync_log(directory, service.journal_of(outcome.run), without=CHOOSE_STATE)
-                service.forget_run(outcome.run)
             try:
-                recorder.end(outcome)
-            except ControllerError as error:
-                say(str(error))
-            done.append(Ran(outcome, DISPLAY.left_there(), stop.signal))
+                recorder = Recorder(
+                    plan.directory,
+                    plan.controller,
+                    plan.environ,
+                    directory,
+                    begun(run, run_id, task, plan.directory, inputs),
+                )
+                who = [
+                    (f"{group.id}[{number:03d}]", group.id) for group in run.groups for number in range(group.instances)
+                ]
+                DISPLAY.expect(f"{run.case}, run {run_id}", who)
+                outcome = run_plan(
+                    run,
+                    run_id=run_id,
+                    command=starter,
+                    outputs=outputs,
+                    environ={**plan.environ, **passed_to_instances(plan.environ)},
+                    sync_service=address,
+                    influxdb_url=services.influxdb_url,
+                    redis_host=services.redis_host,
+                    listener=RunLines(DISPLAY),
+                    stop=stop,
+                    grace_s=STOP_GRACE_S,
+                    timeout_s=timeout_s,
+                )
+                if service is not None:
+                    write_sync_log(directory, service.journal_of(outcome.run), without=CHOOSE_STATE)
+                    service.forget_run(outcome.run)
+                try:
+                    recorder.end(outcome)
+                except ControllerError as error:
+                    say(str(error))
+                done.append(Ran(outcome, DISPLAY.left_there(), stop.signal))
+            except (RemoteRunnerError, TestgroundError, OSError) as error:
+                if not done:
+                    raise
+                # What has run is told all the same.
+                say(f"{run.case}, run {run_id}: {error}")
+                break
     return done
 
 
@@ -254,8 +265,14 @@ def show_summary(ran: Ran) -> None:
 
 
 def show_report(plan: Plan, ran: Ran, tell: Callable[[str], None] = show) -> None:
-    """Write the run's page, where it can be drawn, and tell where it is."""
-    page = report_after(plan, ran.outcome.outputs)
+    """Write the run's page, where that takes little of the run's time, and tell where it is, or how to have it."""
+    outcome = ran.outcome
+    if not can_be_drawn():
+        return
+    if not is_cheap(len(outcome.instances), outcome.duration_s):
+        tell(as_typed(f"its page: fab report {outcome.run}"))
+        return
+    page = report_after(plan, outcome.outputs)
     if page is not None:
         tell(f"report: {_shown(page)}")
 

@@ -30,14 +30,15 @@ def printable(text: str) -> str:
     """A text as it may be printed."""
     for secrets in _secrets:
         text = secrets.hide(text)
-    return harmless(as_typed(text))
+    return harmless(text)
 
 
 def say(words: str) -> None:
     """A message for the user, on stderr; if that cannot be written, it is dropped."""
-    if not DISPLAY.line(printable(words)):
+    text = printable(as_typed(words))
+    if not DISPLAY.line(text):
         with suppress(OSError):
-            print(printable(words), file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 def note(words: str) -> None:

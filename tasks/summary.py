@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
 
 from remote_runner.instance.record import STEPS, Record, read_record
+from remote_runner.typed import as_typed
 from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
 from tasks.view.table import filled, table
@@ -53,7 +53,7 @@ def left_there_lines(run: str, left_there: Mapping[str, Sequence[str]], width: i
         return []
     lines = [filled(f"still on {host}: what {', '.join(ranges(who))} wrote", width) for host, who in left_there.items()]
     where = "".join(f" --host {host}" for host in left_there) if len(left_there) <= _MOST_HOSTS else ""
-    return [*lines, f"  fab fetch --run {run}{where}", f"  fab clean --run {run}{where}"]
+    return [*lines, *(as_typed(f"  fab {task} --run {run}{where}") for task in ("fetch", "clean"))]
 
 
 def outcome_table(records: Records, width: int) -> str:
@@ -96,6 +96,8 @@ def _failure(instance: InstanceOutcome, record: Record | None) -> Failure:
 
 def _row_of_many(name: str, members: Sequence[tuple[InstanceOutcome, Record | None]]) -> tuple[str, ...]:
     """Counts, and the median of each step's seconds."""
+    from statistics import median  # 20 ms, which not every start of fab need pay
+
     verdicts = Counter(instance.verdict.value for instance, _ in members)
     records = [record for _, record in members if record is not None]
     seconds = []

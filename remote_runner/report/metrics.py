@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from remote_runner.report.values import MetricKey, Series
@@ -32,22 +33,25 @@ def read_metrics(outputs: Path, clock_at: float, most_lines: int) -> tuple[dict[
     series: dict[MetricKey, tuple[array[float], array[float]]] = {}
     left_out = 0
     for file in FILES:
-        try:
-            lines = (outputs / f"{file}.out").read_bytes().splitlines()
-        except OSError:
-            continue
-        kept = thinned(lines, most_lines)
-        left_out += len(lines) - len(kept)
-        for line in kept:
+        path = outputs / f"{file}.out"
+        count = sum(1 for _ in lines_of(path))
+        left_out += count
+        for line in thinned(lines_of(path), count, most_lines):
+            left_out -= 1
             _take(file, line, clock_at, series)
     return {key: Series(tuple(times), tuple(values)) for key, (times, values) in series.items()}, left_out
 
 
-def thinned(lines: list[bytes], most: int) -> list[bytes]:
-    """Every nth line so that about `most` are left, and all of the last ones: they sum up those before."""
-    if len(lines) <= most:
-        return lines
-    return [*lines[: -_LAST_LINES : -(-len(lines) // most)], *lines[-_LAST_LINES:]]
+def lines_of(path: Path) -> Iterator[bytes]:
+    """A file's lines, one after the other; none of what cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        yield from file
+
+
+def thinned(lines: Iterable[bytes], count: int, most: int) -> Iterator[bytes]:
+    """Every nth of `count` lines so that about `most` are left, and all of the last ones: they sum up those before."""
+    step = max(1, -(-count // most))
+    return (line for number, line in enumerate(lines) if number % step == 0 or number >= count - _LAST_LINES)
 
 
 def _take(file: str, line: bytes, clock_at: float, series: dict[MetricKey, tuple[array[float], array[float]]]) -> None:

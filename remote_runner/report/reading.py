@@ -12,7 +12,7 @@ from remote_runner.file_names import safe_name
 from remote_runner.instance.record import RECORD_FILE
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
-from remote_runner.report.metrics import read_metrics
+from remote_runner.report.metrics import lines_of, read_metrics
 from remote_runner.report.values import Host, Instance, Run, Series, Signal, Span, Wait
 from remote_runner.truth.observation import HOSTS_DIRECTORY, SAMPLES_FILE
 from testground.events import StageEndEvent, StageStartEvent, parse_line
@@ -170,11 +170,7 @@ class _Reader:
 def _stages(path: Path, clock_at: float, end_s: float) -> Iterator[Span]:
     """The application's stages; one that never ended lasts until the instance's end and has failed."""
     open_since: dict[str, float] = {}
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in lines_of(path):
         if b'"stage_' not in line or (found := parse_line(line)) is None:
             continue
         at_s = found.ts_ns / 1e9 - clock_at
@@ -195,11 +191,7 @@ def _instance_records(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_bytes()
-    except OSError:
-        return
-    for line in text.splitlines():
+    for line in lines_of(path):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

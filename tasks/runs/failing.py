@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
 from testground.local_exec import InstanceOutcome
 from testground.verdict import Verdict
@@ -28,7 +29,8 @@ def failing_lines(run: str, failed: Iterable[InstanceOutcome]) -> list[str]:
         lines += [f"the last lines of {first.group}[{first.number:03d}]:", *(f"  {line}" for line in said)]
     files = [str(_near(path)) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
     if files:
-        lines.append(f"read on in {' and '.join(files)}, or with times: fab runs.logs {run}")
+        logs = as_typed(f"fab runs.logs {run}")
+        lines.append(f"read on in {' and '.join(files)}, or with times: {logs}")
     silent = next((one for one in failed if one.verdict is Verdict.INCOMPLETE), None)
     if silent is not None:
         lines.append(

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from remote_runner.errors import ControllerError
-from remote_runner.report import library
+from remote_runner.report import library, write
 from remote_runner.report.reading import read_run
+from tasks.local import Ran, show_report
+from tasks.plan import Plan
+from tasks.runs.report import is_cheap, report_after
+from testground.local_exec import RunOutcome
 from tests.tasks.fab import REPOSITORY, PlanDirectory
 from tests.tasks.test_outputs import run_directory, write_plan
 
@@ -20,7 +24,7 @@ ok
 
 
 def test_every_run_leaves_its_report_and_tells_where_last(plan: PlanDirectory) -> None:
-    write_plan(plan, METRIC)
+    write_plan(plan, f"sleep 2\n{METRIC}")  # so that the page costs little of the run
 
     ran = plan.ok("local.single", "--testcase", "greet", "--instances", "2")
 
@@ -34,6 +38,29 @@ def test_every_run_leaves_its_report_and_tells_where_last(plan: PlanDirectory) -
     report.unlink()
     assert plan.ok("report").out == f"{report}\n"
     assert report.is_file()
+
+
+def test_a_page_that_would_cost_more_than_a_twentieth_of_the_run_is_left_to_whom_wants_it(tmp_path: Path) -> None:
+    assert is_cheap(2, 1.2)
+    assert not is_cheap(2, 1.0)
+    assert is_cheap(1000, 50.0)
+    assert not is_cheap(1000, 40.0)
+    told: list[str] = []
+    outcome = RunOutcome("r1", "p", "c", (), (), "", 0.5, tmp_path)
+    show_report(Plan(tmp_path, {}), Ran(outcome, {}, None), told.append)
+    assert told == ["its page: fab report r1"]
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_fault_in_drawing_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError("by zero\nand more")
+
+    monkeypatch.setattr(write, "write_report", faulty)
+    assert report_after(Plan(tmp_path, {}), tmp_path) is None
+    assert capsys.readouterr().err == "no report: ZeroDivisionError: by zero\n"
 
 
 def test_who_came_to_which_state_is_kept(hosts_plan: PlanDirectory) -> None:
