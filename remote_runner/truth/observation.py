@@ -34,6 +34,7 @@ _FACTS = ("cores", "kernel", "memory", "system", "processor", "governor", "virtu
 # Before they go to a file; a minute of one instance.
 _HELD_LINES = 60
 _END_S = 2.0
+_CLOSING_S = 30.0  # for measuring the ways where no instance waits for it
 
 Append = Callable[[Path, bytes], None]
 
@@ -247,7 +248,10 @@ class Observation:
     async def close(self) -> None:
         """Let go of it; what is being written is waited for."""
         if self._ending is not None:
-            await asyncio.wait({self._ending}, timeout=_END_S + self._links_s)
+            await asyncio.wait({self._ending}, timeout=_END_S + min(self._links_s, _CLOSING_S))
+            if self._links is not None and not self._ending.done():
+                self._links.stop()
+                await asyncio.wait({self._ending}, timeout=_END_S)
         self.abandon()
 
     def abandon(self) -> None:
