@@ -61,7 +61,7 @@ def init(c: invoke.Context, language: str = "", name: str = "hello") -> None:
 
 
 def _asked() -> str:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise Failed(f"init: say what the application is written in: {typed()} init {'|'.join(_LANGUAGES)} [NAME]")
     say(f"What is the application written in? {', '.join(_LANGUAGES)}")
     return sys.stdin.readline().strip()

@@ -171,4 +171,6 @@ def test_remote_runner_with_arguments_is_the_tasks_on_the_plan_one_stands_in(
         [f"{out}/bin/remote-runner", "hosts"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1].split()[:3] == ["localhost", "x86_64-linux", "3"]
+    header, row = (line.split() for line in done.stdout.splitlines()[:2])
+    told = dict(zip(header, row, strict=False))
+    assert (told["host"], told["system"], told["slots"]) == ("localhost", "x86_64-linux", "3")

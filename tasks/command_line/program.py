@@ -78,7 +78,8 @@ class Program(fabric.main.Fab):
             try:
                 super().parse_cleanup()
             finally:
-                sys.stdout.flush()
+                if sys.stdout is not None:  # it was closed from the start
+                    sys.stdout.flush()
         except BrokenPipeError:
             give_up_stdout()
             raise Failed(None, 141) from None

@@ -89,7 +89,7 @@ def test_an_odd_remote_runners_param_is_named(failing_plan: FailingPlan, value: 
         ("  dex: {ssh: {host: -x}}\n", ("inventory.yaml:", "hosts.dex.ssh.host", "start with '-'")),
         ("  dex: {ssh: {user: a b}}\n", ("inventory.yaml:", "hosts.dex.ssh.user")),
         ("  dex: {sytem: x86_64-linux}\n", ("inventory.yaml:", "hosts.dex.sytem", "did you mean system")),
-        ("  dex: [\n", ("inventory.yaml:", "YAML")),
+        ("  dex: [\n", ("inventory.yaml:4:9: ", "a bracket that is never closed")),
         ("  localhost: {slots: none}\n", ("inventory.yaml:", "hosts.localhost.slots", "none")),
     ],
 )

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_every_way_of_a_nix_closure(
         names = [known_by_name(host) for host in hosts]
         plan.inventory(inventory(*(f"{name}: {{}}" for name in names)))
         found = probed(plan)
-        table = plan.ok("hosts", "--probe").out
+        table = replace(plan, environ={"COLUMNS": "250"}).ok("hosts", "--probe").out
     ways = {name: (one["nix"]["access"], one["closures"]) for name, one in found.items()}
     assert ways == {
         "nix1": ("root", "nix"),

@@ -38,6 +38,7 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 		syscall.CloseOnExec(fd)
 	}
 	_ = syscall.SetNonblock(groupsPipe, true) // else no deadline would hold
+	keepThreads(spareThreads)
 	a := &Agent{
 		Base:     base.Directory(args[0]),
 		Groups:   &teller{pipe: os.NewFile(groupsPipe, "guardian")},
