@@ -168,9 +168,13 @@ def test_remote_runner_with_arguments_is_the_tasks_on_the_plan_one_stands_in(
     (tmp_path / "inventory.yaml").write_text("hosts: {localhost: {slots: 3}}\n", encoding="utf-8")
     environ = {"PATH": "/usr/bin:/bin", "REMOTE_RUNNER_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     done = subprocess.run(
-        [f"{out}/bin/remote-runner", "hosts"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        [f"{out}/bin/remote-runner", "hosts", "--json"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    header, row = (line.split() for line in done.stdout.splitlines()[:2])
-    told = dict(zip(header, row, strict=False))
-    assert (told["host"], told["system"], told["slots"]) == ("localhost", "x86_64-linux", "3")
+    (told,) = json.loads(done.stdout)
+    assert (told["host"], told["system"], told["slots"]) == ("localhost", "x86_64-linux", 3)

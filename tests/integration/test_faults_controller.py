@@ -134,8 +134,8 @@ def test_sigkill_of_the_broker_at_every_step(plans: HeldPlans, clock: FaultClock
 def nobody_fetched(plans: HeldPlans) -> None:
     left = runs_there(plans)
     assert left == {"run": True, "fetch": True}
-    wait_for(lambda: connections(plans.controller.runtime, plans.host.name) == [], 5)
-    wait_for(lambda: len(listening(plans.host)) == 1, 5)  # its sshd's own: no forward is left
+    wait_for(lambda: connections(plans.controller.runtime, plans.host.name) == [], GRACE_S)
+    wait_for(lambda: len(listening(plans.host)) == 1, GRACE_S)  # its sshd's own: no forward is left
     is_reusable(plans)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -192,6 +194,15 @@ def let_pass(crossing: Crossing) -> None:
         host.passing()
 
 
+def answers(host: NetnsHost) -> bool:
+    """Whether its sshd takes connections."""
+    try:
+        socket.create_connection((host.address, host.port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 def reset(crossing: Crossing) -> None:
     for proxy in crossing.proxies.values():
         proxy.reset()
@@ -317,6 +328,7 @@ def test_a_cut_for_good(make_crossing: MakeCrossing, clock: FaultClock) -> None:
     wait_for(lambda: list((crossing.base("push") / "artifacts").iterdir()) == [], tolerate_s + 15)
     for step, host in crossing.hosts.items():
         (host.passing if step == "run" else host.link_up)()
+        wait_for(partial(answers, host), 10)  # the kernel takes a neighbour that did not answer for gone for a while
     program = str(Path(sys.executable).parent / "remote-runner")
     for step, name in (("run", "partial"), ("fetch", "large")):
         plan = crossing.plans[step]

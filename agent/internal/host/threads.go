@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-const spareThreads = 3
+const spareThreads = 8
 
 // keepThreads makes threads that the scheduler keeps from then on. Where an application takes all processes that the
 // host has left, none can be made any more, and Go ends a program that needs one while others wait for a disk.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ ENDED_STATES = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 )
+# A job whose nodes are not done with it yet does not say why it ended.
+_COMPLETING_S = 5.0
 _DOWN_STATES = ("DOWN", "FAIL", "NOT_RESPONDING", "POWERED_DOWN", "*")
 
 
@@ -124,9 +127,14 @@ def why_lost(job: str, node: str, slurm: SlurmPrograms) -> str:
 
     Raises `SourceError` where Slurm does not say.
     """
-    asked = slurm.run("scontrol", "-o", "show", "job", job, seconds=5.0)
-    said = fields_of(asked.stdout.decode(errors="replace"))
-    state = said.get("JobState", "")
+    until_s = time.monotonic() + _COMPLETING_S
+    while True:
+        asked = slurm.run("scontrol", "-o", "show", "job", job, seconds=5.0)
+        said = fields_of(asked.stdout.decode(errors="replace"))
+        state = said.get("JobState", "")
+        if state != "COMPLETING" or time.monotonic() > until_s:
+            break
+        time.sleep(0.1)  # nothing tells when a job's nodes are done with it
     if asked.status and "Invalid job id" in asked.stderr.decode(errors="replace"):
         return f"Slurm knows job {job} no more"
     if state in (*ENDED_STATES, "COMPLETING"):
