@@ -23,6 +23,7 @@ from tests.integration.failing import Ended, FailingPlan, event_bodies
 from tests.integration.runs import wait_for
 from tests.integration.ways import ALONE, DIRECT, instance_argv
 
+TOLERATE_S = 60
 SLOW_S = 60.0
 LARGE_BYTES = 4 << 20
 # Has written something, and children that left its process group and that nobody waits for.
@@ -147,7 +148,7 @@ class HeldPlans:
     def plan(self, name: str, host: NetnsHost) -> FailingPlan:
         plan = FailingPlan(self.directory / name, self.controller)
         plan.on(host.name)
-        plan.hosts = f"  {host.name}: {{system: x86_64-linux, grace_s: 10, tolerate_s: 60}}\n"
+        plan.hosts = f"  {host.name}: {{system: x86_64-linux, grace_s: 10, tolerate_s: {TOLERATE_S}}}\n"
         plan.own_directory = False
         plan.timeouts |= {"build_s": 100}
         plan.write_application(APPLICATION + f"# {name}\n")

@@ -19,6 +19,7 @@ from tests.brokers_end import brokers, connections, is_gone
 from tests.faults import FaultClock, fault
 from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
+from tests.integration import holding
 from tests.integration.failing import FailingPlan
 from tests.integration.holding import Held, HeldPlans, fetched_later
 from tests.integration.runs import listening, wait_for
@@ -131,11 +132,11 @@ def test_sigkill_of_the_broker_at_every_step(plans: HeldPlans, clock: FaultClock
     nobody_fetched(plans)
 
 
-def nobody_fetched(plans: HeldPlans) -> None:
+def nobody_fetched(plans: HeldPlans, within_s: float = GRACE_S) -> None:
     left = runs_there(plans)
     assert left == {"run": True, "fetch": True}
     wait_for(lambda: connections(plans.controller.runtime, plans.host.name) == [], GRACE_S)
-    wait_for(lambda: len(listening(plans.host)) == 1, GRACE_S)  # its sshd's own: no forward is left
+    wait_for(lambda: len(listening(plans.host)) == 1, within_s)  # its sshd's own: no forward is left
     is_reusable(plans)
 
 
@@ -147,7 +148,8 @@ def nobody_fetched(plans: HeldPlans) -> None:
 )
 def test_sigkill_of_an_instance_by_itself_at_every_step(plans: HeldPlans, clock: FaultClock) -> None:
     the_fault(plans, clock, lambda held: os.killpg(held.process.pid, signal.SIGKILL))
-    nobody_fetched(plans)
+    # Its ssh is killed as well: where sshd closes both streams at once, that is a lost connection, which may come back.
+    nobody_fetched(plans, holding.TOLERATE_S + GRACE_S)
 
 
 @fault(
