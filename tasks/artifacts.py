@@ -19,10 +19,10 @@ from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import AppSettings, HostEntry
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
+from tasks.command_line.task import Failed
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import note
-from tasks.task import Failed
 from testground.local_exec import new_run_id
 
 

@@ -12,11 +12,11 @@ from remote_runner.artifact.build import AnyArtifact, choose_builder, plan_build
 from remote_runner.inventory.inventory import AppSettings, HostEntry
 from remote_runner.inventory.kinds import Builder
 from tasks.artifacts import BuildTarget, artifact_json, build_artifact, new_attempt, targets_of
+from tasks.command_line.task import Failed, task
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.push import push_to
 from tasks.say import show, show_json
-from tasks.task import Failed, task
 
 
 @task(

@@ -8,9 +8,9 @@ import invoke
 
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.placement import parse_entries, place_all
+from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.say import say, show_json, show_table
-from tasks.task import Failed, task
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_INSTANCES = 100_000

@@ -9,8 +9,8 @@ from typing import Any
 import invoke
 
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.far_artifact import Store
-from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
+from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
 from remote_runner.errors import RemoteRunnerError, SourceError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
@@ -18,11 +18,11 @@ from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
 from remote_runner.runs import forget_run
 from remote_runner.sizes import size
 from tasks.choose import seconds
+from tasks.command_line.task import Failed, task
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import id_on_hosts
 from tasks.say import age, say, show_json, show_table
-from tasks.task import Failed, task
 
 # A push that goes on has such an entry, too.
 _PARTIAL_AGE_S = 3600.0

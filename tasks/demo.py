@@ -13,10 +13,10 @@ import invoke
 
 from remote_runner.example import example_plan, testground_package
 from tasks.choose import positive
+from tasks.command_line.task import Failed, task
 from tasks.local import Services, run_all, show_report, show_summary
 from tasks.plan import Plan
 from tasks.say import note
-from tasks.task import Failed, task
 from tasks.view.display import DISPLAY
 from testground.composition import plan_runs
 from testground.composition import single as single_composition

@@ -14,10 +14,10 @@ from tasks.checks.between import addresses, check_between, ports_of
 from tasks.checks.finding import HERE, Finding, Outcome, condensed, fail, findings_table
 from tasks.checks.here import check_here
 from tasks.checks.hosts import check_host
+from tasks.command_line.task import Failed, task
 from tasks.parallel import attempt_each
 from tasks.plan import Plan
 from tasks.say import result_width, show, show_json
-from tasks.task import Failed, task
 from tasks.view.display import DISPLAY
 from tasks.view.how import Level
 from testground.errors import TestgroundError

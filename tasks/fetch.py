@@ -8,18 +8,18 @@ from pathlib import Path
 
 import invoke
 
-from remote_runner.connection.job import is_run_id
+from remote_runner.connection.verbs.job import is_run_id
 from remote_runner.errors import OutputsError, RemoteRunnerError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.outputs import OutputsReport
+from remote_runner.machine.outputs import OutputsReport
 from remote_runner.runs import noted_run
 from remote_runner.sizes import size
+from tasks.command_line.task import Failed, task
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import hosts_of_run, id_on_hosts
 from tasks.say import say, show, show_json
-from tasks.task import Failed, task
 
 _MOST_TOLD = 20
 

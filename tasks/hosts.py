@@ -13,8 +13,8 @@ from typing import Any
 
 import invoke
 
-from remote_runner.connection.facts import HostFacts
-from remote_runner.connection.login import is_listening, login_socket, open_login
+from remote_runner.connection.transports.login import is_listening, login_socket, open_login
+from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.errors import DeadlineError, RemoteRunnerError, SshFailedError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
@@ -22,10 +22,10 @@ from remote_runner.inventory.known import known_of
 from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.sizes import size
 from remote_runner.typed import as_typed
+from tasks.command_line.task import Failed, task
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import age, keep_secret, say, show, show_json, show_table
-from tasks.task import Failed, task
 
 _FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
 

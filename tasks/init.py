@@ -12,8 +12,8 @@ import invoke
 import remote_runner
 import testground
 from remote_runner.typed import from_where_typed, typed
+from tasks.command_line.task import Failed, task
 from tasks.say import say, show
-from tasks.task import Failed, task
 
 _TEMPLATES = Path(remote_runner.__file__).parent / "templates"
 _SCHEMAS = (

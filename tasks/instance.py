@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import invoke
 
-from tasks.task import Failed, task
+from tasks.command_line.task import Failed, task
 
 
 @task(help={})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.instance.writer import Writer
+from tasks.command_line.task import Failed
 from tasks.say import give_up_stdout, printable, unwritable_stdout
-from tasks.task import Failed
 from tasks.view.display import DISPLAY
 
 _HELD_BYTES = 1 << 16

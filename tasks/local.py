@@ -13,7 +13,7 @@ from typing import Any
 
 import invoke
 
-from remote_runner.connection.program import find_go
+from remote_runner.connection.bootstrap.program import find_go
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.services import services_from
 from remote_runner.instance.steps import CHOOSE_STATE
@@ -23,11 +23,11 @@ from remote_runner.records.sync_log import ClientNames, write_sync_log
 from remote_runner.truth.observation import run_doubts
 from remote_runner.typed import as_typed
 from tasks.choose import positive
+from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.runs.report import can_be_drawn, is_cheap, report_after
 from tasks.say import filled_to, note, result_width, say, show, show_json
 from tasks.summary import outcome_json, summary
-from tasks.task import Failed, task
 from tasks.view.display import DISPLAY
 from tasks.view.reports import RunLines
 from testground.composition import Composition, RunPlan, plan_runs

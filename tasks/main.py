@@ -11,8 +11,8 @@ def main() -> None:
     """Run the tasks of this project on the plan one stands in."""
     from tasks import ns
     from tasks.command_line.completion import ASK, answer
+    from tasks.command_line.executor import Executor
     from tasks.command_line.program import Program
-    from tasks.executor import Executor
 
     program = Program(
         name="remote-runner",

@@ -10,8 +10,8 @@ import invoke
 
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.progress import Began, Ended
+from tasks.command_line.task import Failed
 from tasks.say import say
-from tasks.task import Failed
 from tasks.view.display import DISPLAY
 
 _R = TypeVar("_R")

@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from remote_runner.controller import Controller, home_directory
-from remote_runner.descriptors import raise_limit
 from remote_runner.inventory.inventory import HostEntry, Inventory
+from remote_runner.machine.controller import Controller, home_directory
+from remote_runner.machine.descriptors import raise_limit
+from tasks.command_line.task import Failed
 from tasks.say import keep_secret, say
-from tasks.task import Failed
 
 if TYPE_CHECKING:
     from remote_runner.instance.shared import Shared

@@ -7,9 +7,9 @@ from pathlib import Path
 import invoke
 
 from remote_runner.sizes import size
+from tasks.command_line.task import task
 from tasks.plan import Plan
 from tasks.say import say, show
-from tasks.task import task
 
 
 @task(

@@ -13,10 +13,10 @@ from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import StoreChoice
 from tasks.artifacts import artifact_json, build_artifact, given_artifact, targets_of
+from tasks.command_line.task import task
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import note, show, show_json, show_table
-from tasks.task import task
 
 
 @task(

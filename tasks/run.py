@@ -15,25 +15,25 @@ from typing import Any, TypeVar
 import invoke
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.job import Job
-from remote_runner.connection.login import run_in_terminal
-from remote_runner.connection.run import Exited, Run
+from remote_runner.connection.transports.login import run_in_terminal
+from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.run import Exited, Run
 from remote_runner.errors import HostError, RemoteRunnerError
 from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import SHELL_WORDS
-from remote_runner.outputs import OutputsReport
+from remote_runner.machine.outputs import OutputsReport
 from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
 from tasks.command_line.input import Input
+from tasks.command_line.task import Failed, task
 from tasks.fetch import say_left_out
 from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import note, say, show_json
-from tasks.task import Failed, task
 from tasks.view.display import DISPLAY
 from testground.local_exec import new_run_id
 

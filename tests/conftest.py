@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.controller import Controller
+from remote_runner.machine.controller import Controller
 from tests import hosts_nix
 from tests.arm_tree import arm_tree as make_arm_tree
 from tests.brokers_end import end_brokers
@@ -177,7 +177,7 @@ def arm_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The agent's program for it is built into `build/agents`, where every test finds it: it takes Go a while.
     """
     need("arm64")
-    build = [sys.executable, "-m", "remote_runner.connection.program", "aarch64-linux"]
+    build = [sys.executable, "-m", "remote_runner.connection.bootstrap.program", "aarch64-linux"]
     cache = {
         "GOCACHE": str(ROOT / "build" / "go-cache"),
         "REMOTE_RUNNER_CACHE_DIR": str(ROOT / "build" / "agent-cache"),

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from remote_runner.connection.program import find_go
+from remote_runner.connection.bootstrap.program import find_go
 from tests.hosts import which
 from tests.nix_bed import NixHere
 

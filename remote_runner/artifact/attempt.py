@@ -27,7 +27,7 @@ class Attempt:
 
     def run(self, argv: Sequence[str], *, log: Path, environ: Mapping[str, str], stdout: Path | None = None) -> int:
         """Run a program to its end, as `process.run_logged` does; raises what that raises."""
-        from remote_runner.process import run_logged
+        from remote_runner.machine.process import run_logged
 
         return run_logged(
             argv,

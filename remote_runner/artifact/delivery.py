@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remote_runner.connection.far_artifact import Store
+from remote_runner.connection.verbs.far_artifact import Store
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,28 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from remote_runner.cancellation import in_thread
-from remote_runner.connection import faults
-from remote_runner.connection.command import Command, Finished
-from remote_runner.connection.facts import WHAT, ClockExchange, HostFacts, clock_of
-from remote_runner.connection.forwards import Listener, Listeners, LocalForward
-from remote_runner.connection.job import Job
-from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal
+from remote_runner.connection.bootstrap.program import program_for
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
-from remote_runner.connection.login import login_socket
-from remote_runner.connection.program import program_for
-from remote_runner.connection.run import Run
-from remote_runner.connection.said import nonsense, part, whole, words
-from remote_runner.connection.taking import Allowance, Source, take_outputs
-from remote_runner.connection.transport import CommandTransport, LocalTransport, SshTransport, Transport
+from remote_runner.connection.transports.login import login_socket
+from remote_runner.connection.transports.ssh import SshTransport
+from remote_runner.connection.transports.transport import CommandTransport, LocalTransport, Transport
+from remote_runner.connection.verbs import faults
+from remote_runner.connection.verbs.command import Command, Finished
+from remote_runner.connection.verbs.facts import WHAT, ClockExchange, HostFacts, clock_of
+from remote_runner.connection.verbs.forwards import Listener, Listeners, LocalForward
+from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
+from remote_runner.connection.verbs.run import Run
+from remote_runner.connection.verbs.said import nonsense, part, whole, words
+from remote_runner.connection.verbs.taking import Allowance, Source, take_outputs
 from remote_runner.connection.workers import FILES
-from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
-from remote_runner.outputs import DEFAULT_LIMIT_BYTES, OutputsReport
+from remote_runner.machine.controller import Controller
+from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES, OutputsReport
 
 _LANE = 0
 # What a request may take that says little; removing a large directory is slow on some disks.
@@ -397,7 +398,7 @@ def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, s
     if entry.connect is not None:
         return CommandTransport(entry.name, entry.connect, environ)
     if entry.job:
-        from remote_runner.connection.slurm.step import StepTransport
+        from remote_runner.connection.transports.slurm import StepTransport
 
         return StepTransport(entry.name, entry.job, environ)
     if entry.ssh is None:

@@ -16,12 +16,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from remote_runner.connection.bootstrap import AgentGoneError, Bootstrap, Greeting, SilentProgramError
+from remote_runner.connection.bootstrap.handshake import AgentGoneError, Bootstrap, Greeting, SilentProgramError
+from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.frames import PROTOCOL, BreachError, Message
-from remote_runner.connection.program import identity
 from remote_runner.connection.session import ACK_S, SessionCore, StreamState
-from remote_runner.connection.ssh import ping_interval_s
-from remote_runner.connection.transport import Pipes, Transport
+from remote_runner.connection.transports.openssh import ping_interval_s
+from remote_runner.connection.transports.pipes import Pipes
+from remote_runner.connection.transports.transport import Transport
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import (
     FarShellError,

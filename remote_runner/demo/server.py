@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DemoServerError
-from remote_runner.process import start
+from remote_runner.machine.process import start
 
 if TYPE_CHECKING:
     import subprocess  # noqa: TID251 - for annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 
-from remote_runner.connection.ssh import Account, SshConfig, config_argv, find_ssh, ssh_environment
+from remote_runner.connection.transports.openssh import Account, SshConfig, config_argv, find_ssh, ssh_environment
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.process import run
+from remote_runner.machine.process import run
 
 _ASK_S = 10.0
 

@@ -19,8 +19,8 @@ from remote_runner.artifact.build import AnyArtifact, Artifact
 from remote_runner.artifact.push import Pushed
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.job import Job, instance_id
-from remote_runner.connection.run import Exited, Run
+from remote_runner.connection.verbs.job import Job, instance_id
+from remote_runner.connection.verbs.run import Exited, Run
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import (
     ArtifactMissingError,
@@ -46,7 +46,7 @@ from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
-from remote_runner.outputs import OutputsReport
+from remote_runner.machine.outputs import OutputsReport
 from remote_runner.progress import Began, Ended, Moved
 from remote_runner.truth.observation import RunOn, Seat
 from testground.errors import TestgroundError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_runner.files import write_atomically
+from remote_runner.machine.files import write_atomically
 from remote_runner.secrets import Secrets
 
 RECORD_FILE = "remote-runner.json"

@@ -14,8 +14,7 @@ from remote_runner.artifact.build import AnyArtifact, build_for
 from remote_runner.artifact.push import Pushed, push_artifact
 from remote_runner.cancellation import Cancellation, in_thread
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.forwards import Listener, LocalForward
-from remote_runner.controller import Controller
+from remote_runner.connection.verbs.forwards import Listener, LocalForward
 from remote_runner.deadline import Deadline
 from remote_runner.instance.allocations import Allocations
 from remote_runner.instance.run_log import RunLog
@@ -25,6 +24,7 @@ from remote_runner.inventory.inventory import AppSettings, HostEntry, Inventory
 from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
+from remote_runner.machine.controller import Controller
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from remote_runner.truth.influx import Influx
 from remote_runner.truth.links import Links

@@ -14,15 +14,15 @@ from remote_runner.artifact.build import AnyArtifact, Artifact
 from remote_runner.artifact.push import Pushed
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.job import Job
-from remote_runner.connection.run import Exited, Run, Sink
+from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.run import Exited, Run, Sink
 from remote_runner.errors import PlacementError
 from remote_runner.instance.forwarding import Forwarded, open_forwards
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.placement import PARAM, Entry, Placement, needs_groups, parse_entries, place, places_after
 from remote_runner.inventory.systems import System
-from remote_runner.outputs import OutputsReport
+from remote_runner.machine.outputs import OutputsReport
 from testground.runenv import RunEnv
 from testground.sync.client import service_address
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from remote_runner.connection.workers import FILES
-from remote_runner.descriptors import write_all
+from remote_runner.machine.descriptors import write_all
 
 _PIPE_BUF = select.PIPE_BUF
 HELD_BYTES = 1 << 18

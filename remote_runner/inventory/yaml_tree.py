@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.errors import InventoryError
-from remote_runner.files import write_atomically
+from remote_runner.machine.files import write_atomically
 
 
 @dataclass(frozen=True)

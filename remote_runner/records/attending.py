@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.connection.workers import FILES
-from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.file_names import safe_name
 from remote_runner.instance.run_log import run_directory
+from remote_runner.machine.controller import Controller, FileLock
+from remote_runner.machine.file_names import safe_name
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
 from remote_runner.records.run import (

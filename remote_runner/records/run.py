@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from remote_runner.file_names import safe_name
-from remote_runner.files import write_atomically
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
+from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import write_atomically
 from remote_runner.secrets import Secrets
 from remote_runner.truth.observation import HOSTS_DIRECTORY
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from remote_runner.connection.forwards import HOST_OF_PORT
-from remote_runner.files import write_atomically
+from remote_runner.connection.verbs.forwards import HOST_OF_PORT
+from remote_runner.machine.files import write_atomically
 from testground.sync.journal import Entry
 
 SYNC_FILE = "remote-runner.sync.jsonl"

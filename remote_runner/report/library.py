@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from remote_runner.errors import ControllerError
-from remote_runner.files import write_atomically
+from remote_runner.machine.files import write_atomically
 
 PACKAGE = "vl-convert-python"
 _BUILT = Path(__file__).resolve().parents[2] / "build" / "report"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from remote_runner.errors import ControllerError
-from remote_runner.file_names import safe_name
 from remote_runner.instance.record import RECORD_FILE
+from remote_runner.machine.file_names import safe_name
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import lines_of, read_metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from remote_runner.files import write_atomically
+from remote_runner.machine.files import write_atomically
 from remote_runner.report.library import script
 from remote_runner.report.page import page
 from remote_runner.report.reading import read_run

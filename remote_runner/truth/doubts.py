@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from remote_runner.connection.facts import Clock
+from remote_runner.connection.verbs.facts import Clock
 from remote_runner.sizes import size
 from remote_runner.truth.values import HostState
 

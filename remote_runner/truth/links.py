@@ -12,10 +12,10 @@ from typing import Any
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.said import real, whole, words
+from remote_runner.connection.verbs.said import real, whole, words
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, RemoteRunnerError
-from remote_runner.files import write_atomically
+from remote_runner.machine.files import write_atomically
 from remote_runner.truth.values import percentiles
 
 LINKS_FILE = "remote-runner.links.json"

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.facts import HostFacts
 from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
-from remote_runner.file_names import safe_name
-from remote_runner.files import write_atomically
+from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import write_atomically
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.influx import Influx, Point
 from remote_runner.truth.links import Links

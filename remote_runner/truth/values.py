@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from remote_runner.connection.facts import Clock, ClockExchange
-from remote_runner.connection.said import real, whole
+from remote_runner.connection.verbs.facts import Clock, ClockExchange
+from remote_runner.connection.verbs.said import real, whole
 
 # In the order of docs/protocol.md; counters begin anywhere and only grow.
 HOST_KEYS = (

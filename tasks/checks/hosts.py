@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.facts import HostFacts
+from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.errors import (
     DeadlineError,
     HostKeyChangedError,

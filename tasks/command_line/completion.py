@@ -15,9 +15,9 @@ from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import SYSTEMS
 from remote_runner.runs import noted_runs
 from remote_runner.typed import typed
+from tasks.command_line.task import Failed, Task, task
 from tasks.plan import Plan
 from tasks.say import show
-from tasks.task import Failed, Task, task
 from testground.errors import TestgroundError
 from testground.manifest import Manifest
 

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.run import Run
+from remote_runner.connection.verbs.run import Run
 from remote_runner.errors import HostLostError
 
 _PIECE_BYTES = 1 << 16

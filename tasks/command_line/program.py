@@ -13,10 +13,10 @@ import invoke
 from invoke.parser import Argument, ParserContext
 
 from remote_runner.typed import as_typed, set_typed
+from tasks.command_line.executor import with_bare_words
 from tasks.command_line.mistakes import Line, explain
-from tasks.executor import with_bare_words
+from tasks.command_line.task import Failed, Task
 from tasks.say import give_up_stdout
-from tasks.task import Failed, Task
 
 # Of Invoke's and Fabric's options those that mean something here.
 _SHOWN = {"help", "list", "version", "dry", "hosts", "directory", "search-root"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from remote_runner.errors import RunNotFoundError
 from remote_runner.records.places import FoundRun, choose_run, chosen_id, found_runs
 from remote_runner.runs import noted_runs
+from tasks.command_line.task import Failed
 from tasks.plan import Plan
-from tasks.task import Failed
 
 
 def runs_of(plan: Plan, *, everything: bool = False) -> list[FoundRun]:

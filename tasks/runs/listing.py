@@ -12,11 +12,11 @@ import invoke
 
 from remote_runner.records.places import FoundRun
 from remote_runner.sizes import size
+from tasks.command_line.task import task
 from tasks.plan import Plan
 from tasks.runs.find import run_meant, runs_of
 from tasks.say import age, result_width, say, show_json, show_table
 from tasks.say import show as put
-from tasks.task import task
 from tasks.view.table import table
 
 _SHORTEST = 8

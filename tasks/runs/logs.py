@@ -12,10 +12,10 @@ import invoke
 from remote_runner.instance.run_log import LOG_FILE
 from remote_runner.records.places import FoundRun, is_written
 from remote_runner.records.run import RUNNING, RunRecord
+from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import say, show
-from tasks.task import Failed, task
 from testground.events import (
     CrashEvent,
     FailureEvent,

@@ -12,11 +12,11 @@ from remote_runner.records.places import FoundRun, choose_run, forget_place
 from remote_runner.records.run import RUN_FILE
 from remote_runner.sizes import size
 from tasks.choose import seconds
+from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.runs.find import runs_of
 from tasks.runs.listing import size_below
 from tasks.say import say, show
-from tasks.task import Failed, task
 
 
 @task(

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from remote_runner.connection.program import identity
+from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.session import StreamState
 from tests.remote_runner.connection import peer
 

@@ -96,7 +96,7 @@ def newer_code(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (code / "agent" / "main.go").open("a", encoding="utf-8") as file:
         file.write("\n// Another version.\n")
-    words = [sys.executable, "-m", "remote_runner.connection.program"]
+    words = [sys.executable, "-m", "remote_runner.connection.bootstrap.program"]
     subprocess.run(words, cwd=code, env={**os.environ, "PYTHONPATH": str(code)}, check=True, capture_output=True)
     return code
 

@@ -68,7 +68,7 @@ def test_the_soak_fails_where_the_watch_is_off(tmp_path: Path) -> None:
         text = text.replace(line, "_ = s")
     source.write_text(text, encoding="utf-8")
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    words = [sys.executable, "-m", "remote_runner.connection.program"]
+    words = [sys.executable, "-m", "remote_runner.connection.bootstrap.program"]
     subprocess.run(words, cwd=tmp_path, env=environ, check=True, capture_output=True)
     done = soak("--pairs", "broker:run", "--code", str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from remote_runner.controller import Controller
 from remote_runner.instance.record import RECORD_FILE, Record, Step, read_record
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.known import known_of, remember_contact
 from remote_runner.inventory.systems import System
 from remote_runner.inventory.yaml_tree import parse_yaml
+from remote_runner.machine.controller import Controller
 from remote_runner.runs import KeptRun, note_run, noted_run
 from remote_runner.secrets import Secrets
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.controller import Controller
 from remote_runner.errors import ControllerError
+from remote_runner.machine.controller import Controller
 from tests.needs import need
 
 OTHER_USER = 4242

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from remote_runner.connection.job import instance_id
+from remote_runner.connection.verbs.job import instance_id
 from tests.hosts_netns import NetnsHost
 from tests.integration.failing import GROUP, FailingPlan, event_bodies
 from tests.integration.holding import Held

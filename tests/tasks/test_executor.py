@@ -14,7 +14,7 @@ import pytest
 from tests.hosts import TestHost, UserSshd
 from tests.tasks.fab import ONE_LINE_FABFILE, REPOSITORY, PlanDirectory
 
-FABRIC_YAML = "load_ssh_configs: false\ntasks:\n  executor_class: tasks.executor.Executor\n"
+FABRIC_YAML = "load_ssh_configs: false\ntasks:\n  executor_class: tasks.command_line.executor.Executor\n"
 
 # Nobody is connected to: their systems are known, the artifact is given, nothing is sent.
 THREE_HOSTS = """\
@@ -110,7 +110,7 @@ def catch(c):
 def catch_early(c):
     # A machine so busy that the Ctrl-C comes before Invoke waits.
     import time
-    from tasks.runner import AgentRunner
+    from tasks.connection.runner import AgentRunner
     finish = AgentRunner._finish
     AgentRunner._finish = lambda self: (time.sleep(1), finish(self))[1]
     catch(c)

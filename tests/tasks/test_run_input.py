@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.command_line.task import Failed
 from tasks.plan import Plan
 from tasks.run import at_terminal
-from tasks.task import Failed
 from tests.tasks.fab import LIMIT_S, PlanDirectory
 
 FAB = str(Path(sys.executable).with_name("fab"))

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.controller import Controller
 from remote_runner.errors import RunNotFoundError
+from remote_runner.machine.controller import Controller
 from remote_runner.records.places import chosen_id, is_written, note_place
 from remote_runner.records.recorder import Recorder
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import Secrets
 from tasks import ns
-from tasks.executor import with_bare_words
+from tasks.command_line.executor import with_bare_words
+from tasks.command_line.task import Failed
 from tasks.runs.listing import short_ids
 from tasks.runs.logs import instance_name, shown_line
-from tasks.task import Failed
 from testground.local_exec import RunOutcome
 from tests.tasks.conftest import APP
 from tests.tasks.fab import PlanDirectory

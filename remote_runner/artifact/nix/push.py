@@ -18,11 +18,11 @@ from remote_runner.artifact.nix.here import find_nix
 from remote_runner.artifact.nix.progress import Moved, Progress, told_while_waiting
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
-from remote_runner.connection import faults
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.far_artifact import Store
 from remote_runner.connection.link import Stream, StreamClosed
-from remote_runner.connection.said import nonsense, words
+from remote_runner.connection.verbs import faults
+from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.said import nonsense, words
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     DeadlineError,

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from remote_runner.artifact.nix.here import Nix
-from remote_runner.connection.transport import Pipes
+from remote_runner.connection.transports.pipes import Pipes
 from remote_runner.errors import LocalProgramError
 
 _ENDING_S = 2.0

@@ -11,11 +11,11 @@ from remote_runner.artifact.content import ContentEntry, tar_entries, walk_path
 from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.progress import Moved, Progress
-from remote_runner.connection import faults
 from remote_runner.connection.agent import Agent, send_chunks
-from remote_runner.connection.far_artifact import Store
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.said import nonsense, words
+from remote_runner.connection.verbs import faults
+from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.said import nonsense, words
 from remote_runner.deadline import Deadline
 from remote_runner.inventory.inventory import HostEntry
 

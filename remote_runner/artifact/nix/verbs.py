@@ -16,7 +16,7 @@ from typing import Any
 from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.nix.here import FLAKES, Nix
 from remote_runner.errors import BuildFailedError, DeadlineError, EvaluationFailedError
-from remote_runner.process import last_lines
+from remote_runner.machine.process import last_lines
 
 STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.controller import Controller, home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
+from remote_runner.machine.controller import Controller, home_directory
 
 _MOST_BYTES = 4 << 20
 
@@ -43,7 +43,7 @@ class Asking:
 
     def ask(self, source: object, argv: Sequence[str]) -> str:
         """What it prints, having ended with 0. Raises `SourceError`, `WorkCancelledError`."""
-        from remote_runner.process import last_lines, run_logged
+        from remote_runner.machine.process import last_lines, run_logged
 
         with TemporaryDirectory(prefix="asking-", dir=self.controller.cache) as name:
             words, printed = Path(name) / "words", Path(name) / "printed"

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
-from remote_runner.file_names import safe_name
-from remote_runner.files import write_atomically
 from remote_runner.inventory.sources.ansible import read_ansible
 from remote_runner.inventory.sources.command import read_command
 from remote_runner.inventory.sources.program import Asking
@@ -24,6 +22,8 @@ from remote_runner.inventory.sources.source import (
     SshConfigSource,
 )
 from remote_runner.inventory.sources.ssh_config import read_ssh_config
+from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import write_atomically
 from remote_runner.shared_failure import pack_failure, unpack_failure
 
 

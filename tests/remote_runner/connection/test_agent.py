@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from remote_runner.connection.agent import Agent, FarFile, PushedArtifact
-from remote_runner.connection.command import Finished
-from remote_runner.connection.far_artifact import Store
-from remote_runner.connection.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
+from remote_runner.connection.verbs.command import Finished
+from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -32,9 +32,9 @@ from remote_runner.errors import (
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.outputs import OutputsReport
+from remote_runner.machine.outputs import OutputsReport
 from tests.remote_runner.connection.fake_link import FakeLink, FakeStream
-from tests.remote_runner.connection.test_run import WHOLE, play, tar_of
+from tests.remote_runner.connection.verbs.test_run import WHOLE, play, tar_of
 
 HASH = "a" * 32
 

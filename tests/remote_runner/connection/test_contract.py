@@ -16,11 +16,10 @@ import pytest
 from remote_runner.artifact.content import hash_content, tar_content
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.command import STDOUT_LANE
-from remote_runner.connection.facts import WHAT
-from remote_runner.connection.far_artifact import FarArtifact, Store
-from remote_runner.connection.job import Job
-from remote_runner.controller import Controller
+from remote_runner.connection.verbs.command import STDOUT_LANE
+from remote_runner.connection.verbs.facts import WHAT
+from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
+from remote_runner.connection.verbs.job import Job
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactMissingError,
@@ -37,10 +36,11 @@ from remote_runner.errors import (
 )
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry, Inventory
-from remote_runner.outputs import LeftOut, OutputsReport
+from remote_runner.machine.controller import Controller
+from remote_runner.machine.outputs import LeftOut, OutputsReport
 from tests.hosts import free_port
 from tests.remote_runner.connection.test_agent import Echo
-from tests.remote_runner.connection.test_run import followed
+from tests.remote_runner.connection.verbs.test_run import followed
 
 Contract = Callable[[Callable[[Agent], Awaitable[None]]], None]
 _TEST_S = 60.0

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from remote_runner.connection.link import Link, Stream, StreamClosed
-from remote_runner.connection.transport import CommandTransport, SshTransport
+from remote_runner.connection.transports.ssh import SshTransport
+from remote_runner.connection.transports.transport import CommandTransport
 from remote_runner.errors import (
     FarShellError,
     HostLostError,

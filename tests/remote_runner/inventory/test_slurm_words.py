@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from remote_runner.connection.slurm.step import reason_in, without_noise
+from remote_runner.connection.transports.slurm import reason_in, without_noise
 from remote_runner.errors import InventoryError
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.sources.allocation import salloc_argv

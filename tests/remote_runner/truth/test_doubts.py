@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from remote_runner.connection.facts import Clock
+from remote_runner.connection.verbs.facts import Clock
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.values import HostState
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from remote_runner.connection.facts import ClockExchange
+from remote_runner.connection.verbs.facts import ClockExchange
 from remote_runner.truth.values import HostState, Trips, clock_value, instance_line, sample_in
 
 RUNS = {"a": [1.25, 4096, 2, 7, 0, 10.0], "b": [0, 0, 0, 0, 0, 0]}

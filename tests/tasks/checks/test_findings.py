@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.connection.facts import Clock, HostFacts, Nix, NixAccess
+from remote_runner.connection.verbs.facts import Clock, HostFacts, Nix, NixAccess
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System

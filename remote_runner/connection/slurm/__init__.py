@@ -1,1 +1,0 @@
-"""Nodes of a Slurm allocation, reached by its steps."""

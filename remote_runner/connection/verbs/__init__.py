@@ -1,0 +1,1 @@
+"""What an agent is asked for, verb by verb, and what it answers, as values."""

@@ -1,0 +1,213 @@
+"""Failures that an agent reports, as our errors.
+
+A host's words are shown as its words; none of them goes into a command that we suggest.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.said import words
+from remote_runner.errors import (
+    ArtifactMissingError,
+    FarDiskFullError,
+    FarReadOnlyError,
+    FarShellError,
+    HostError,
+    HostLostError,
+    InstanceExistsError,
+    NamespaceRefusedError,
+    NoRoomError,
+    OutputsError,
+    PortTakenError,
+    ProgramUnusableError,
+    PushFailedError,
+    SessionRefusedError,
+    UnknownRunError,
+)
+
+# e_machine, bytes 18 and 19 of an ELF header as they stand in a little-endian file.
+_MACHINES = {
+    "0300": "i686",
+    "2800": "armv7l",
+    "3e00": "x86_64",
+    "b700": "aarch64",
+    "f300": "riscv64",
+    "1500": "powerpc64le",
+}
+
+
+def fault(host: str, closed: StreamClosed) -> HostError:
+    """The error for a request that failed in a way of every verb."""
+    said = words(closed.text)
+    if closed.kind in ("room", "readonly"):
+        return NoRoomError(
+            host,
+            f"cannot write there: {said}",
+            next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
+        )
+    if closed.kind == "processes":
+        return SessionRefusedError(
+            host,
+            "no process can be started there",
+            stderr=said,
+            next_step="look there for what holds them all (ulimit -u), or give the host fewer `slots` (inventory.yaml)",
+        )
+    if closed.kind == "busy":
+        return HostError(host, f"another process does the same there, and went on for too long: {said}")
+    if closed.kind == "ended":
+        return HostLostError(host, "the agent there ended", stderr=said)
+    if not closed.kind:
+        return FarShellError(host, "the agent there ended the request without an answer")
+    return FarShellError(host, f"the agent there failed: {words(closed.kind)}", stderr=said)
+
+
+def listen_fault(host: str, port: int, closed: StreamClosed) -> HostError:
+    """The error for a port (0: any) on which the host cannot listen."""
+    if closed.kind == "taken":
+        return PortTakenError(
+            host,
+            f"port {port} on its loopback is taken by another program",
+            next_step=f"find it there with: ss -ltnp 'sport = :{port}'",
+        )
+    return fault(host, closed)
+
+
+def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
+    """The error for a run that failed."""
+    if closed.kind == "missing":
+        return ArtifactMissingError(host, words(closed.more.get("artifact")), stderr=words(closed.text))
+    if closed.kind == "exists":
+        return InstanceExistsError(host, job.instance_id, words(closed.more.get("directory")))
+    if closed.kind == "program":
+        return program_error(
+            host,
+            problem_of(closed.more.get("problem")),
+            job.program,
+            far_program=words(closed.more.get("program")),
+            built=job.artifact is not None,
+        )
+    if closed.kind in ("room", "readonly"):
+        return NoRoomError(
+            host,
+            f"cannot make a run's directory: {words(closed.text)}",
+            next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
+        )
+    return fault(host, closed)
+
+
+def command_fault(host: str, program: str, closed: StreamClosed) -> HostError:
+    """The error for a program that was not started, or of whose end nothing is known."""
+    if closed.kind == "program":
+        return program_error(host, problem_of(closed.more.get("problem")), program, built=False)
+    return fault(host, closed)
+
+
+def file_fault(host: str, path: str, closed: StreamClosed) -> HostError:
+    """The error for a file that was not sent or written."""
+    if closed.kind in ("unknown", "unreadable", "room", "readonly", "failed"):
+        what = {"unknown": "is not there", "unreadable": "cannot be read"}.get(closed.kind, "cannot be written")
+        return HostError(host, f"{path} {what}", stderr=words(closed.text))
+    return fault(host, closed)
+
+
+def push_fault(host: str, closed: StreamClosed) -> HostError:
+    """The error for an artifact that did not arrive."""
+    said = words(closed.text)
+    if closed.kind == "namespace":
+        return NamespaceRefusedError(host, said)
+    if closed.kind == "room":
+        return FarDiskFullError(
+            host,
+            "there is no room for the artifact",
+            stderr=said,
+            next_step="raise the quota or make room there, name another place with `directory`, or lower `cache_limit` "
+            "(inventory.yaml)",
+        )
+    if closed.kind == "readonly":
+        return FarReadOnlyError(
+            host,
+            "the file system there is read-only",
+            stderr=said,
+            next_step="name another `directory` (inventory.yaml)",
+        )
+    if closed.kind in ("hash", "busy", "failed"):
+        return PushFailedError(host, "the artifact did not arrive whole", stderr=said)
+    return fault(host, closed)
+
+
+def outputs_fault(host: str, run_id: str, closed: StreamClosed) -> HostError:
+    """The error for outputs that the host could not send."""
+    if closed.kind == "unknown":
+        return UnknownRunError(
+            host, f"there is no run {run_id}", next_step=f"fab clean --dry-run --host {host} shows what is there"
+        )
+    if closed.kind in ("unreadable", "failed"):
+        return OutputsError(
+            host,
+            "outputs: the host cannot read them, and keeps them",
+            stderr=words(closed.text),
+            next_step=f"make them readable there, then fab fetch --run {run_id}",
+        )
+    return fault(host, closed)
+
+
+def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, str], ...]) -> OutputsError:
+    """The error for outputs of which some stayed on the host; `unread` are paths and why."""
+    came = f"{files} file{'' if files == 1 else 's'} came"
+    if not unread:
+        return OutputsError(
+            host,
+            f"outputs: {came}, and the host could not send the rest, which it keeps",
+            next_step=f"fab fetch --run {run_id} brings what it can read",
+        )
+    return OutputsError(
+        host,
+        f"outputs: {came}; what cannot be read there stays there:",
+        stderr="\n".join(f"{path}: {why}" for path, why in unread[:9])
+        + (f"\nand {len(unread) - 9} more" if len(unread) > 9 else ""),
+        next_step=f"make them readable there, then fab fetch --run {run_id}",
+    )
+
+
+def problem_of(said: object) -> str:
+    """The agent's word for what is wrong with a program; a carriage return stays to be seen."""
+    return words(said.replace("\r", "\\r") if isinstance(said, str) else said)
+
+
+def program_error(host: str, kind: str, program: str, *, far_program: str = "", built: bool = True) -> HostError:
+    """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon.
+
+    `far_program`: what the host calls it. `built`: it is what a build made, and not a command that somebody typed.
+    """
+    name, _, detail = kind.partition(":")
+    if name == "namespace":
+        return NamespaceRefusedError(host, detail)
+    if name == "format":
+        machine = detail.removeprefix("elf-")
+        what = f"in the format {detail}" if machine == detail else f"for {_MACHINES.get(machine, f'machine {machine}')}"
+        reason = f"is a program {what}, which {host} cannot run"
+        next_step = f"build it for {host}; its 'system' in inventory.yaml may be wrong"
+    elif name == "interpreter" and detail.endswith("\\r"):
+        reason = f"is a script with Windows line ends (CRLF): its first line names a program {detail!r}"
+        next_step = "save it with Unix line ends (perl -pi -e 's/\\r$//' FILE; `* text=auto eol=lf` in .gitattributes)"
+    elif name == "interpreter":
+        reason = f"needs {detail} to start, which is not there"
+        next_step = "build it static or for that distribution, or install what it needs"
+        next_step = next_step if built else "install that there, or name another program"
+    elif name == "not-executable":
+        reason = "is not executable"
+        next_step = "set its execute permission" + (" where it is built" if built else "")
+    elif name == "directory":
+        reason = "is a directory"
+        next_step = "name the program in it"
+    else:
+        reason = "is not there"
+        next_step = "check the program's name, and where the build puts it"
+        if not built:
+            next_step = f"check the name, give its whole path, or install it on {host}"
+        if not built and any(character.isspace() for character in program):
+            next_step = f"no shell splits it into words; to have one: sh -c {shlex.quote(program)}"
+    return ProgramUnusableError(host, far_program or program, name, reason, next_step=next_step)

@@ -1,0 +1,116 @@
+"""What runs left on a host, and its cache of artifacts, as values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.said import nonsense, pairs, texts, whole, words
+
+
+@dataclass(frozen=True)
+class FarRun:
+    """A run's directory on a host, and its record (`id`, `age` in seconds, `artifact`, …)."""
+
+    host: str
+    run_id: str
+    directory: PurePosixPath
+    is_alive: bool
+    size_bytes: int
+    record: Mapping[str, str]
+
+    @property
+    def age_s(self) -> float | None:
+        """How long ago it began, by the host's own clock; `None` where the record does not say."""
+        age = self.record.get("age", "")
+        return float(age) if age.isdecimal() and len(age) <= 12 else None
+
+    @classmethod
+    def from_said(cls, host: str, said: Mapping[str, Any]) -> FarRun | None:
+        """The run in a message; `None` where its name is not a directory's. Raises `FarShellError`."""
+        directory, size_bytes, record = _directory(said), whole(said.get("size")), said.get("record")
+        if size_bytes is None or not isinstance(record, dict):
+            raise nonsense(host, said)
+        if directory is None:
+            return None
+        lines = {words(key): words(value) for key, value in record.items()}
+        return cls(host, directory.name, directory, said.get("alive") is True, size_bytes, lines)
+
+
+@dataclass(frozen=True)
+class LeftArtifact:
+    """An artifact on a host, or (`is_partial`) what a push that broke off left there.
+
+    `directory`: its folder in the cache; or the root that keeps it in the host's Nix store (which alone knows its
+    size); or the list of its closure in the user's own store. `age_s` is the time since its last use; `is_used` says
+    that a run which is alive started from it.
+    """
+
+    host: str
+    name: str
+    directory: PurePosixPath
+    is_used: bool
+    age_s: int
+    size_bytes: int
+
+    @property
+    def is_partial(self) -> bool:
+        return self.name.startswith(".tmp-") or self.directory.parent.name == "store"
+
+    @property
+    def store(self) -> Store:
+        return {"roots": Store.NIX, "closures": Store.USER}.get(self.directory.parent.name, Store.CACHE)
+
+    @classmethod
+    def from_said(cls, host: str, said: Mapping[str, Any]) -> LeftArtifact | None:
+        """The artifact in a message; `None` where its name is not a file's. Raises `FarShellError`."""
+        directory, age_s, size_bytes = _directory(said), whole(said.get("age_s")), whole(said.get("size"))
+        if age_s is None or size_bytes is None:
+            raise nonsense(host, said)
+        if directory is None:
+            return None
+        return cls(host, directory.name, directory, said.get("used") is True, age_s, size_bytes)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What became of what should be removed: directories, and the names that the host does not know."""
+
+    removed: tuple[str, ...] = ()
+    alive: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @classmethod
+    def from_said(cls, said: Mapping[str, Any]) -> Removal:
+        """What a message says of it; a failure comes as a path and why."""
+        failed = tuple(path for path, _ in pairs(said.get("failed")))
+        return cls(texts(said.get("removed")), texts(said.get("alive")), failed, texts(said.get("unknown")))
+
+
+def choose_artifacts(
+    artifacts: Iterable[LeftArtifact], *, older_than_s: float = 0.0, keep_bytes: int | None = None
+) -> tuple[LeftArtifact, ...]:
+    """Which to remove: not in use, unused for `older_than_s`, and with `keep_bytes` only until the rest fits in that.
+
+    The longest unused come first.
+    """
+    everything = sorted(artifacts, key=lambda artifact: -artifact.age_s)
+    total_bytes = sum(artifact.size_bytes for artifact in everything)
+    chosen = []
+    for artifact in everything:
+        if artifact.is_used or artifact.age_s < older_than_s:
+            continue
+        if keep_bytes is not None and total_bytes <= keep_bytes:
+            break
+        total_bytes -= artifact.size_bytes
+        chosen.append(artifact)
+    return tuple(chosen)
+
+
+def _directory(said: Mapping[str, Any]) -> PurePosixPath | None:
+    place = PurePosixPath(words(said.get("directory")))
+    return None if not place.is_absolute() or place.name in ("", "..") else place
