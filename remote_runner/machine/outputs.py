@@ -34,6 +34,7 @@ _LONGEST_LENGTH_DIGITS = 7
 _LONGEST_NAME_BYTES = 4096
 # Told one by one; a report goes into memory, messages and a record.
 _MOST_LEFT_OUT = 1000
+_MOST_TOLD_CHARACTERS = 256 << 10
 _OPEN_DIRECTORIES = 32
 # So many links that led to an absolute place are remembered with it; of further ones hard links are left out.
 _MOST_ABSOLUTE_LINKS = 10_000
@@ -130,6 +131,7 @@ class _Unpacker:
         self._files = 0
         self._size_bytes = 0
         self._left_out: list[LeftOut] = []
+        self._told_characters = 0
         self._untold = 0
 
     def __enter__(self) -> _Unpacker:
@@ -168,6 +170,9 @@ class _Unpacker:
             entry.name = long_name or entry.name
             entry.link = long_link or entry.link
             long_name = long_link = b""
+            # Of tars before POSIX. Of a long name the header has the beginning, which may end in a slash as well.
+            if entry.kind == b"0" and entry.name.endswith(b"/"):
+                entry.kind, entry.size_bytes = b"5", 0
             self._taken_bytes += entry.size_bytes
             self._check_limit(entry.name)
             self._unpack_entry(entry, sparse=any(key.startswith(b"GNU.sparse") for key in pax))
@@ -250,8 +255,6 @@ class _Unpacker:
         kind = header[156:157]
         if kind in (b"\0", b"7"):
             kind = b"0"
-        if kind == b"0" and name.endswith(b"/"):
-            kind = b"5"
         if kind in b"123456":
             size_bytes = 0
         return _Entry(name, kind, size_bytes, mode, mtime_ns, header[157:257].partition(b"\0")[0])
@@ -290,7 +293,7 @@ class _Unpacker:
     def _unpack_entry(self, entry: _Entry, *, sparse: bool) -> None:
         where = self._components(entry.name[: _LONGEST_NAME_BYTES + 1])
         self._last_name = os.fsdecode(entry.name[:_LONGEST_NAME_BYTES])
-        longest = max(len(entry.name), len(entry.link) if entry.kind == b"1" else 0)
+        longest = max(len(entry.name), len(entry.link) if entry.kind in b"12" else 0)
         reason = "has a name of more than 4096 bytes" if longest > _LONGEST_NAME_BYTES else ""
         if reason:
             pass
@@ -306,13 +309,18 @@ class _Unpacker:
                     path = self._outputs_dir / os.fsdecode(b"/".join(where))
                     raise UnwritableOutputsError(self._host, str(path), error.strerror or str(error)) from error
                 reason = f"has a name that this machine cannot have: {error.strerror}"
-        if reason and len(self._left_out) < _MOST_LEFT_OUT:
-            self._left_out.append(LeftOut(os.fsdecode(b"/".join(where)), reason))
-        elif reason:
-            self._untold += 1
+        if reason:
+            self._leave_out(LeftOut(os.fsdecode(b"/".join(where)), reason))
         if entry.size_bytes and (reason or not where):
             for _ in self._pieces(entry.size_bytes):
                 pass
+
+    def _leave_out(self, left: LeftOut) -> None:
+        self._told_characters += len(left.name) + len(left.reason)
+        if len(self._left_out) < _MOST_LEFT_OUT and self._told_characters <= _MOST_TOLD_CHARACTERS:
+            self._left_out.append(left)
+        else:
+            self._untold += 1
 
     def _make(self, entry: _Entry, where: tuple[bytes, ...]) -> str:
         """Make one entry; "", or why it was left out (its bytes are then still in the stream)."""

@@ -316,6 +316,26 @@ def test_headers_that_ask_for_much_are_refused(tmp_path: Path) -> None:
         take(info.tobuf(tarfile.GNU_FORMAT), tmp_path / "here")
 
 
+def test_what_is_told_of_what_was_left_out_has_a_bound(tmp_path: Path) -> None:
+    """A stream says which links lead out, in words of any length."""
+    data = archive(*((f"link{number}", "/" + "x" * 4000) for number in range(200)), ("last", "/" + "x" * 100_000))
+    left = take(data, tmp_path / "here").left_out
+    assert sum(len(str(one)) for one in left) < 300_000
+    assert left[-1].reason == f"and {201 - len(left) + 1} more"
+    (name,) = take(archive(("d/" * 2050 + "f", b"x")), tmp_path / "name").left_out
+    assert name.reason == "has a name of more than 4096 bytes"
+    (long,) = take(archive(("long", "/" + "x" * 100_000)), tmp_path / "long").left_out
+    assert str(long) == "long: has a name of more than 4096 bytes"
+
+
+@pytest.mark.parametrize("longest", [99, 100, 101])
+def test_a_long_name_is_a_files_wherever_its_slashes_are(tmp_path: Path, longest: int) -> None:
+    """The header of a long name has its first 100 bytes, which may end in a slash."""
+    name = "d" * (longest - 1) + "/" + "f" * 20
+    assert take(archive((name, b"content")), tmp_path / "here").files == 1
+    assert (tmp_path / "here" / name).read_bytes() == b"content"
+
+
 def header(name: str, *, size: int = 0, kind: bytes = b"0", **fields: bytes) -> bytes:
     """A header, with fields as they are to stand in it."""
     info = tarfile.TarInfo(name)
