@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/machine/controller.py finds the same one,
-// and refuses it for the same reasons.
+// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/machine/controller.py finds the same
+// one, and refuses it for the same reasons.
 func runtimeDirectory() (string, error) {
 	path := os.Getenv("REMOTE_RUNNER_RUNTIME_DIR")
 	if path == "" {
@@ -27,8 +29,12 @@ func runtimeDirectory() (string, error) {
 	return path, ownDirectory(path)
 }
 
-// ownDirectory makes the directory, 0700, or says why one that is there cannot be trusted.
+// ownDirectory makes the directory, 0700, or says why one that is there cannot be trusted. Nothing is made where others
+// could have a hand in it.
 func ownDirectory(path string) error {
+	if err := checkWay(path); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
@@ -39,26 +45,6 @@ func ownDirectory(path string) error {
 	if !found.IsDir() || owner(found) != os.Getuid() {
 		return fmt.Errorf("%s: is not a directory of user %d", path, os.Getuid())
 	}
-	above, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	for {
-		parent, err := os.Stat(above)
-		if err != nil {
-			return err
-		}
-		if parent.Mode().Perm()&0o002 != 0 && parent.Mode()&os.ModeSticky == 0 {
-			return fmt.Errorf("%s: any user may put another in its place, for %s is writable by all", path, above)
-		}
-		if user := owner(parent); user != 0 && user != os.Getuid() {
-			return fmt.Errorf("%s: user %d may put another in its place, for %s is theirs", path, user, above)
-		}
-		if above == "/" {
-			break
-		}
-		above = filepath.Dir(above)
-	}
 	if found.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s: other users may write to it", path)
 	}
@@ -66,6 +52,77 @@ func ownDirectory(path string) error {
 		return os.Chmod(path, 0o700)
 	}
 	return nil
+}
+
+// checkWay looks at each directory and each link that is passed on the way to path and is there.
+func checkWay(path string) error {
+	const mostLinks = 40 // as Linux
+	here, todo, links := "/", append([]string{"."}, strings.Split(filepath.Dir(path), "/")...), 0
+	for len(todo) > 0 {
+		part := todo[0]
+		todo = todo[1:]
+		if part == "" {
+			continue
+		}
+		place := filepath.Join(here, part)
+		found, err := os.Lstat(place)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err == nil && part != ".." {
+			err = mayLieBelow(path, place, found)
+		}
+		if err != nil {
+			return err
+		}
+		if found.Mode()&os.ModeSymlink == 0 {
+			here = place
+			continue
+		}
+		if links++; links > mostLinks {
+			return &os.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+		}
+		target, err := os.Readlink(place)
+		if err != nil {
+			return err
+		}
+		if filepath.IsAbs(target) {
+			here = "/"
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+	}
+	return nil
+}
+
+// mayLieBelow says who could put another in the place of what lies below that directory, or behind that link.
+func mayLieBelow(path, place string, found os.FileInfo) error {
+	system := found.Sys().(*syscall.Stat_t)
+	if !isTrusted(int(system.Uid)) {
+		return fmt.Errorf("%s: user %d may put another in its place, who owns %s", path, system.Uid, place)
+	}
+	if !found.IsDir() || found.Mode()&os.ModeSticky != 0 {
+		return nil // in a sticky one (/tmp) nobody else can rename what is ours
+	}
+	if found.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("%s: any user may put another in its place, for %s is writable by all", path, place)
+	}
+	// A group that has the number of the directory's user is that user's own.
+	if found.Mode().Perm()&0o020 != 0 && system.Gid != system.Uid {
+		return fmt.Errorf("%s: group %d may put another in its place, which may write to %s", path, system.Gid, place)
+	}
+	return nil
+}
+
+// isTrusted says whether ours may lie below a directory of that user: root's and this user's. In a user namespace all
+// that is outside of it, root's too, shows as one owner.
+func isTrusted(user int) bool {
+	if user == 0 || user == os.Getuid() {
+		return true
+	}
+	mapped, err := os.ReadFile("/proc/self/uid_map")
+	overflow, failed := os.ReadFile("/proc/sys/kernel/overflowuid")
+	return err == nil && failed == nil && strings.TrimSpace(string(overflow)) == strconv.Itoa(user) &&
+		strings.Join(strings.Fields(string(mapped)), " ") != "0 0 4294967295"
 }
 
 func owner(found os.FileInfo) int {

@@ -426,22 +426,53 @@ def hostile(runtime: Path, kind: str) -> str:
         (runtime.parent / "elsewhere").mkdir()
         (runtime / "broker").symlink_to(runtime.parent / "elsewhere")
         return "is not a directory of user"
-    (runtime.parent / "shared").mkdir()
-    (runtime.parent / "shared").chmod(0o777)
-    return f"for {runtime.parent}/shared is writable by all"
+    raise AssertionError(kind)
 
 
-@pytest.mark.parametrize("kind", ["open", "link", "file", "link inside", "shared"])
+@pytest.mark.parametrize("kind", ["open", "link", "file", "link inside"])
 def test_a_runtime_directory_that_is_not_safe_is_not_used(ground: Ground, tmp_path: Path, kind: str) -> None:
     ground.write("return 0")
     place = tmp_path / "t"
     place.mkdir()
-    ground.runtime = place / "shared" / "rr" if kind == "shared" else place / "rr"
+    ground.runtime = place / "rr"
     reason = hostile(place / "rr", kind)
     status, lines, _ = ground.run()
     assert status == 42
     assert reason in reason_of(lines)
     assert ground.started() == ["plain"]
+
+
+def others_parent(place: Path, kind: str) -> str:
+    """Make a directory, or a link to one, behind which somebody else could put another; a part of the reason."""
+    if kind == "a link of another user":
+        place.with_name("real").mkdir(mode=0o700)
+        place.symlink_to("real")
+        os.chown(place, 4242, 4242, follow_symlinks=False)
+        return f"user 4242 may put another in its place, who owns {place}"
+    place.mkdir()
+    if kind == "another user's":
+        os.chown(place, 4242, 4242)
+        return f"user 4242 may put another in its place, who owns {place}"
+    if kind == "writable by a group":
+        os.chown(place, 0, 4242)
+        place.chmod(0o775)
+        return f"group 4242 may put another in its place, which may write to {place}"
+    place.chmod(0o777)
+    return f"for {place} is writable by all"
+
+
+@pytest.mark.parametrize("kind", ["a link of another user", "another user's", "writable by a group", "writable by all"])
+def test_below_what_another_user_may_change_nothing_is_made(ground: Ground, tmp_path: Path, kind: str) -> None:
+    """As Python's side has it: tests/remote_runner/machine/test_controller.py."""
+    need("netns")  # only root gives something away
+    ground.write("return 0")
+    ground.runtime = tmp_path / "shared" / "rr"
+    reason = others_parent(tmp_path / "shared", kind)
+    status, lines, _ = ground.run()
+    assert status == 42
+    assert reason in reason_of(lines)
+    assert ground.started() == ["plain"]
+    assert not ground.runtime.exists()
 
 
 def test_a_path_too_long_for_a_socket(ground: Ground, tmp_path: Path) -> None:

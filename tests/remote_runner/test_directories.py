@@ -1,6 +1,6 @@
 """Directories of ours here in places that others can write to: what others made before is refused.
 
-Those on a host: connection/test_bootstrap.py.
+Those on a host: connection/bootstrap/test_handshake.py; the launcher's: integration/test_broker.py.
 """
 
 from __future__ import annotations
@@ -110,7 +110,15 @@ def test_a_directory_that_others_may_read_is_closed(place: Path) -> None:
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("place_parent_mode", [0o755, 0o775, 0o1777])
+@pytest.mark.parametrize("place_parent_mode", [0o755, 0o1775, 0o1777])
 def test_a_parent_that_protects_what_is_ours_will_do(place: Path, place_parent_mode: int) -> None:
     place.parent.chmod(place_parent_mode)
+    controller_at(place)
+
+
+def test_a_parent_may_be_written_to_by_its_users_own_group(place: Path) -> None:
+    """Many systems make a group for each user, of the same number, and a umask of 002."""
+    need("netns")  # only root gives something to any group
+    os.chown(place.parent, os.getuid(), os.getuid())
+    place.parent.chmod(0o775)
     controller_at(place)

@@ -72,6 +72,13 @@ def writable_by_all(root: Path) -> Path:
     return root / "all"
 
 
+def writable_by_a_group(root: Path) -> Path:
+    (root / "group").mkdir()
+    os.chown(root / "group", os.getuid(), OTHER_USER)
+    (root / "group").chmod(0o775)
+    return root / "group"
+
+
 def a_link_to_itself(root: Path) -> Path:
     (root / "loop").symlink_to("loop")
     return root / "loop"
@@ -90,6 +97,7 @@ WRONG = (
     link_to_owned_by_other,
     up_from_owned_by_other,
     writable_by_all,
+    writable_by_a_group,
     a_link_to_itself,
     below_a_file,
 )
