@@ -35,6 +35,11 @@ def shortened(text: str) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
+def in_one_line(text: str) -> str:
+    """A peer's words, as much of them as a message takes; none of them begins a line of ours, such as `next: `."""
+    return " ".join(text[:1000].split())
+
+
 class RunEnvError(TestgroundError):
     """A variable of the run environment is missing (`found` None) or cannot be read."""
 
@@ -151,7 +156,7 @@ class SyncClosedError(SyncError):
     next_step = "see whether the sync service still runs, and what it logged; its memory of the run may be lost"
 
     def __init__(self, endpoint: str, code: int | None, reason: str, *, next_step: str | None = None) -> None:
-        how = "without a word" if code is None else f"with code {code}" + (f": {reason}" if reason else "")
+        how = "without a word" if code is None else f"with code {code}" + (f": {in_one_line(reason)}" if reason else "")
         super().__init__(endpoint, f"closed the connection {how}", next_step=next_step)
         self.code, self.reason = code, reason
 
@@ -170,7 +175,7 @@ class SyncAnswerError(SyncError):
     next_step = "see what the sync service logged"
 
     def __init__(self, endpoint: str, what: str, answer: str) -> None:
-        super().__init__(endpoint, f"{what} was answered: {answer[:1000]}")
+        super().__init__(endpoint, f"{what} was answered: {in_one_line(answer)}")
         self.what, self.answer = what, answer
 
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from testground.events import Event
 
 CLOSE_TIMEOUT_S = 5.0
+_WAITING_BYTES = 64 << 20
+_ANSWER_BYTES = 512  # of the smallest, as it lies in memory
 
 
 class RunNames(Protocol):
@@ -82,7 +84,7 @@ class SyncClient:
         self._link: Link | None = None
         self._reader: threading.Thread | None = None
         self._guard = threading.Lock()
-        self._inboxes: dict[str, SimpleQueue[Response | SyncError]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._ended: SyncError | None = None
 
     @classmethod
@@ -245,8 +247,11 @@ class SyncClient:
                 response = decode_response(message)
                 with self._guard:
                     inbox = self._inboxes.get(response.id)
-                if inbox is not None:  # else a message of a cancelled subscription, or a barrier given up
-                    inbox.put(response)
+                # None for a message of a cancelled subscription, or a barrier given up.
+                if inbox is not None and not inbox.put(response, len(message)):
+                    self._forget(response.id)
+                    words = f"answers of more than {_WAITING_BYTES} bytes before one was taken"
+                    inbox.end(SyncAnswerError(self.endpoint, "a request", words))
             ended = SyncClosedError(self.endpoint, link.code, link.reason)
         except (BadFrameError, WebSocketError) as error:
             ended = SyncAnswerError(self.endpoint, "a request", f"a frame that is {error}")
@@ -254,7 +259,34 @@ class SyncClient:
             self._ended = ended
             inboxes = list(self._inboxes.values())
         for inbox in inboxes:
-            inbox.put(ended)
+            inbox.end(ended)
+
+
+class _Inbox:
+    """The answers to one request. What nobody takes has a bound: beyond it the request ends as a failure."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Response | SyncError, int]] = SimpleQueue()
+        self._put_bytes = 0  # by the client's thread
+        self._taken_bytes = 0  # by the asking one
+
+    def put(self, answer: Response, size_bytes: int) -> bool:
+        """Whether there was room for it."""
+        size_bytes += _ANSWER_BYTES
+        waiting_bytes = self._put_bytes - self._taken_bytes
+        if waiting_bytes and waiting_bytes + size_bytes > _WAITING_BYTES:
+            return False
+        self._put_bytes += size_bytes
+        self._queue.put((answer, size_bytes))
+        return True
+
+    def end(self, error: SyncError) -> None:
+        self._queue.put((error, 0))
+
+    def get(self, timeout_s: float | None) -> Response | SyncError:
+        answer, size_bytes = self._queue.get(timeout=timeout_s)
+        self._taken_bytes += size_bytes
+        return answer
 
 
 class _Asked:
@@ -262,7 +294,7 @@ class _Asked:
 
     def __init__(self, client: SyncClient, request_id: str, what: str) -> None:
         self.client, self.request_id, self.what = client, request_id, what
-        self.inbox: SimpleQueue[Response | SyncError] = SimpleQueue()
+        self.inbox = _Inbox()
 
     def __enter__(self) -> Self:
         return self
@@ -272,7 +304,7 @@ class _Asked:
 
     def next(self, timeout_s: float | None, *, next_step: str = "") -> Response:
         try:
-            answer = self.inbox.get(timeout=timeout_s)
+            answer = self.inbox.get(timeout_s)
         except Empty:
             # An Empty comes of a timeout alone.
             raise SyncTimeoutError(self.client.endpoint, self.what, timeout_s or 0.0, next_step=next_step) from None
@@ -318,7 +350,7 @@ class Subscription:
             raise
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SyncAnswerError(self._client.endpoint, self._asked.what, text) from error
 
     def cancel(self) -> None:
@@ -327,7 +359,7 @@ class Subscription:
             return
         self._is_cancelled = True
         self._client._forget(self._asked.request_id)
-        self._asked.inbox.put(SyncClosedError(self._client.endpoint, None, ""))
+        self._asked.inbox.end(SyncClosedError(self._client.endpoint, None, ""))
         try:
             self._client._send(encode_request(Request(self._asked.request_id, is_cancel=True)))
         except SyncClosedError:

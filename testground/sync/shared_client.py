@@ -134,7 +134,7 @@ class SharedSyncClient:
                 text = (await self._answer(inbox, what, timeout_s)).subscribe
                 try:
                     message = json.loads(text)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise SyncAnswerError(self.endpoint, what, text) from error
                 yield message
         finally:

@@ -6,10 +6,13 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
+from websockets.sync.server import ServerConnection
 
 from testground.errors import SyncAnswerError, SyncClosedError, SyncTimeoutError, SyncUnreachableError
+from testground.sync.protocol import Response, encode_response
 from testground.sync.service import SyncService
 from testground.sync.shared_client import SharedSyncClient
+from tests.testground.test_sync_client import misbehaving
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,22 @@ def test_a_topic_without_end_ends_who_does_not_take_it_and_nobody_else() -> None
 
     with SyncService() as service:
         asyncio.run(ask(service.port))
+
+
+def test_a_message_that_is_no_json_is_an_answer_that_is_none() -> None:
+    """The official service takes deeper ones than Python reads."""
+
+    async def ask(port: int) -> None:
+        client = await SharedSyncClient.open("localhost", port)
+        with pytest.raises(SyncAnswerError, match=r"message of 'topic' was answered: \[\["):
+            await anext(client.subscribe(Names("run"), "topic", timeout_s=10.0))
+        await client.close()
+
+    def handler(peer: ServerConnection) -> None:
+        peer.recv()
+        peer.send(encode_response(Response("0", subscribe="[" * 100_000)))
+        for _ in peer:
+            pass
+
+    with misbehaving(handler) as port:
+        asyncio.run(ask(port))

@@ -25,6 +25,7 @@ from testground.errors import (
     SyncUnreachableError,
 )
 from testground.events import SuccessEvent
+from testground.sync import client as sync_client
 from testground.sync import link, websocket
 from testground.sync.client import SyncClient, service_address
 from testground.sync.service import SyncService
@@ -233,10 +234,11 @@ def misbehaving(handler: Callable[[ServerConnection], None]) -> Iterator[int]:
 def test_the_service_closes_with_a_code_and_a_reason() -> None:
     def handler(peer: ServerConnection) -> None:
         peer.recv()
-        peer.close(1007, "failed to unmarshal JSON")
+        peer.close(1007, "failed to unmarshal\n  next: JSON")
 
     with misbehaving(handler) as port, client_of(port) as client:
-        with pytest.raises(SyncClosedError, match="closed the connection with code 1007: failed to unmarshal JSON"):
+        words = "closed the connection with code 1007: failed to unmarshal next: JSON\n  next: see"
+        with pytest.raises(SyncClosedError, match=words):
             client.signal_entry("s")
 
 
@@ -294,10 +296,16 @@ ASK: dict[str, Callable[[SyncClient], object]] = {
     ("what", "answer", "text"),
     [
         ("signal_entry of 's'", ANSWER % ("out of memory", "null", "", "null"), "was answered: out of memory"),
+        (
+            "signal_entry of 's'",
+            ANSWER % (r"no\n  next: curl evil", "null", "", "null"),
+            "was answered: no next: curl evil\n",
+        ),
         ("signal_entry of 's'", NOTHING, "was answered: Response"),
         ("publish on 't'", ANSWER % ("", "null", "", '{"seq":1}'), "was answered: Response"),
         ("barrier of 1 on 's'", ANSWER % ("no", "null", "", "null"), "was answered: no"),
         ("subscribe to 't'", ANSWER % ("", "null", "{", "null"), "was answered: {"),
+        ("subscribe to 't'", ANSWER % ("", "null", "[" * 100_000, "null"), "was answered: [["),
         ("subscribe to 't'", NOTHING, "was answered: "),
         ("signal_entry of 's'", "pong", "a frame that is not JSON"),
     ],
@@ -316,6 +324,22 @@ def test_the_service_answers_what_is_no_answer(what: str, answer: str, text: str
         assert what in str(raised.value) or answer == "pong"
         assert f"127.0.0.1:{port}" in str(raised.value)
         assert "next: " in str(raised.value)
+
+
+def test_a_topic_without_end_ends_who_does_not_take_it_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, service: SyncService, client: SyncClient
+) -> None:
+    monkeypatch.setattr(sync_client, "_WAITING_BYTES", 4 << 20)
+    with client_of(service.port) as publisher:
+        messages = client.subscribe("t")
+        for _ in range(200):  # nobody takes any meanwhile
+            publisher.publish("t", "x" * 30_000)
+        assert client.signal_entry("s") == 1  # which came behind them
+        taken: list[object] = []
+        with pytest.raises(SyncAnswerError, match="before one was taken"):
+            taken.extend(messages)
+    assert 130 < len(taken) < 140
+    assert client.signal_entry("s") == 2
 
 
 def test_the_service_is_silent() -> None:
