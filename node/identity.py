@@ -46,7 +46,7 @@ class Identity:
             system=f"{_PROCESSORS.get(uname.machine, uname.machine)}-{uname.sysname.lower()}",
             name=environ.get("REMOTE_RUNNER_HOST", ""),
             address=environ.get("REMOTE_RUNNER_ADDRESS", ""),
-            number=int(number) if number.isascii() and number.isdigit() else 0,
+            number=int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0,
             executable=executable,
             executable_for=_processor_of(executable),
         )

@@ -11,6 +11,7 @@ from remote_runner.inventory.placement import parse_entries, place_all
 from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.say import say, show_json, show_table
+from testground.errors import shortened
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_INSTANCES = 100_000
@@ -19,7 +20,7 @@ _MOST_INSTANCES = 100_000
 def positive(text: str | int, option: str) -> int:
     """A whole number of 1 or more from an option's text; raises `Failed`."""
     if not (str(text).isascii() and str(text).isdecimal()) or len(str(text)) > 18 or int(text) < 1:
-        raise Failed(f"--{option} is {text!r}; expected a whole number, 1 or more")
+        raise Failed(f"--{option} is {shortened(str(text))}; expected a whole number, 1 or more")
     return int(text)
 
 

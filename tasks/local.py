@@ -43,6 +43,7 @@ from testground.template import Templates
 # After Ctrl-C an instance stops its far side (grace_s of the host), fetches what there is and cleans.
 STOP_GRACE_S = 60.0
 _DOUBTS = 5
+_MOST_S = 2_000_000  # as an inventory's timeouts: what all ways of waiting take
 
 _RUN_OPTIONS = {
     "outputs": "directory below which outputs/local_exec/<plan>/<run>/<group>/<i>/ is made (default: this plan)",
@@ -123,7 +124,7 @@ def composition(
 @task(name="sync-service", help={"port": f"the port on loopback (default {DEFAULT_PORT}; 0 takes a free one)"})
 def sync_service(c: invoke.Context, port: str = str(DEFAULT_PORT)) -> None:
     """Serve Testground's sync service on loopback until Ctrl-C; prints its port."""
-    if not port.isdecimal() or int(port) > 65535:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise Failed(f"--port is {port!r}; expected a TCP port")
     from testground.sync.service import serve_forever
 
@@ -300,7 +301,7 @@ def _run(
         task=task,
         outputs=Path(outputs) if outputs else plan.directory,
         services=services,
-        timeout_s=float(positive(timeout, "timeout")) if timeout else None,
+        timeout_s=_seconds(timeout) if timeout else None,
         as_json=as_json,
     )
 
@@ -334,6 +335,13 @@ def _planned(plan: Plan, run: RunPlan) -> dict[str, object]:
     }
 
 
+def _seconds(timeout: str) -> float:
+    seconds = positive(timeout, "timeout")
+    if seconds > _MOST_S:
+        raise Failed(f"--timeout is {seconds}; expected at most {_MOST_S}")
+    return float(seconds)
+
+
 def _pairs(given: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for item in given:
@@ -346,7 +354,7 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 
 def sync_address(text: str) -> ServiceAddress:
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise Failed(f"--sync-service is {text!r}; expected HOST:PORT")
     return ServiceAddress(host.strip("[]"), int(port))
 

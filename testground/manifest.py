@@ -50,7 +50,7 @@ class Param:
 
             try:
                 json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return False
         return pattern is None or re.fullmatch(pattern, value) is not None
 

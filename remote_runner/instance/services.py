@@ -79,7 +79,7 @@ def advice_for(last_words: bytes, host: str) -> str:
 
 def _port(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name) or str(default)
-    if not text.isdecimal() or not 0 < int(text) < 65536:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise RunEnvironmentError(name, text, "a TCP port, 1 to 65535")
     return int(text)
 

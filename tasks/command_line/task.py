@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import invoke
 from remote_runner.errors import NoRoomHereError, RemoteRunnerError
 from remote_runner.typed import as_typed
 from tasks.say import printable
-from testground.errors import TestgroundError
+from testground.errors import TestgroundError, shortened
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -122,6 +123,8 @@ def _worded(body: Callable[..., Any]) -> Callable[..., Any]:
         except BrokenPipeError:
             raise Failed(None, 141) from None  # the reader of our output went away, as with SIGPIPE
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise Failed(f"{body.__name__}: {shortened(str(error.filename))}: {error.strerror}") from error
             full = NoRoomHereError.of(error)
             if full is None:
                 raise

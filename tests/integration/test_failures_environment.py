@@ -36,6 +36,8 @@ def test_an_instance_without_any_variable_says_which_one_it_lacks(failing_plan: 
         ({"INFLUXDB_URL": "localhost:8086"}, ("INFLUXDB_URL", "http://")),
         ({"INFLUXDB_URL": "http://localhost:none"}, ("INFLUXDB_URL", "http://")),
         ({"REDIS_HOST": "localhost", "REDIS_PORT": "x"}, ("REDIS_PORT", "'x'")),
+        ({"REDIS_HOST": "localhost", "REDIS_PORT": "9" * 5000}, ("REDIS_PORT", "'999")),
+        ({"TEST_OUTPUTS_PATH": "/tmp/" + "9" * 5000}, ("File name too long",)),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

@@ -32,7 +32,7 @@ def table_of(environ: Mapping[str, str], app: str) -> Mapping[str, Package]:
         return systems if table["app"] == app else {}
     except OSError as error:
         raise RunEnvironmentError(TABLE_VARIABLE, file, f"a file that can be read ({error.strerror})") from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RunEnvironmentError(TABLE_VARIABLE, file, f"a table of artifacts as JSON ({error})") from error
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remote_runner.errors import SourceError
+from remote_runner.errors import InventoryError, SourceError
 from remote_runner.inventory.sources.program import Asking
 from remote_runner.inventory.sources.source import AnsibleSource, Listing
+from remote_runner.inventory.yaml_tree import Node, Scalar, Sequence, parse_yaml
 
 _ENDINGS = (".yml", ".yaml", ".json")
 # Ansible's variable, what else it is called, our key.
@@ -29,6 +30,7 @@ _VARIABLES = (
 )
 _RANGE = re.compile(r"\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\]")
 _MOST_RANGE = 100_000
+_MOST_DIGITS = 18
 _OWN_GROUPS = ("all", "ungrouped")
 
 
@@ -147,7 +149,7 @@ def _from_json(text: str) -> dict[str, _Group]:
             name: _Group({host: {} for host in group.get("hosts", ())}, list(group.get("children", ())))
             for name, group in said.items()
         }
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise _Unreadable(f"ansible-inventory prints what is no inventory: {text.strip()[:200]!r}") from error
     groups.setdefault("all", _Group()).hosts |= {host: dict(own) for host, own in variables.items()}
     return groups
@@ -169,12 +171,10 @@ def _from_file(path: Path) -> dict[str, _Group]:
 
 
 def _from_yaml(text: str) -> dict[str, _Group]:
-    import yaml
-
     try:
-        top = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise _Unreadable(f"it is no YAML: {' '.join(str(error).split())[:300]}") from error
+        top = _plain(parse_yaml(text, "the file"))
+    except InventoryError as error:
+        raise _Unreadable(f"it is no YAML that can be read: {' '.join(str(error).split())[:300]}") from error
     groups: dict[str, _Group] = {}
 
     def mapping(value: Any, what: str) -> dict[str, Any]:
@@ -199,6 +199,14 @@ def _from_yaml(text: str) -> dict[str, _Group]:
     for name, value in mapping(top, "the file").items():
         take(name, value, 0)
     return groups
+
+
+def _plain(node: Node | None) -> Any:
+    if node is None or isinstance(node, Scalar):
+        return None if node is None or node.is_null else node.text
+    if isinstance(node, Sequence):
+        return [_plain(item) for item in node.items]
+    return {name: _plain(value) for name, value in node.items.items()}
 
 
 def _from_ini(text: str) -> dict[str, _Group]:
@@ -246,16 +254,23 @@ def _host_line(line: str, number: int) -> tuple[str, dict[str, Any]]:
 
 def _expand(pattern: str) -> list[str]:
     """The names that ranges in brackets mean: web[01:10], db-[a:c], n[0:8:2]."""
-    found = _RANGE.search(pattern)
-    if found is None:
-        return [pattern]
-    first, last, step = found[1], found[2], int(found[3] or 1)
-    if first.isdecimal() != last.isdecimal() or not step:
-        raise _Unreadable(f"{pattern} has no range")
+    names, end = [""], 0
+    for found in _RANGE.finditer(pattern):
+        numbers = _numbers(*found.groups())
+        if not 0 < len(numbers) * len(names) <= _MOST_RANGE:
+            raise _Unreadable(f"{pattern[:100]} has no range")
+        between = pattern[end : found.start()]
+        names = [f"{name}{between}{number}" for name in names for number in numbers]
+        end = found.end()
+    return [f"{name}{pattern[end:]}" for name in names]
+
+
+def _numbers(first: str, last: str, step: str | None) -> list[str]:
+    """Those of a range; none where it is no range, or one of too many."""
+    if first.isdecimal() != last.isdecimal() or max(map(len, (first, last, step or ""))) > _MOST_DIGITS:
+        return []
     low, high = (int(first), int(last)) if first.isdecimal() else (ord(first), ord(last))
-    if not 0 <= high - low < _MOST_RANGE:
-        raise _Unreadable(f"{pattern} has no range")
+    if high - low >= _MOST_RANGE or not int(step or 1):
+        return []
     width = len(first) if first.startswith("0") else 0
-    names = [str(n).zfill(width) if first.isdecimal() else chr(n) for n in range(low, high + 1, step)]
-    rest = _expand(pattern[found.end() :])
-    return [f"{pattern[: found.start()]}{name}{end}" for name in names for end in rest]
+    return [str(n).zfill(width) if first.isdecimal() else chr(n) for n in range(low, high + 1, int(step or 1))]

@@ -113,8 +113,8 @@ def _allocated(text: str) -> list[tuple[str, int]]:
 
 def count_ids(text: str) -> int:
     """How many numbers `0-3,8` means."""
-    bounds = (part.partition("-") for part in text.split(","))
-    return sum(int(last or first) - int(first) + 1 for first, _, last in bounds)
+    bounds = re.findall(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+    return sum(int(last or first) - int(first) + 1 for first, last in bounds)
 
 
 def fields_of(line: str) -> dict[str, str]:

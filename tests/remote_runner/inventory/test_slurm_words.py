@@ -65,6 +65,8 @@ def test_a_node_is_reached_by_a_step_or_by_ssh(connect: str, job: str) -> None:
 
 def test_scontrol_is_read() -> None:
     assert count_ids("0-3,8,10-11") == 7
+    assert count_ids("(null)") == 0
+    assert count_ids("9" * 5000)
     line = "NodeName=n1 State=DOWN* NodeAddr=192.0.2.1 ReqB:S:C:T=0:0:*:* Reason=Not responding [slurm@now]"
     assert fields_of(line) == {
         "NodeName": "n1",

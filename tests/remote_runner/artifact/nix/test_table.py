@@ -31,6 +31,7 @@ def test_a_table_says_the_packages_of_its_application(tmp_path: Path) -> None:
     "content",
     [
         "{",
+        "[" * 100_000,
         [],
         {"app": "node"},
         {"app": "node", "systems": []},
