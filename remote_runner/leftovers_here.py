@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -29,7 +28,9 @@ _LEAST_TEMP_AGE_S = 60.0  # between its making and its process
 # Files of the versions that kept control masters: KEY-NUMBER, the socket, and what else begins so.
 _MASTERS_FILE = re.compile(r"([0-9a-f]{12}-\d+)(?:\D.*)?")
 _LOG = re.compile(r"ssh-(\d+)-[0-9a-f]+\.log")
-_TEMP = re.compile(r"testground(?:-(\d+)-)?[A-Za-z0-9_]*")
+_TEMP = re.compile(r"(?:testground|remote-runner-demo)(?:-(\d+)-)?[A-Za-z0-9_]*")
+# Of a question to Nix or to a source of hosts, and of a build of the program for templates, that was killed.
+_ASIDE = ("question-*", "asking-*", "salloc-*", "template/new.*")
 
 
 class StaleKind(enum.Enum):
@@ -79,7 +80,8 @@ def list_stale(
             StaleKind.BROKER, (path for path in runtime.glob(f"{DIRECTORY}/*") if not is_listening(_place(path).socket))
         ),
         *_aged(StaleKind.OLDER, _of_older_versions(runtime)),
-        *_left_temporary(Path(environ.get("TMPDIR") or tempfile.gettempdir()), older_than_s),
+        *_left_temporary(Path(environ.get("TMPDIR") or "/tmp"), older_than_s),
+        *_aged(StaleKind.TEMP, (path for name in _ASIDE for path in cache.glob(name)), max(older_than_s, _DAY_S)),
         *(
             lock
             for lock in _aged(StaleKind.LOCK, runtime.glob("locks/*"), older_than_s)
@@ -148,10 +150,10 @@ def _of_older_versions(runtime: Path) -> Iterator[Path]:
 
 
 def _left_temporary(parent: Path, older_than_s: float) -> Iterator[Stale]:
-    """Instances' temporary directories whose run was killed: ours name its process, Testground's do not."""
+    """Temporary directories of killed instances and demos: ours name the process, Testground's do not."""
     ours: list[Path] = []
     others: list[Path] = []
-    for path in parent.glob("testground*"):
+    for path in (*parent.glob("testground*"), *parent.glob("remote-runner-demo-*")):
         with suppress(FileNotFoundError):
             found, status = _TEMP.fullmatch(path.name), path.lstat()
             if found and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import invoke
 
+from remote_runner.errors import DemoServerError
 from remote_runner.example import example_plan, testground_package
 from tasks.choose import positive
 from tasks.command_line.task import Failed, task
@@ -60,21 +63,36 @@ def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client
 @contextmanager
 def demo_plan(here: Plan) -> Iterator[Plan]:
     """The example plan in a directory of its own, with an inventory that lists the demo server as a host."""
-    import yaml
-
     from remote_runner.demo.server import DemoHost
 
-    example = example_plan()
-    with tempfile.TemporaryDirectory(prefix="remote-runner-demo-") as name:
-        directory = Path(name)
+    with ExitStack() as stack:
+        with _having_room():
+            made = tempfile.TemporaryDirectory(prefix=f"remote-runner-demo-{os.getpid()}-", ignore_cleanup_errors=True)
+            directory = Path(stack.enter_context(made))
         note("starting an ssh server on loopback as the second machine, named demo")
         with DemoHost(directory / "demo") as host:
-            shutil.copyfile(example / "manifest.toml", directory / "manifest.toml")
-            for package in (example / "node", testground_package()):
-                shutil.copytree(package, directory / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-            inventory = yaml.safe_load((example / "inventory.yaml").read_text(encoding="utf-8"))
-            inventory["app"]["builder"] = "command"  # it needs no Nix
-            inventory["hosts"] = {"localhost": None, "demo": host.inventory_entry()}
-            (directory / "inventory.yaml").write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
+            with _having_room():
+                _copy_example(directory, host.inventory_entry())
             yield replace(here, directory=directory, is_plan=True)
-        shutil.rmtree(directory / "demo", ignore_errors=True)
+
+
+def _copy_example(directory: Path, demo: Mapping[str, Any]) -> None:
+    import yaml
+
+    example = example_plan()
+    shutil.copyfile(example / "manifest.toml", directory / "manifest.toml")
+    for package in (example / "node", testground_package()):
+        shutil.copytree(package, directory / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    inventory = yaml.safe_load((example / "inventory.yaml").read_text(encoding="utf-8"))
+    inventory["app"]["builder"] = "command"  # it needs no Nix
+    inventory["hosts"] = {"localhost": None, "demo": demo}
+    (directory / "inventory.yaml").write_text(yaml.safe_dump(inventory, sort_keys=False), encoding="utf-8")
+
+
+@contextmanager
+def _having_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"the demo's directory cannot be made: {error.strerror or error}"
+        raise DemoServerError(problem, next_step="set TMPDIR to a directory with room") from error

@@ -329,7 +329,8 @@ def _temp_directory(parent: Path | None) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f"testground-{os.getpid()}-", dir=parent))
     except OSError as error:
-        problem = f"{parent or tempfile.gettempdir()}: no directory can be made in it: {error.strerror}"
+        where = parent or os.environ.get("TMPDIR") or "/tmp"  # gettempdir() fails where all are full
+        problem = f"{where}: no directory can be made in it: {error.strerror}"
         raise LocalExecError(problem, next_step="set TMPDIR to a directory with room") from error
 
 

@@ -52,6 +52,9 @@ from remote_runner.truth.observation import RunOn, Seat
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
+# Digits of an instance's number.
+_LONGEST_NUMBER = 9
+
 # What `on_unreachable` is about; a refused login or a changed host key needs attention.
 UNREACHABLE = (
     HostUnresolvedError,
@@ -184,18 +187,19 @@ class _Instance:
         self._shared = shared
         self._stop = stop
         self._reporter = reporter
+        name = runenv.outputs_path.name
+        number = int(name) if name.isdecimal() and len(name) <= _LONGEST_NUMBER else None
         self._record = Record(
-            instance_id(runenv.run, runenv.group_id, runenv.outputs_path.name),
+            instance_id(runenv.run, runenv.group_id, name),
             plan=runenv.plan,
             case=runenv.case,
             run=runenv.run,
             group=runenv.group_id,
-            index=int(runenv.outputs_path.name) if runenv.outputs_path.name.isdecimal() else None,
+            index=number,
         )
         self._clock = StepClock(self._record, reporter.step)
-        index = runenv.outputs_path.name
         self._left_there = ""
-        self._who = f"{runenv.group_id}[{int(index):03d}]" if index.isdecimal() else runenv.group_id
+        self._who = runenv.group_id if number is None else f"{runenv.group_id}[{number:03d}]"
 
     async def run(self) -> int:
         """Every step in turn; raises what stopped one."""
@@ -394,15 +398,16 @@ class _Instance:
         self._shared.tell(Moved(entry.name, "fetch", self._who, is_over=True))
         fetched_s = time.monotonic()
         self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
-        kept = error is not None
+        kept, problem = error is not None, None
         self._begins("clean")
         try:
             await steps.clean(run, keep=kept)
-        except RemoteRunnerError as failed:
-            kept, error = True, error or failed
+        except RemoteRunnerError as failed:  # which is no part of the result: that is here
+            kept, problem = True, failed
+            self._reporter.message(f"clean: {failed}")
         if not kept:
             self._left_there = ""
-        self._step("clean", fetched_s, time.monotonic(), "kept there" if kept else "nothing left there")
+        self._step("clean", fetched_s, time.monotonic(), "kept there" if kept else "nothing left there", problem)
         return _Ended(exited, outputs, error)
 
     def _step(

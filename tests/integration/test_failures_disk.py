@@ -253,6 +253,19 @@ def test_a_full_disk_here_names_the_place_and_what_to_do(failing_plan: FailingPl
     ended.failure(str(full), "No space left on device", "next: ")
 
 
+def test_what_cannot_be_removed_there_replaces_no_result(failing_plan: FailingPlan) -> None:
+    need("netns")  # mounting
+    failing_plan.write_application(APPLICATION.replace("#!/bin/sh", '#!/bin/sh\nmount -t tmpfs none "$TEST_TEMP_PATH"'))
+    ended = failing_plan.run()
+    (left,) = failing_plan.far_runs()
+    subprocess.run(["umount", failing_plan.far / "runs" / left / "tmp"], check=True)
+    assert ended.status == 0, ended
+    (words,) = [message for message in ended.messages if message.startswith("clean: ")]
+    assert "cannot be removed there" in words
+    assert f"fab clean -H localhost --run {left}" in words
+    assert failing_plan.record()["outcome"] == "ok"
+
+
 def test_an_outputs_directory_that_is_a_file(failing_plan: FailingPlan) -> None:
     failing_plan.outputs.rmdir()
     failing_plan.outputs.write_text("in the way\n")

@@ -231,15 +231,23 @@ def test_a_broker_that_takes_instances_stays_and_a_dead_one_goes(plan: PlanDirec
     assert all(path.exists() for path in stays[1:])
 
 
-def test_temporary_directories_of_killed_runs_go(plan: PlanDirectory, temporary: Path) -> None:
+def test_temporary_directories_of_killed_processes_go(
+    plan: PlanDirectory, controller: Controller, temporary: Path
+) -> None:
     gone_process = subprocess.Popen(["true"])
     gone_process.wait()
     gone = [temporary / f"testground-{gone_process.pid}-abcd", temporary / "testground123"]
+    gone += [temporary / f"remote-runner-demo-{gone_process.pid}-abcd"]
     stays = [temporary / name for name in (f"testground-{os.getpid()}-abcd", "testground456", "testground789", "other")]
+    stays += [temporary / f"remote-runner-demo-{os.getpid()}-abcd", temporary / f"testground-{'9' * 200}-abcd"]
     for path in (*gone, *stays):
         path.mkdir()
         (path / "file").write_text("x")
         aged(path, 120.0)
+    for name in ("question-abcd", "asking-abcd", "salloc-abcd", "template/new.abcd"):
+        for path, age_h in ((controller.cache / name, 25), (controller.cache / f"{name}e", 1)):
+            path.mkdir(parents=True)
+            (gone if age_h == 25 else stays).append(aged(path, age_h * 3600.0))
     aged(stays[2], 0.0)
     user = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "TEST_TEMP_PATH": str(stays[1])})
     try:
