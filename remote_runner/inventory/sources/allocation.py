@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, SourceError
@@ -82,11 +83,9 @@ class Allocation:
         if not lock.try_acquire():
             return False
         with lock:
-            try:
-                values = json.loads(self.record.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            if not self.record.exists():
                 return True  # none was made
-            variables = {**environ, **values.get("environ", {})}
+            variables = {**environ, **_recorded(self.record, "environ", {})}
             SlurmPrograms("slurm", variables).ask("scancel", f"--name={self.name}")
             for file in (self.record, self.record.with_suffix(".ended")):
                 file.unlink(missing_ok=True)
@@ -96,9 +95,17 @@ class Allocation:
 def left_allocations(controller: Controller) -> Iterator[tuple[Allocation, float, str]]:
     """Those that have a record, each with its age in seconds and its run."""
     for record in sorted((controller.cache / "allocations").glob("*.json")):
-        with suppress(OSError, ValueError):
-            run = str(json.loads(record.read_text(encoding="utf-8")).get("run", ""))
-            yield Allocation(controller, record.stem), max(0.0, time.time() - record.stat().st_mtime), run
+        with suppress(FileNotFoundError):  # another process gives it back
+            age_s = max(0.0, time.time() - record.stat().st_mtime)
+            yield Allocation(controller, record.stem), age_s, str(_recorded(record, "run", ""))
+
+
+def _recorded(record: Path, key: str, default: Any) -> Any:
+    """A value of an allocation's record. The job is known by the record's name, also where that was cut off."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, LookupError, TypeError):
+        return default
 
 
 def allocate(source: SlurmSource, asking: Asking, run_id: str) -> str:
@@ -182,8 +189,8 @@ def _waiting(slurm: SlurmPrograms, name: str, said: str) -> str:
         line = slurm.ask("squeue", "-h", "-t", "PD", f"--name={name}", "-o", "%i|%P|%r|%S|%Q").strip()
         job, partition, reason, expected, priority = line.splitlines()[0].split("|")
         queue = slurm.ask("squeue", "-h", "-t", "PD", f"--partition={partition}", "-o", "%Q").split()
+        place = position([int(one) for one in queue], int(priority))
     except (SourceError, ValueError, IndexError):
         return said or "Slurm has not answered yet"
-    place = position([int(one) for one in queue], int(priority))
     when = "" if expected == "N/A" else f", expected to start at {expected}"
     return f"job {job} waits in partition {partition}, at place {place} of {len(queue)} ({reason}){when}"

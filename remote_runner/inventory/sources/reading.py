@@ -93,6 +93,8 @@ def _is_there(sources: Sequence[Source], asking: Asking, run_id: str) -> bool:
         return "failure" in json.loads(_kept_file(sources, asking, run_id).read_bytes())
     except FileNotFoundError:
         return False
+    except ValueError:
+        return True  # it was cut off, as whoever reads it tells
 
 
 def _outcome(sources: Sequence[Source], asking: Asking, run_id: str) -> dict[str, object]:
