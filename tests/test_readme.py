@@ -50,6 +50,17 @@ def test_the_files_it_names_are_there(document: str) -> None:
         )  # make bench makes it
 
 
+@pytest.mark.parametrize("document", ["SECURITY.md", "docs/faults.md"])
+def test_the_tests_behind_its_promises_are_there(document: str) -> None:
+    """Below tests/, as SECURITY.md says."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    below = ("", "tests/", "tests/remote_runner/", "agent/internal/")
+    named = re.findall(r"`([\w/]*(?:test_\w+\.py|\w+_test\.go))`", text)
+    assert len(named) >= 10
+    for name in named:
+        assert any((ROOT / place / name).exists() for place in below), f"{document} names {name}"
+
+
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_its_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s:]+)[^):]*\)", page.read_text(encoding="utf-8")):

@@ -6,6 +6,7 @@ One run for each host has a group of one instance for each behaviour; a test loo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -310,3 +311,5 @@ def test_the_summary_tells_what_was_left_out_of_the_outputs(tmp_path: Path, mach
     (line,) = (line for line in f"{done.stdout}{done.stderr}".splitlines() if line.startswith("single[000]: left out"))
     assert "pipe1" in line
     assert line.endswith("; and 1 more")
+    (record,) = plan.directory.glob("outputs/local_exec/script/*/single/0/remote-runner.json")
+    assert sorted(json.loads(record.read_text())["left_out"]) == [f"pipe{n}: is a named pipe" for n in range(1, 7)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.hosts import Keys, UserSshd
 from tests.integration.failing import APPLICATION, FailingPlan
 from tests.integration.runs import Machine, Plan, localhost
 from tests.integration.ways import DIRECT, LAUNCHER, instance_argv
+from tests.needs import need
 
 SECRET = "s3cret'value-of-this-test"
 HOSTILE = "\x1b]0;title\x07\x1b[2J\u009b31m"
@@ -66,6 +69,25 @@ def test_a_secret_is_in_no_command_line_no_message_and_no_file(
     (broker,) = brokers(failing_plan.controller.runtime)
     assert SECRET.encode() not in Path(f"/proc/{broker}/environ").read_bytes()
     assert re.search(r"Max core file size +0 ", Path(f"/proc/{broker}/limits").read_text(encoding="ascii"))
+
+
+# Becomes a user whose own processes may look into it, and then what the broker makes of itself.
+LOOKED_INTO = """
+import ctypes, os
+from remote_runner.broker.service import _keep_memory_private
+os.setuid(4242)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+before = os.stat("/proc/self/environ").st_uid
+_keep_memory_private()
+print(before, os.stat("/proc/self/environ").st_uid)
+"""
+
+
+def test_no_other_process_of_the_user_looks_into_the_broker() -> None:
+    """That it does so when it starts is seen above: with this goes its core file."""
+    need("netns")  # only root becomes another user
+    said = subprocess.run([sys.executable, "-c", LOOKED_INTO], stdout=subprocess.PIPE, check=True).stdout
+    assert said.split() == [b"4242", b"0"]
 
 
 def test_a_secret_in_the_words_of_a_build_is_masked(failing_plan: FailingPlan) -> None:

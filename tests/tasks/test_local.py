@@ -39,3 +39,5 @@ def test_dry_run_names_the_runs_in_their_order_and_starts_none(plan: PlanDirecto
     assert not (plan.path / "outputs").exists()
     only = plan.ok("local.composition", "-f", "composition.toml", "--run-ids", "two", "--dry-run")
     assert [run["run"] for run in only.data] == ["two"]
+    picked = plan.ok("local.composition", "-f", "composition.toml", "--run-ids", "two,one", "--dry-run")
+    assert [run["run"] for run in picked.data] == ["two", "one"]

@@ -277,6 +277,8 @@ def test_what_is_left_out_of_the_outputs_is_told(hosts_plan: PlanDirectory) -> N
     fetched = hosts_plan.ok("fetch", "--run", ran.words.split()[1], "--outputs", "again")
     for words in (ran.words, fetched.words):
         assert all(f"dex: left out: {name}: " in words for name in ("a-pipe", "a-link", "remote-runner.mine"))
+    again = hosts_plan.ok("fetch", "--run", ran.words.split()[1], "--outputs", "third", "--json")
+    assert "a-pipe: is a named pipe" in again.data[0]["left_out"]
 
 
 def test_long_lines_pass_as_they_are(hosts_plan: PlanDirectory) -> None:

@@ -196,6 +196,12 @@ One = "kept as it is"
     assert run.warnings[: len(told)] == composition.warnings
 
 
+def test_runs_are_read_in_any_case() -> None:
+    text = _runs(("two", 2)).replace("[[runs]]\nid", "[[Runs]]\nID").replace("[[runs.groups]]", "[[Runs.Groups]]")
+    (run,) = plan_runs(_composition(text), _MANIFEST)
+    assert (run.name, [(group.id, group.instances) for group in run.groups]) == ("two", [("servers", 2)])
+
+
 def test_a_group_of_no_instances_runs_beside_others() -> None:
     text = (
         _TEXT.replace("total_instances = 4", "")
@@ -231,6 +237,12 @@ def test_odd_compositions_that_testground_accepts_are_accepted() -> None:
         ("", ".", 2),
         ("/a/b", "a/b", 2),
     ]
+
+
+def test_a_share_of_more_than_all_is_accepted() -> None:
+    text = _TEXT.replace("total_instances = 4", "total_instances = 2").replace("percentage = 0.75", "percentage = 1.2")
+    (run,) = plan_runs(_composition(text.replace("count = 1", "count = 0")), _MANIFEST)
+    assert [group.instances for group in run.groups] == [0, 2]
 
 
 def test_the_daemon_names_a_plan_without_slashes() -> None:
