@@ -152,7 +152,7 @@ TYPED: list[tuple[str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("line", "words"), TYPED, ids=[line for line, _ in TYPED])
+@pytest.mark.parametrize(("line", "words"), TYPED, ids=[line[:80] for line, _ in TYPED])
 def test_what_is_typed_wrong_is_told_in_a_message(plan: PlanDirectory, line: str, words: tuple[str, ...]) -> None:
     plan.write("broken.toml", "[global\n")
     plan.write("composition.toml", COMPOSITION)
