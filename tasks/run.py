@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import invoke
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.transports.login import run_in_terminal
-from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.job import Job, Window
 from remote_runner.connection.verbs.run import Exited, Run
 from remote_runner.errors import HostError, RemoteRunnerError
 from remote_runner.instance import steps
@@ -29,6 +28,7 @@ from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
 from tasks.command_line.input import Input
 from tasks.command_line.task import Failed, task
+from tasks.command_line.terminal import handed_to, window
 from tasks.fetch import say_left_out
 from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
@@ -45,8 +45,7 @@ _R = TypeVar("_R")
     takes_command=True,
     help={
         "host": "a host's name, a glob or @label; as often as needed (fab -H does the same)",
-        "tty": "give the command this terminal, by an ssh of its own: no supervision, forwards or outputs; one host, "
-        "where ps shows the inventory's variables (those of secret_env are left out)",
+        "tty": "give the command this terminal; for one host",
         "keep": "leave the run's directory on the host as well, for `fab fetch --run ID`",
         "outputs": "directory for the outputs, below it ID/HOST (default: outputs/run here)",
         "json": "print the outcome as JSON on stdout; what the command prints goes to stderr then",
@@ -64,9 +63,6 @@ def run(
 ) -> None:
     """Run the command behind -- on hosts, with this stdin; what it leaves in $TEST_OUTPUTS_PATH comes home."""
     plan = Plan.here()
-    given = {"--keep": keep, "--outputs": outputs, "--json": json, "--dry-run": dry_run}
-    if tty and (refused := [option for option, value in given.items() if value]):
-        raise Failed(f"run: --tty does not go with {' and '.join(refused)}; leave one of them out")
     command = tuple(c.config["typed_command"])
     if not command:
         raise Failed("run: give a command behind --, for example: fab run --host localhost -- uname -a")
@@ -74,16 +70,16 @@ def run(
     if meant := next((word for word in command if word in SHELL_WORDS), None):
         line = shlex.quote(" ".join(command))
         say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- sh -c {line}")
-    if tty:
-        raise Failed(None, at_terminal(plan, entries, command))
+    terminal = _terminal_for(entries) if tty else None
     run_id = new_run_id()
+    jobs = [planned_job(plan, entry, run_id, command, terminal) for entry in entries]
     if dry_run:
-        show_json([_planned(entry, planned_job(plan, entry, run_id, command), keep) for entry in entries])
+        show_json([_planned(entry, job, keep) for entry, job in zip(entries, jobs, strict=True)])
         return
     base = (Path(outputs) if outputs else plan.directory / "outputs" / "run") / run_id
     note(f"run {run_id} on {', '.join(entry.name for entry in entries)}")
     note_run(plan.controller, KeptRun(run_id, tuple(entry.name for entry in entries)))
-    results = plan.run(_run_all(plan, entries, run_id, command, base, keep=keep, json=json))
+    results = plan.run(_run_all(plan, entries, jobs, base, keep=keep, json=json))
     if json:
         show_json([_outcome(entry, result, run_id) for entry, result in zip(entries, results, strict=True)])
     raise_failed(entries, results)
@@ -91,20 +87,6 @@ def run(
     worst = max(result.exited.exit_status for result in ended)
     if worst or any(result.error is not None or result.exited.reason != "ended" for result in ended):
         raise Failed(None, worst or 1)
-
-
-def at_terminal(plan: Plan, entries: Sequence[HostEntry], command: tuple[str, ...]) -> int:
-    """Run the command on the one host in this terminal; its exit status. Raises `Failed` where that has none."""
-    (entry, *others) = entries
-    if others or entry.connect is not None or entry.job:
-        by = "a step of Slurm's" if entry.job else "a command (connect.command)"
-        what = "several hosts" if others else f"{entry.name} is reached by {by}"
-        raise Failed(f"run: --tty: {what}; a terminal is for one host that ssh reaches")
-    # They stand on command lines, which ps shows.
-    variables = {name: value for name, value in entry.env if name not in entry.secret_env}
-    if hidden := [name for name, _ in entry.env if name in entry.secret_env]:
-        say(f"{entry.name}: the command is not given {', '.join(hidden)} (secret_env): with --tty ps would show it")
-    return run_in_terminal(entry.ssh, command, variables, plan.controller, plan.environ)
 
 
 @dataclass(frozen=True)
@@ -119,9 +101,20 @@ class RanThere:
     kept: bool
 
 
-def planned_job(plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, ...]) -> Job:
+def _terminal_for(entries: Sequence[HostEntry]) -> Window:
+    if len(entries) > 1:
+        raise Failed("run: --tty: several hosts; a terminal is for one")
+    if not os.isatty(0):
+        raise Failed("run: --tty: standard input is no terminal; leave --tty out, or type the line at one")
+    return window()
+
+
+def planned_job(
+    plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, ...], terminal: Window | None = None
+) -> Job:
     """What a host is told to run; the forwards' variables are added when they are open."""
-    given = {"REMOTE_RUNNER_HOST": entry.name, **dict(entry.env)}
+    kind = {"TERM": plan.environ["TERM"]} if terminal and "TERM" in plan.environ else {}
+    given = {"REMOTE_RUNNER_HOST": entry.name, **kind, **dict(entry.env)}
     return Job(
         instance_id=run_id,
         argv=command,
@@ -130,6 +123,7 @@ def planned_job(plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, .
         run_s=entry.timeouts.run_s,
         fetch_s=entry.timeouts.fetch_s,
         outputs_limit_bytes=entry.outputs_limit_bytes,
+        terminal=terminal,
         cut_lines=False,  # nothing here has a limit for lines
         record={"run": run_id, "command": command[0]},
     )
@@ -143,8 +137,7 @@ def _planned(entry: HostEntry, job: Job, keep: bool) -> dict[str, object]:
 async def _run_all(
     plan: Plan,
     entries: Sequence[HostEntry],
-    run_id: str,
-    command: tuple[str, ...],
+    jobs: Sequence[Job],
     base: Path,
     *,
     keep: bool,
@@ -156,16 +149,18 @@ async def _run_all(
         screen = Screen(stop, results=json)
 
         given = Input(entry.name for entry in entries)
+        job_of = {entry.name: job for entry, job in zip(entries, jobs, strict=True)}
 
         async def run_there(entry: HostEntry) -> RanThere:
             streams = screen.streams(f"{entry.name}: " if len(entries) > 1 else "")
-            job = planned_job(plan, entry, run_id, command)
             try:
-                result = await _run_there(plan, shared, entry, job, given, streams, base / entry.name, stop, keep=keep)
+                result = await _run_there(
+                    plan, shared, entry, job_of[entry.name], given, streams, base / entry.name, stop, keep=keep
+                )
             finally:
                 given.forget(entry.name)
             await screen.flush()
-            (say if result.error else note)(_told(entry, result, run_id))
+            (say if result.error else note)(_told(entry, result, job_of[entry.name].instance_id))
             say_left_out(entry.name, result.report)
             return result
 
@@ -198,7 +193,8 @@ async def _run_there(
         DISPLAY.tell(Began(entry.name, "run", entry.name))
         stdout, stderr = streams
         try:
-            exited = await steps.follow(started, stdout.feed, stderr.feed, stop)
+            with handed_to(started, stop) if job.terminal else nullcontext():
+                exited = await steps.follow(started, stdout.feed, stderr.feed, stop)
         finally:
             feeding.cancel()
             await stdout.close()
@@ -254,8 +250,8 @@ def _stopped_by_signals(stop: Cancellation) -> Iterator[None]:
         for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        stop.cancel(f"somebody here ended it ({came.name})")  # which gives a terminal back before this is said
         say("stopping the command; its outputs come home (again: end at once, the host then stops it by itself)")
-        stop.cancel(f"somebody here ended it ({came.name})")
 
     for number in numbers:
         loop.add_signal_handler(number, end, number)

@@ -34,6 +34,7 @@ type Spec struct {
 	Stdin, Stdout, Stderr int                        // descriptors, all of them needed
 	Marker                string                     // of a run; what it leaves behind is found by EndRun. Empty: a command, which may leave something
 	Exited                func()                     // called when it has ended; must not block
+	Terminal              bool                       // Stdin is a terminal, which becomes the one that the process controls
 	Adapt                 func(*syscall.SysProcAttr) // how else it is started: namespaces
 }
 
@@ -178,6 +179,7 @@ func (k *Keeper) forkOne(spec Spec) (*Process, error) {
 		Files: []uintptr{uintptr(spec.Stdin), uintptr(spec.Stdout), uintptr(spec.Stderr)},
 		Sys:   systemAttributes(),
 	}
+	attributes.Sys.Setctty = spec.Terminal
 	if spec.Adapt != nil {
 		spec.Adapt(attributes.Sys)
 	}

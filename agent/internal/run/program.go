@@ -123,6 +123,9 @@ func formatOf(head []byte) string {
 
 // explain tells why a program did not start.
 func explain(err error, program Program) error {
+	if told := (*wire.Failure)(nil); errors.As(err, &told) {
+		return err
+	}
 	problem := program.place.NotStarted(err)
 	switch {
 	case problem != "":

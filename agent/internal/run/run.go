@@ -69,6 +69,7 @@ type request struct {
 	SetTmpdir   bool              `json:"set_tmpdir"`
 	SetHostname bool              `json:"set_hostname"`
 	CutLines    bool              `json:"cut_lines"`
+	Terminal    *window           `json:"terminal"`
 
 	argv, given []string
 }
@@ -210,7 +211,7 @@ type application struct {
 	exited    context.Context // over when the process has ended
 	exit      context.CancelFunc
 	stdin     *os.File // nil when it is empty
-	pumps     [2]*pump // stdout, stderr
+	pumps     [2]*pump // stdout, stderr; a terminal has no stderr
 
 	mu     sync.Mutex
 	reason string // why it was told to end
@@ -248,17 +249,15 @@ func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, 
 		keeper: s.Processes, stream: stream, directory: directory, program: program, grace: seconds(r.GraceS),
 	}
 	a.exited, a.exit = context.WithCancel(context.Background())
-	theirs, err := a.openStreams(r)
+	spec := process.Spec{Env: env, Dir: directory.Temp(), Marker: marker, Exited: a.exit}
+	theirs, err := a.openStreams(r, &spec)
 	defer func() {
 		for _, file := range theirs {
 			syscall.Close(file)
 		}
 	}()
 	if err == nil {
-		a.process, err = startProgram(s.Processes, program, process.Spec{
-			Env: env, Dir: directory.Temp(), Marker: marker, Exited: a.exit,
-			Stdin: theirs[0], Stdout: theirs[1], Stderr: theirs[2],
-		})
+		a.process, err = startProgram(s.Processes, program, spec)
 	}
 	if err != nil {
 		a.exit()
@@ -278,7 +277,16 @@ func secret() string {
 	return hex.EncodeToString(bytes[:])
 }
 
-func (a *application) openStreams(r request) (theirs []int, err error) {
+// openStreams makes the streams of an application that is started by spec: theirs are its ends, to be closed here.
+func (a *application) openStreams(r request, spec *process.Spec) (theirs []int, err error) {
+	if r.Terminal != nil {
+		file, err := a.openTerminal(*r.Terminal)
+		if err != nil {
+			return nil, wire.Fail("terminal", "%v", err)
+		}
+		spec.Terminal, spec.Stdin, spec.Stdout, spec.Stderr = true, file, file, file
+		return []int{file}, nil
+	}
 	if r.Stdin {
 		var file int
 		if file, a.stdin, err = pipe(); err != nil {
@@ -303,6 +311,7 @@ func (a *application) openStreams(r request) (theirs []int, err error) {
 		}
 		theirs = append(theirs, file)
 	}
+	spec.Stdin, spec.Stdout, spec.Stderr = theirs[0], theirs[1], theirs[2]
 	return theirs, nil
 }
 
@@ -323,7 +332,11 @@ func (a *application) follow(r request) {
 		"directory": string(a.directory), "outputs": a.directory.Outputs(), "pid": a.process.PID,
 	}})
 	var pumping sync.WaitGroup
-	for _, each := range a.pumps {
+	for i, each := range a.pumps {
+		if each == nil {
+			_ = a.stream.Writer(byte(laneStdout+i), false).Close()
+			continue
+		}
 		pumping.Add(1)
 		go func(p *pump) {
 			defer pumping.Done()
@@ -343,7 +356,9 @@ func (a *application) follow(r request) {
 		a.stdin.Close()
 	}
 	for _, pump := range a.pumps {
-		pump.finish()
+		if pump != nil {
+			pump.finish()
+		}
 	}
 	pumping.Wait()
 	status := a.process.Status()
@@ -387,8 +402,17 @@ func (a *application) listen() {
 			<-a.exited.Done()
 			break
 		}
-		var word struct{ Stop *string }
-		if message.Decode(&word) == nil && word.Stop != nil {
+		var word struct {
+			Stop   *string
+			Window *window
+		}
+		if message.Decode(&word) != nil {
+			continue
+		}
+		if word.Window != nil {
+			a.resize(*word.Window)
+		}
+		if word.Stop != nil {
 			a.end("stop")
 		}
 	}
@@ -411,6 +435,9 @@ func (a *application) end(reason string) {
 		return
 	}
 	a.reason = reason
+	if a.hasTerminal() {
+		a.process.Signal(syscall.SIGHUP) // an interactive shell ignores TERM
+	}
 	a.process.Signal(syscall.SIGTERM)
 	a.kill = time.AfterFunc(a.grace, func() {
 		a.mu.Lock()

@@ -32,16 +32,25 @@ func newPump(to io.WriteCloser, kept string) (p *pump, theirs int, err error) {
 	if err != nil {
 		return nil, -1, err
 	}
-	p = &pump{file: polled(ends[0]), to: to}
-	if p.raw, err = p.file.SyscallConn(); err != nil {
+	if p, err = pumpFrom(ends[0], to); err != nil {
 		syscall.Close(ends[1])
-		p.file.Close()
 		return nil, -1, err
 	}
 	if kept != "" {
 		p.guard = newLineGuard(kept, p.write)
 	}
 	return p, ends[1], nil
+}
+
+// pumpFrom carries what comes from our end, which it owns.
+func pumpFrom(end int, to io.WriteCloser) (*pump, error) {
+	p := &pump{file: polled(end), to: to}
+	var err error
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.file.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // run ends when nobody holds the other end any more, or all is read that was there at finish.
@@ -130,7 +139,7 @@ func (p *pump) write(data []byte) {
 }
 
 func (p *pump) cutLines() int {
-	if p.guard == nil {
+	if p == nil || p.guard == nil {
 		return 0
 	}
 	return p.guard.cutLines

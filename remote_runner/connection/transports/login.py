@@ -6,10 +6,9 @@ It is the master that the user's configuration names (ControlPath), or else one 
 from __future__ import annotations
 
 import hashlib
-import shlex
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from remote_runner.connection.transports.openssh import (
     find_ssh,
     login_argv,
     ssh_environment,
-    terminal_argv,
 )
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, SshFailedError
@@ -78,26 +76,6 @@ def open_login(target: SshTarget, controller: Controller, environ: Mapping[str, 
     if status != 0:
         raise SshFailedError(target.name, f"ssh ended with status {status}", next_step="see what it says above")
     return True
-
-
-def run_in_terminal(
-    target: SshTarget | None,
-    command: Sequence[str],
-    variables: Mapping[str, str],
-    controller: Controller,
-    environ: Mapping[str, str],
-) -> int:
-    """Run a command there (here, without a target) in this process's terminal, which an ssh hands it; its exit status.
-
-    255 is ssh's own, which has told the terminal why.
-    """
-    given = ssh_environment(environ, Account.here(environ))
-    words = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
-    if target is not None:
-        socket = login_socket(target, controller, environ)
-        words = terminal_argv(find_ssh(given), target, socket if is_listening(socket) else None, shlex.join(words))
-    status = run_at_terminal(words, given if target else environ)
-    return 128 - status if status < 0 else status
 
 
 def _persist_s(config: SshConfig) -> int:

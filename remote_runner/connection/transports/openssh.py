@@ -170,13 +170,6 @@ def login_argv(ssh: str, target: SshTarget, socket: Path, *, persist_s: int) -> 
     return [*words, *_target_words(target), "--", target.host]
 
 
-def terminal_argv(ssh: str, target: SshTarget, socket: Path | None, command: str) -> list[str]:
-    """argv of an ssh that gives a command on the host the terminal, through a master where there is one."""
-    needed = {"ClearAllForwardings": "yes", "RemoteCommand": "none", "PermitLocalCommand": "no", "Tunnel": "no"}
-    master = [] if socket is None else ["-S", escape_percent(str(socket))]
-    return [ssh, *master, "-t", *_options(needed.items()), *_target_words(target), "--", target.host, command]
-
-
 def _options(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [word for key, value in pairs for word in ("-o", f"{key}={value}")]
 

@@ -95,6 +95,13 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
             f"cannot make a run's directory: {words(closed.text)}",
             next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
         )
+    if closed.kind == "terminal":
+        return HostError(
+            host,
+            "programs there cannot be given a terminal",
+            stderr=words(closed.text),
+            next_step="leave --tty out, or use ssh -t by hand",
+        )
     return fault(host, closed)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from remote_runner.connection.verbs.far_artifact import FarArtifact
 from remote_runner.errors import JobError
@@ -16,6 +16,13 @@ from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 # A request is one frame (docs/protocol.md, "Frames"); its head takes some of it.
 _MOST_BYTES = (1 << 20) - (64 << 10)
+
+
+class Window(NamedTuple):
+    """The size of a terminal, in characters."""
+
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Job:
     pass_through: names whose value is the host's own (where `environment` does not have them).
     grace_s: between TERM and KILL. start_s, run_s, fetch_s: how long to wait for the start, the end (then it is
         stopped), the outputs, of which `outputs_limit_bytes` are taken at most.
+    terminal: the size of the terminal that it gets for its three streams; what it prints is all stdout then.
     cut_lines: whether the agent shortens lines that would end Testground's reading (and keeps them whole).
     record: further lines of the run's record on the host.
 
@@ -45,6 +53,7 @@ class Job:
     run_s: float | None = None
     fetch_s: float = 300.0
     outputs_limit_bytes: int = DEFAULT_LIMIT_BYTES
+    terminal: Window | None = None
     cut_lines: bool = True
     record: Mapping[str, str] = field(default_factory=dict)
     _fields: list[bytes] = field(init=False, repr=False, compare=False)
@@ -90,6 +99,7 @@ class Job:
             "set_hostname": "HOSTNAME" not in self.environment,
             "outputs_limit": self.outputs_limit_bytes,
             "cut_lines": self.cut_lines,
+            **({"terminal": self.terminal._asdict()} if self.terminal else {}),
         }
         return head, self._fields
 

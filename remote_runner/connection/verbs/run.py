@@ -13,7 +13,7 @@ from remote_runner.cancellation import Cancellation
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.command import STDERR_LANE, STDIN_LANE, STDOUT_LANE, status_of
-from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.job import Job, Window
 from remote_runner.connection.verbs.said import nonsense, part, real, whole, words
 from remote_runner.connection.verbs.taking import Allowance, Source, take_outputs
 from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError, SupervisorLostError
@@ -200,6 +200,11 @@ class Run:
 
     async def end_stdin(self) -> None:
         await self._stream.end(STDIN_LANE)
+
+    async def resize(self, window: Window) -> None:
+        """Tell the application's terminal its new size."""
+        with suppress(StreamClosed, HostLostError):  # `follow` tells why
+            await self._stream.send({"window": window._asdict()})
 
     async def close(self) -> None:
         """Let go of it: what still runs is ended, and its directory stays."""
