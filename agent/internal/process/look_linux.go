@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 )
 
@@ -35,57 +35,117 @@ const ticksPerSecond = 100
 
 var pageSize = int64(os.Getpagesize())
 
-// looks lets those who ask at the same time share one look at all processes: reading 1,000 of them takes 10 ms.
-type looks struct {
-	turn sync.Mutex // held by who looks
-	mu   sync.Mutex
-	next *look // has not begun
-}
-
-type look struct {
-	once  sync.Once
-	found []seen
-}
-
-// take returns all processes (zombies are none) as they are at some moment after the call.
-func (l *looks) take() []seen {
-	l.mu.Lock()
-	if l.next == nil {
-		l.next = &look{}
-	}
-	mine := l.next
-	l.mu.Unlock()
-	l.turn.Lock()
-	defer l.turn.Unlock()
-	mine.once.Do(func() {
-		l.mu.Lock()
-		l.next = nil
-		l.mu.Unlock()
-		mine.found = all()
-	})
-	return mine.found
-}
-
-func all() []seen { return shown(pids()) }
-
-func shown(pids []int) []seen {
-	found := make([]seen, 0, len(pids))
+// see is what /proc shows of a process, false where it has ended (zombies have).
+func see(pid int) (seen, bool) {
 	var buffer [1024]byte
-	for _, pid := range pids {
-		text := readProc(pid, "stat", buffer[:])
-		// The second field is the name in parentheses, which may hold anything.
-		text = text[bytes.LastIndexByte(text, ')')+1:]
-		if len(text) < 2 || text[1] == 'Z' || text[1] == 'X' {
-			continue
+	text := readProc(pid, "stat", buffer[:])
+	// The second field is the name in parentheses, which may hold anything.
+	text = text[bytes.LastIndexByte(text, ')')+1:]
+	if len(text) < 2 || text[1] == 'Z' || text[1] == 'X' {
+		return seen{}, false
+	}
+	// By number as in proc(5): 4 parent, 5 group, 6 session, 14 to 17 ticks of its own and of children it waited for,
+	// 20 threads, 24 resident pages.
+	n := statNumbers(text[2:])
+	return seen{pid, int(n[0]), int(n[1]), int(n[2]), Use{
+		CPUS: float64(n[10]+n[11]+n[12]+n[13]) / ticksPerSecond, RSSBytes: n[20] * pageSize, Threads: n[16],
+	}}, true
+}
+
+// all shows every process of the host.
+func all() []seen {
+	var found []seen
+	for _, pid := range pids() {
+		if each, is := see(pid); is {
+			found = append(found, each)
 		}
-		// By number as in proc(5): 4 parent, 5 group, 6 session, 14 to 17 ticks of its own and of children it waited for,
-		// 20 threads, 24 resident pages.
-		n := statNumbers(text[2:])
-		found = append(found, seen{pid, int(n[0]), int(n[1]), int(n[2]), Use{
-			CPUS: float64(n[10]+n[11]+n[12]+n[13]) / ticksPerSecond, RSSBytes: n[20] * pageSize, Threads: n[16],
-		}})
 	}
 	return found
+}
+
+// below shows the processes below this one, without looking at the host's others, which may be thousands; `but` are
+// children that are left out with all that is below them. Where the kernel keeps no lists of children (CONFIG_PROC_CHILDREN),
+// it shows all processes.
+//
+// What ends meanwhile hands its children to this process, so its list is read until it has nothing new. That list is
+// exact, since nothing is reaped while it is read.
+func (k *Keeper) below(but map[int]*Process) []seen {
+	self := os.Getpid()
+	looked := map[int]bool{}
+	var found []seen
+	for {
+		k.mu.Lock()
+		k.reap()
+		next, kept := childrenOf(self, 0, nil)
+		next = slices.DeleteFunc(next, func(pid int) bool { return looked[pid] || but[pid] != nil })
+		k.mu.Unlock()
+		if !kept {
+			return all()
+		}
+		if len(next) == 0 {
+			return found
+		}
+		for len(next) > 0 {
+			pid := next[len(next)-1]
+			next = next[:len(next)-1]
+			if looked[pid] {
+				continue
+			}
+			looked[pid] = true
+			if each, is := see(pid); is {
+				found = append(found, each)
+				next, _ = childrenOf(pid, each.use.Threads, next)
+			}
+		}
+	}
+}
+
+var childrenFile = "children" // tests take a kernel without
+
+// childrenOf appends the children of a process; false where the kernel keeps no list of them. Each thread has its own.
+func childrenOf(pid int, threads int64, found []int) ([]int, bool) {
+	if threads == 1 {
+		return childrenIn("task/"+strconv.Itoa(pid), pid, found)
+	}
+	directory, err := os.Open("/proc/" + strconv.Itoa(pid) + "/task")
+	if err != nil {
+		return found, false
+	}
+	defer directory.Close()
+	names, _ := directory.Readdirnames(-1)
+	kept := false
+	for _, name := range names {
+		var is bool
+		found, is = childrenIn("task/"+name, pid, found)
+		kept = kept || is
+	}
+	return found, kept
+}
+
+func childrenIn(thread string, pid int, found []int) ([]int, bool) {
+	file, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/"+thread+"/"+childrenFile, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return found, false
+	}
+	defer syscall.Close(file)
+	var buffer [4096]byte
+	child := 0
+	for {
+		size, err := syscall.Read(file, buffer[:])
+		if err == syscall.EINTR {
+			continue
+		}
+		if size <= 0 {
+			return found, true
+		}
+		for _, character := range buffer[:size] { // each number has a space behind it
+			if character == ' ' {
+				found, child = append(found, child), 0
+			} else {
+				child = child*10 + int(character-'0')
+			}
+		}
+	}
 }
 
 // statNumbers are the first fields of a text, from the fourth of /proc/PID/stat to its resident pages.
@@ -242,15 +302,12 @@ func (k *Keeper) forgetCommands(processes []seen) {
 	}
 }
 
-// Uses tells for each run what its processes use, by one look at all processes; ps is for systems without /proc. What is
-// in `into` is replaced.
+// Uses tells for each run what its processes use, by one look at them; ps is for systems without /proc. What is in
+// `into` is replaced.
 func (k *Keeper) Uses(into map[string]Use, _ func() string) {
 	clear(into)
-	k.strangers.mu.Lock()
-	defer k.strangers.mu.Unlock()
-	processes := shown(k.strangers.leaveOut(pids(), lastPID()))
 	var buffer [512]byte
-	for _, each := range k.belonging(processes) {
+	for _, each := range k.belonging(k.below(nil)) {
 		if each.owner != nil {
 			use := each.use
 			use.Descriptors = descriptorsOf(each.pid)
@@ -260,60 +317,6 @@ func (k *Keeper) Uses(into map[string]Use, _ func() string) {
 			into[id] = into[id].plus(use)
 		}
 	}
-	k.strangers.learn(processes)
-}
-
-// strangers are processes that belong to no run, and never will, as only children of runs do: they are not looked at
-// again (of 380 processes on a host, 330 took half of a sample's time). That they are still the same is known by the
-// number that the system gave last: those up to it are not given anew before it has begun from 1 again.
-type strangers struct {
-	mu    sync.Mutex
-	known map[int]bool
-	last  int
-	looks int
-}
-
-// learn notes the strangers among those that were looked at: their parents are, and not this process.
-func (s *strangers) learn(processes []seen) {
-	self := os.Getpid()
-	for i := range processes {
-		if parent := processes[i].parent; parent == 0 || parent != self && s.known[parent] {
-			s.known[processes[i].pid] = true
-		}
-	}
-}
-
-// Against what the numbers do not tell, such as another /proc than this process's own.
-const looksUntilAll = 60
-
-// leaveOut returns those of the processes that may belong to a run.
-func (s *strangers) leaveOut(pids []int, last int) []int {
-	if s.known == nil || last < s.last || s.looks >= looksUntilAll {
-		s.known, s.looks = map[int]bool{}, 0
-	}
-	s.looks++
-	left := pids[:0]
-	for _, pid := range pids {
-		if pid > s.last {
-			delete(s.known, pid) // another process had the number before
-		}
-		if !s.known[pid] {
-			left = append(left, pid)
-		}
-	}
-	s.last = last
-	return left
-}
-
-// lastPID is the number that was given to a process last, 0 where nothing tells.
-func lastPID() int {
-	text, _ := os.ReadFile("/proc/loadavg")
-	fields := bytes.Fields(text)
-	if len(fields) < 5 {
-		return 0
-	}
-	last, _ := strconv.Atoi(string(fields[4]))
-	return last
 }
 
 // descriptorsOf counts the open files of a process, which its directory's size tells since Linux 6.2.
@@ -374,9 +377,10 @@ func (k *Keeper) leftOfNone() ([]int, bool) {
 	return k.owned(nil)
 }
 
+// owned finds what is below this process but for what it started and has not ended.
 func (k *Keeper) owned(owner *Process) ([]int, bool) {
 	var found []int
-	for _, each := range k.belonging(k.looks.take()) {
+	for _, each := range k.belonging(k.below(k.processes)) {
 		if each.owner == owner {
 			found = append(found, each.pid)
 		}

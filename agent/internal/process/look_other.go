@@ -4,11 +4,6 @@ package process
 
 import "syscall"
 
-type (
-	looks     struct{}
-	strangers struct{}
-)
-
 func becomeSubreaper() {}
 
 func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }

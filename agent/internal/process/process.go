@@ -80,9 +80,6 @@ type Keeper struct {
 	groups Groups
 	starts chan start
 	woken  chan os.Signal
-	looks  looks
-
-	strangers strangers
 
 	// mu is held while one is started, so that it cannot be reaped before it is known.
 	mu        sync.Mutex
