@@ -33,11 +33,13 @@ case $TEST_CASE in
     live) sleep LIVE_S ;;
     lines | line) cat "$FAR/$TEST_CASE" ;;
     files) cp -R "$FAR/files" "$TEST_OUTPUTS_PATH/" ;;
+    barrier) cd "$FAR" && python3 -m benchmarks.barrier 9 0 || exit ;;
+    barriers) cd "$FAR" && python3 -m benchmarks.barrier 20 0.5 || exit ;;
 esac
 echo "$TEST_CASE" >"$TEST_OUTPUTS_PATH/case"
 printf '{"ts":1,"msg":"","group_id":"single","run_id":"","event":{"success_event":{"group":"single"}}}\n'
 """.replace("LIVE_S", str(LIVE_S))
-CASES = ("nothing", "live", "lines", "line", "files")
+CASES = ("nothing", "live", "lines", "line", "files", "barrier", "barriers")
 _IN_MEMORY_BYTES = 10 << 30
 
 
@@ -114,6 +116,9 @@ class Ground:
         way = Way(host, host.target)
         (way.near / "ran").mkdir()
         write_application(way.near)
+        (way.near / "benchmarks").mkdir()  # what the cases `barrier` and `barriers` start
+        for name in ("__init__.py", "barrier.py", "sync_load.py"):
+            shutil.copy(Path(__file__).with_name(name), way.near / "benchmarks")
 
 
 @contextmanager

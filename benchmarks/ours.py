@@ -85,6 +85,10 @@ class Plan:
         self._run = f"{self.stage.directory.name}-{cache.name}"
         self.disconnect()
 
+    def new_run(self) -> None:
+        """What is started from here on belongs to a run of its own."""
+        self._run = f"{self.stage.directory.name}-{self.stage.fresh('run').name}"
+
     def disconnect(self) -> None:
         """The same, but that what is built stays."""
         runtime = self.environ.get("REMOTE_RUNNER_RUNTIME_DIR")

@@ -55,8 +55,8 @@ class Cost:
 class Client:
     """One connection; a response is counted by its end, since frames here hold one newline each."""
 
-    def __init__(self) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", PORT), _WAIT_S)
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", PORT)) -> None:
+        self.socket = socket.create_connection(address, _WAIT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(_UPGRADE.encode())
         head = b""

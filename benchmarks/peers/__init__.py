@@ -124,7 +124,7 @@ def write_ssh_config(stage: Stage, ways: Sequence[Way], *, masters: bool = False
         blocks.append(f"Host {name}\n" + "".join(f"    {key} {value}\n" for key, value in values.items()))
     config.write_text("".join(blocks), encoding="utf-8")
     for name in first.values():
-        stage.stand.run([stage.job([*_ssh(stage), "-o", "ControlMaster=yes", "-N", "-f", name])])
+        stage.stand.run([stage.job([*ssh(stage), "-o", "ControlMaster=yes", "-N", "-f", name])])
 
 
 def names(crowd: Crowd) -> list[str]:
@@ -132,12 +132,12 @@ def names(crowd: Crowd) -> list[str]:
     return [f"n{number:03}" for number in range(len(crowd.ways))]
 
 
-def _ssh(stage: Stage) -> list[str]:
+def ssh(stage: Stage) -> list[str]:
     return [which("ssh"), "-F", str(stage.directory / "ssh_config")]
 
 
 def _openssh(stage: Stage, crowd: Crowd) -> list[list[str]]:
-    return [[*_ssh(stage), name, crowd.command()] for name in names(crowd)]
+    return [[*ssh(stage), name, crowd.command()] for name in names(crowd)]
 
 
 def _fabric(stage: Stage, crowd: Crowd) -> list[list[str]]:

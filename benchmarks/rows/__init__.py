@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rows import crowds, files, instances, nix, pushes, streams, sync_service
+from benchmarks.rows import barriers, crowds, files, instances, nix, pushes, streams, sync_service
 from benchmarks.work import Work
 
 WORKS: tuple[Work, ...] = (
@@ -13,4 +13,5 @@ WORKS: tuple[Work, ...] = (
     *pushes.WORKS,
     *nix.WORKS,
     *sync_service.WORKS,
+    *barriers.WORKS,
 )
