@@ -100,7 +100,8 @@ def _two(plan: Plan, *, push: bool) -> Trial:
 
 
 def _two_ways(name: str, *, push: bool) -> Contestant:
-    return replace(ours.warm(go=partial(_two, push=push), slots=HUNDRED), name=name)
+    lacks = "" if push else "pushes nothing"
+    return replace(ours.warm(go=partial(_two, push=push), slots=HUNDRED), name=name, lacks=lacks)
 
 
 WORKS = (
