@@ -18,7 +18,7 @@ from remote_runner.instance.run_log import run_directory
 from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.machine.file_names import safe_name
 from remote_runner.records.places import note_place
-from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
+from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance, secrets_of_run
 from remote_runner.records.run import (
     RUNNING,
     Ended,
@@ -88,7 +88,7 @@ class _Attended:
         self._plan_dir = plan_dir
         self._controller = controller
         self._groups: dict[str, dict[str, Any]] = {}
-        self._secrets = Secrets()
+        self._secrets: Secrets | None = Secrets()
         self._asking = FILES.run(self._begin)
 
     @property
@@ -124,7 +124,7 @@ class _Attended:
         """Write the record that says that it runs, and find out what made it; in a thread."""
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
-            self._secrets = inventory.secrets(self._environ)
+            self._secrets = secrets_of_run(inventory, self._environ)
         with suppress(RemoteRunnerError), self._record_lock():
             if RunRecord.read(self._directory) is None:
                 self._put(self._begun(time.time()))
@@ -172,7 +172,7 @@ class _Attended:
         made_by = dict(made_by)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
-            self._secrets = inventory.secrets(self._environ)
+            self._secrets = secrets_of_run(inventory, self._environ)
             made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
         # Groups of instances that another broker runs, or that have ended before.
         groups = {group["id"]: dict(group) for group in (() if before is None else before.groups)} | self._groups

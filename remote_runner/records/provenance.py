@@ -17,9 +17,11 @@ from remote_runner.connection.frames import PROTOCOL
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
 from remote_runner.inventory.inventory import HostEntry, Inventory
+from remote_runner.inventory.sources.source import CommandSource
 from remote_runner.inventory.systems import System
 from remote_runner.machine.controller import Controller
 from remote_runner.machine.process import run
+from remote_runner.secrets import Secrets
 
 _ROOT = Path(__file__).parent.parent.parent
 _ASK_S = 10.0
@@ -114,6 +116,13 @@ def inventory_of_run(plan_dir: Path, run_id: str, controller: Controller, enviro
     asking = Asking(plan_dir, controller, environ, inventory.source_s)
     listings = kept_for_run(inventory.sources, asking, run_id)
     return inventory if listings is None else inventory.with_hosts(listings, cache=controller.cache)
+
+
+def secrets_of_run(inventory: Inventory, environ: Mapping[str, str]) -> Secrets | None:
+    """What a run's record does not show; `None` while a source was not read whose hosts may name more of it."""
+    if any(isinstance(source, CommandSource) for source in inventory.sources):
+        return None
+    return inventory.secrets(environ)
 
 
 def inventory_value(inventory: Inventory, used: Iterable[str]) -> dict[str, Any]:

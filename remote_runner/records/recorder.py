@@ -15,10 +15,9 @@ from typing import Any
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.record import read_record
 from remote_runner.instance.run_log import LOG_FILE, NEW_LOG
-from remote_runner.inventory.inventory import Inventory
 from remote_runner.machine.controller import Controller
 from remote_runner.records.places import note_place
-from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
+from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance, secrets_of_run
 from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value, with_facts
 from remote_runner.secrets import Secrets
 from remote_runner.truth.observation import run_doubts
@@ -36,9 +35,9 @@ class Recorder:
         self._controller = controller
         self._environ = environ
         self._directory = directory
-        self._secrets = Secrets()
+        self._secrets: Secrets | None = Secrets()
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
-            self._secrets = Inventory.load(plan_dir, cache=controller.cache).secrets(environ)
+            self._secrets = secrets_of_run(inventory_of_run(plan_dir, record.run, controller, environ), environ)
         self._record = record
         self._began_s = time.monotonic() - (time.time() - record.started_at)
         self._provenance: dict[str, Any] = {}
@@ -76,7 +75,7 @@ class Recorder:
         made_by = dict(self._provenance)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._record.run, self._controller, self._environ)
-            self._secrets = inventory.secrets(self._environ)
+            self._secrets = secrets_of_run(inventory, self._environ)
             made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
         self._record = replace(
             self._record,

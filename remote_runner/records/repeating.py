@@ -50,7 +50,7 @@ def repeated(record: RunRecord, *, failed: bool) -> RunPlan:
 
 
 def masked_params(run: RunPlan) -> list[str]:
-    """The names of the parameters whose values are not known: a secret stood in them, and the record has none."""
+    """The names of the parameters whose values the record does not have, since they are secret, or may have been."""
     return sorted({name for group in run.groups for name, value in group.params.items() if MASK in value})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
 from remote_runner.machine.file_names import safe_name
 from remote_runner.machine.files import write_atomically
-from remote_runner.secrets import Secrets
+from remote_runner.secrets import MASK, Secrets
 from remote_runner.truth.observation import HOSTS_DIRECTORY
 
 RUN_FILE = "run.json"
@@ -49,14 +49,22 @@ class RunRecord:
     instances: Sequence[Mapping[str, Any]] = ()
     format: int = FORMAT
 
-    def write(self, directory: Path, secrets: Secrets) -> None:
-        """Write it into the run's directory, whole or not at all, without the secrets. Raises `ControllerError`."""
+    def write(self, directory: Path, secrets: Secrets | None) -> None:
+        """Write it into the run's directory, whole or not at all, without the secrets. Raises `ControllerError`.
+
+        Where it is not known yet what is secret (`None`), the parameters stand there without their values.
+        """
         write_atomically(directory / RUN_FILE, self.to_text(secrets).encode(), mode=0o644)
 
-    def to_text(self, secrets: Secrets) -> str:
+    def to_text(self, secrets: Secrets | None) -> str:
         """JSON with a line for each value, and for each element of a list."""
+        values = dict(vars(self))
+        if secrets is None:
+            values["groups"] = [{**one, "params": dict.fromkeys(one["params"], MASK)} for one in self.groups]
+        else:
+            values = secrets.hide_in(values)
         lines = []
-        for name, value in secrets.hide_in(vars(self)).items():
+        for name, value in values.items():
             if isinstance(value, list | tuple) and value:
                 text = "[\n" + ",\n".join(f"    {json.dumps(one)}" for one in value) + "\n  ]"
             else:

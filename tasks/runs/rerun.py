@@ -52,7 +52,7 @@ def rerun(
         return
     if hidden := masked_params(run):
         raise Failed(
-            f"rerun: the record has {MASK} in the place of a secret in {', '.join(hidden)}; "
+            f"rerun: the record has {MASK} in the place of what is secret, or may have been, in {', '.join(hidden)}; "
             "start it anew, with that given: fab local.single or local.composition"
         )
     with _plan_of(here, record) as plan:

@@ -186,6 +186,34 @@ def test_a_record_hides_the_secrets_of_hosts_from_elsewhere(plan: PlanDirectory)
     assert "abcd-7efgh" not in text
 
 
+def test_a_record_hides_the_secrets_of_hosts_from_elsewhere_before_they_are_known(plan: PlanDirectory) -> None:
+    host = {"dex": {"connect": {"command": ["/bin/sh", "-s"]}, "directory": str(plan.path.parent / "near")}}
+    host["dex"] |= {"env": {"TOKEN": "abcd-7efgh"}, "secret_env": ["TOKEN"]}
+    gate = plan.path / "gate"
+    waiting = f"while [ ! -e {gate} ]; do sleep 0.05; done"
+    plan.write("hosts", f"#!/bin/sh\n{waiting}\necho '{json.dumps(host)}'\n").chmod(0o755)
+    plan.inventory(f"{APP}hosts: {{}}\nhosts_from:\n  - command: ./hosts\n")
+    write_plan(plan, "ok\n")
+    params = ("--test-param", "word=abcd-7efgh", "--test-param", "size=7")
+    going = plan.start("local.single", "--testcase", "greet", "--instances", "1", *params)
+    try:
+        outputs = plan.path / "outputs/local_exec/greeter"
+        until_s = time.monotonic() + 60
+        while not (found := list(outputs.glob("*/run.json"))):
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        begun = found[0].read_text(encoding="utf-8")
+    finally:
+        gate.touch()
+        going.communicate(timeout=60)
+    assert going.returncode == 0
+    ended = found[0].read_text(encoding="utf-8")
+    for text, size in ((begun, "***"), (ended, "7")):
+        assert "abcd-7efgh" not in text
+        assert json.loads(text)["groups"][0]["params"] == {"word": "***", "size": size}
+    assert json.loads(begun)["outcome"] == "running"
+
+
 def test_a_run_whose_fab_was_killed_is_lost(plan: PlanDirectory) -> None:
     write_plan(plan, "echo begun\nsleep 60\n")
     killed = plan.start("local.single", "--testcase", "greet", "--instances", "1")
