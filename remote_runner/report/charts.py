@@ -31,7 +31,7 @@ COLOURS = (
     "#d4497c", "#7d8794", "#8468b8", "#6f8f2f", "#a75d3d", "#4f8f8a",
 )  # fmt: skip
 
-ROW_PX = {"box": 34, "durations": 13, "arrivals": 24, "difference": 19}
+ROW_PX = {"box": 34, "durations": 13, "arrivals": 24, "difference": 19, "links": 24}
 """The height of a row in the charts that have rows; the page multiplies it by their number."""
 
 
@@ -45,6 +45,7 @@ def charts() -> dict[str, Spec]:
         "durations": durations(),
         "arrivals": arrivals(),
         "difference": differences(),
+        "links": links(),
     }
 
 
@@ -269,6 +270,48 @@ def differences() -> Spec:
             },
         ],
     }  # fmt: skip
+
+
+def links() -> Spec:
+    """From each host (a row) to each other (a column): the shade grows with the value, ✕ marks what has none."""
+    band = {"type": "nominal", "sort": None, "scale": {"paddingInner": 0.06}}
+    return {
+        "data": {"name": "links"},
+        "height": ROW_PX["links"],
+        "encoding": {
+            "y": {**band, "field": "source", "title": "from", "axis": {"labelLimit": 180}},
+            "x": {**band, "field": "target", "title": "to", "axis": {"orient": "top", "labelLimit": 90}},
+            "tooltip": [
+                {"field": "source", "title": "from"},
+                {"field": "target", "title": "to"},
+                {"field": "address", "title": "at"},
+                {"field": "trip", "title": "round trip, median"},
+                {"field": "slow", "title": "nine tenths up to"},
+                {"field": "rate", "title": "throughput"},
+                {"field": "problem", "title": "problem"},
+            ],
+        },
+        "layer": [
+            {
+                "mark": {"type": "rect", "color": COLOURS[0]},
+                "encoding": {
+                    "opacity": {
+                        "field": "value",
+                        "type": "quantitative",
+                        "scale": {"range": [0.12, 0.7], "zero": True},
+                        "legend": None,
+                    }
+                },
+            },
+            {
+                "mark": {"type": "text", "fontSize": 11},
+                "encoding": {
+                    "text": {"field": "words"},
+                    "color": {"condition": {"test": "datum.problem != ''", "value": "$bad"}, "value": "$text"},
+                },
+            },
+        ],
+    }
 
 
 def timeline() -> Spec:

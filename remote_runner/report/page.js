@@ -110,7 +110,7 @@
   }
 
   /* A chart in an element of its own; `data` gives its rows by name. The returned function draws it again. */
-  function chart(place, name, data, {title = "", height = null, rows = 0, signals = {}} = {}) {
+  function chart(place, name, data, {title = "", height = null, rows = 0, signals = {}, adapt = () => {}} = {}) {
     const holder = make("div", {class: "chart", role: "img", "aria-label": place.dataset.label || title});
     place.replaceChildren(holder);
     let view = null;
@@ -126,6 +126,7 @@
         spec.autosize = {type: "fit-x", contains: "padding"};
         spec.datasets = data();
         if (rows) spec.height *= rows;
+        adapt(spec);
         for (const [key, value] of Object.entries(signals)) spec.params.find(one => one.name === key).value = value;
       }
       const made = await vegaEmbed(holder, spec, {mode, config: config(), actions: {export: true, source: false, compiled: false, editor: false},
@@ -450,6 +451,36 @@
     return null;
   }
 
+  function links(run) {
+    const rows = run.table.links;
+    if (!rows.length) return section("links", "Links between hosts", note("The ways between hosts were not measured; " +
+      "`ground_truth: {links: true}` in inventory.yaml has that done behind each run of several hosts."));
+    const ms = value => value == null ? "–" : plain(value * 1000, 3) + " ms", rate = value => value == null ? "–" : plain(value, 3) + "B/s";
+    const shows = {median_s: ["round trip, median", ms], p90_s: ["round trip, nine tenths up to", ms], bytes_per_s: ["throughput, one second of sending", rate]};
+    const hosts = [...new Set(rows.flatMap(one => [one.source, one.target]))], many = hosts.length > 16; // words would lie over each other
+    const adapt = spec => {
+      for (const channel of ["x", "y"]) spec.encoding[channel].scale.domain = hosts;
+      spec.encoding.x.axis.labelAngle = many ? -90 : 0;
+    };
+    let key = "median_s";
+    const place = make("div", {"data-label": "Links between hosts"});
+    const show = () => {
+      const shown = rows.map(one => ({...one, value: one[key], words: one.problem ? "✕" : many ? "" : shows[key][1](one[key]),
+        trip: ms(one.median_s), slow: ms(one.p90_s), rate: rate(one.bytes_per_s)}));
+      drawn.splice(0, drawn.length, ...drawn.filter(again => again !== last));
+      last = chart(place, "links", () => ({links: shown}), {title: "Links", rows: hosts.length, adapt}).again;
+    };
+    let last = null;
+    section("links", "Links between hosts",
+      make("div", {class: "controls"}, choice("Shown", Object.entries(shows).map(([name, [title]]) => [name, title]), key, value => { key = value; show(); })),
+      place, note("Measured behind the run, one way after the other: 20 exchanges over TCP, and one second of sending. ✕: it led nowhere."),
+      grid([text("from"), text("to"), text("at"), number("round trip, ms: median"), number("nine tenths up to"), text("throughput"), words("problem")],
+        [...rows].sort((a, b) => (b.problem !== "") - (a.problem !== "")).map(one => [one.source, one.target, one.address,
+          one.median_s == null ? null : one.median_s * 1000, one.p90_s == null ? null : one.p90_s * 1000, rate(one.bytes_per_s), one.problem]), "Links between hosts"));
+    show();
+    return null;
+  }
+
   function provenance(run) {
     const parts = Object.entries(run.provenance).map(([name, value]) => {
       const lines = flat(value);
@@ -501,7 +532,7 @@
     drawn.length = waiting.length = 0;
     page.replaceChildren();
     const run = report.runs[shown];
-    run.table ||= Object.fromEntries(["instances", "steps", "stages", "outcomes", "durations", "barriers", "waits", "signals"].map(name => [name, expand(run[name])]));
+    run.table ||= Object.fromEntries(["instances", "steps", "stages", "outcomes", "durations", "barriers", "waits", "signals", "links"].map(name => [name, expand(run[name])]));
     header(run);
     compared();
     failures(run);
@@ -516,6 +547,7 @@
     explorer("hosts", "Hosts: CPU, memory, network", run.hosts, {ways: [["host", "by host"]], empty: "The hosts were not sampled in this run.",
       hint: "One sample a second. Of more than 12 hosts those with the greatest medians."});
     truth(run);
+    links(run);
     provenance(run);
     navigation();
   }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,25 @@ from remote_runner.instance.record import RECORD_FILE
 from remote_runner.machine.file_names import safe_name
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
-from remote_runner.report.metrics import lines_of, read_metrics
-from remote_runner.report.values import Host, Instance, Run, Series, Signal, Span, Wait
+from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics
+from remote_runner.report.values import Host, Instance, Link, Run, Series, Signal, Span, Wait
+from remote_runner.truth.links import LEFT_OUT, LINKS_FILE
 from remote_runner.truth.observation import HOSTS_DIRECTORY, SAMPLES_FILE
 from testground.events import StageEndEvent, StageStartEvent, parse_line
 
 # Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.
 MOST_METRIC_LINES = 400_000
 _LONGEST_REASON = 600
+
+
+def size_bytes(outputs: Path) -> int:
+    """How much of an instance's outputs is read, line by line."""
+    names = ("run.out", *(f"{name}.out" for name in FILES), SAMPLES_FILE)
+    total = 0
+    for name in names:
+        with suppress(OSError):
+            total += (outputs / name).stat().st_size
+    return total
 
 
 def read_run(directory: Path) -> Run:
@@ -58,6 +71,7 @@ def read_run(directory: Path) -> Run:
         hosts=hosts,
         signals=signals,
         waits=waits,
+        links=tuple(reader.links()),
         lacking=tuple(reader.lacking(bool(record), read, hosts, bool(signals or waits))),
     )
 
@@ -69,6 +83,7 @@ class _Reader:
         self._lines_each = max(100, MOST_METRIC_LINES // max(1, instances))
         self._offsets_s: dict[str, float] = {}
         self._thinned = 0
+        self._links = _list(_json(directory / LINKS_FILE))
 
     def hosts(self, record: Mapping[str, Any], instances: list[dict[str, Any]]) -> Iterator[Host]:
         """The hosts that instances ran on, in order of the record."""
@@ -157,6 +172,21 @@ class _Reader:
                 waits.append(Wait(client, state, int(target), at - self.start_at, end_s))
         return tuple(signals), tuple(waits)
 
+    def links(self) -> Iterator[Link]:
+        """The ways between hosts that were measured, and those that led nowhere."""
+        for one in self._links:
+            trips, problem = _mapping(one.get("round_trips")), _text(one.get("problem"))
+            if not problem.startswith(LEFT_OUT):
+                yield Link(
+                    source=_text(one.get("from")),
+                    target=_text(one.get("to")),
+                    address=_text(one.get("address")),
+                    median_s=_number(trips.get("p50_s")),
+                    p90_s=_number(trips.get("p90_s")),
+                    bytes_per_s=_number(one.get("bytes_per_s")),
+                    problem=problem,
+                )
+
     def lacking(
         self, recorded: bool, instances: tuple[Instance, ...], hosts: tuple[Host, ...], synced: bool
     ) -> Iterator[str]:
@@ -165,6 +195,11 @@ class _Reader:
             yield f"There is no {RUN_FILE}: doubts, parameters and provenance are not known."
         if self._thinned:
             yield f"{self._thinned} metric lines were left out, evenly: a run's page reads {MOST_METRIC_LINES}."
+        problems = Counter(_text(one.get("problem")) for one in self._links)
+        for problem, count in problems.items():
+            if problem.startswith(LEFT_OUT):
+                ways = "1 way between hosts was" if count == 1 else f"{count} ways between hosts were"
+                yield f"{ways} {problem}."
 
 
 def _stages(path: Path, clock_at: float, end_s: float) -> Iterator[Span]:
@@ -191,21 +226,18 @@ def _instance_records(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in lines_of(path):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            yield value
+    return (value for value in parsed(list(lines_of(path))) if isinstance(value, dict))
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return _mapping(_json(path))
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -91,6 +91,19 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Link:
+    """The way from one host to another at `address`: what was measured of it, or the `problem` it has."""
+
+    source: str
+    target: str
+    address: str
+    median_s: float | None
+    p90_s: float | None
+    bytes_per_s: float | None
+    problem: str
+
+
+@dataclass(frozen=True)
 class Run:
     """A run; `lacking` has a sentence for each thing that its files do not tell."""
 
@@ -109,4 +122,5 @@ class Run:
     hosts: tuple[Host, ...]
     signals: tuple[Signal, ...]
     waits: tuple[Wait, ...]
+    links: tuple[Link, ...]
     lacking: tuple[str, ...]

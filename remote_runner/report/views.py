@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +92,13 @@ def run_view(run: Run) -> dict[str, Any]:
         "usage": _explored(_usage(instances), run.duration_s),
         "hosts": _explored(_host_usage(run), run.duration_s),
         "truth": [_truth(host) for host in run.hosts],
+        "links": table(
+            ("source", "target", "address", "median_s", "p90_s", "bytes_per_s", "problem"),
+            (
+                (one.source, one.target, one.address, one.median_s, one.p90_s, one.bytes_per_s, one.problem)
+                for one in run.links
+            ),
+        ),
     }
 
 
@@ -343,9 +349,10 @@ def _edges(duration_s: float) -> list[float]:
 def _course(those: Sequence[Series], edges: Sequence[float]) -> list[tuple[float, float, float, float, int]]:
     """For each span of time with values: its middle, their tenth, half and nine tenths, how many."""
     found: list[list[float]] = [[] for _ in edges[1:]]
+    last, each = len(found) - 1, len(found) / (edges[-1] or 1.0)
     for series in those:
         for at_s, value in zip(series.times_s, series.values, strict=True):
-            found[min(max(bisect_right(edges, at_s) - 1, 0), len(found) - 1)].append(value)
+            found[0 if at_s < 0 else min(int(at_s * each), last)].append(value)
     points = []
     for start_s, end_s, values in zip(edges, edges[1:], found, strict=False):
         if values:

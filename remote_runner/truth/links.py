@@ -25,6 +25,8 @@ PAIR_S = 12.0
 MOST_S = 120.0
 """For all ways; those that are left out then are told of."""
 _MOST_TRIPS = 1000
+LEFT_OUT = "left out: "
+"""What the problem of a way begins with that was not measured."""
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Links:
             finally:
                 self._time = None
         why = "the run was stopped" if self._is_stopped else f"measuring all ways took longer than {MOST_S:g} s"
-        return found + [self._value(one, other, f"left out: {why}") for one, other in pairs[len(found) :]]
+        return found + [self._value(one, other, LEFT_OUT + why) for one, other in pairs[len(found) :]]
 
     def _value(self, one: str, other: str, problem: str = "") -> dict[str, Any]:
         return {"from": one, "to": other, "address": self._hosts[other][1], "problem": problem}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -69,6 +70,7 @@ def make_run(
         sync.append({"at": came_at, "client": name, "state": "ready", "seq": 0})
     _write_sync(directory, sync)
     if not bare:
+        _write_links(directory / "remote-runner.links.json", names, chance)
         for host in names:
             _write_host(directory / "remote-runner.hosts", host, chance, offset_s, seconds)
     ended_at = max(one["started_at"] + one["duration_s"] for one in listed)
@@ -162,6 +164,19 @@ def _write_sync(directory: Path, signals: list[dict[str, Any]]) -> None:
             wait = {"at": signal["at"], "client": signal["client"], "state": "ready", "target": len(signals),
                     "met_at": signals[-1]["at"]}  # fmt: skip
             file.write(json.dumps(wait) + "\n")
+
+
+def _write_links(path: Path, hosts: list[str], chance: random.Random) -> None:
+    """From each to each; the last way led nowhere."""
+    links: list[dict[str, Any]] = []
+    for source, target in itertools.permutations(hosts, 2):
+        trip_s = chance.uniform(0.0002, 0.004)
+        trips = {"count": 20, "p0_s": trip_s / 2, "p50_s": trip_s, "p90_s": 2 * trip_s, "p100_s": 4 * trip_s}
+        links.append({"from": source, "to": target, "address": "192.0.2.1", "problem": "", "round_trips": trips,
+                      "bytes_per_s": int(chance.uniform(5e7, 9e8))})  # fmt: skip
+    if links:
+        links[-1] = {**links[-1], "problem": "no route to host", "round_trips": None, "bytes_per_s": None}
+    path.write_text(json.dumps(links))
 
 
 def _write_host(directory: Path, host: str, chance: random.Random, offset_s: float, seconds: int) -> None:

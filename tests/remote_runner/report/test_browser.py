@@ -12,8 +12,8 @@ from tests.chromium import Page, browser
 from tests.needs import need
 from tests.remote_runner.report.made_run import make_run
 
-VIEWS = ("timeline", "outcome", "steps", "barriers", "metrics", "usage", "hosts", "truth", "provenance")
-CHARTS = 12  # timeline, steps, arrivals, and three for each of metrics, usage and hosts
+VIEWS = ("timeline", "outcome", "steps", "barriers", "metrics", "usage", "hosts", "truth", "links", "provenance")
+CHARTS = 13  # timeline, steps, arrivals, links, and three for each of metrics, usage and hosts
 MOST_WORK_S = 3.0
 
 
@@ -77,7 +77,7 @@ def test_every_view_is_drawn(
     assert work["TaskDuration"] < MOST_WORK_S
     assert page.value("[...document.querySelectorAll('section')].map(one => one.id)") == ["failures", *VIEWS]
     assert page.value("document.querySelectorAll('canvas').length") == CHARTS
-    for view in ("timeline", "steps", "barriers", "metrics", "usage", "hosts"):
+    for view in ("timeline", "steps", "barriers", "metrics", "usage", "hosts", "links"):
         assert ink(page, f"#{view}") > 5, view
     assert f"{instances - 1} of {instances} ok" in page.value("document.body.innerText")
     assert page.value("document.querySelector('#timeline [role=status]').textContent") == f"{instances} instances"
@@ -154,7 +154,7 @@ def test_what_is_lacking_is_said(page: Page, tmp_path: Path, cache: Path) -> Non
     words = page.value("document.body.innerText")
     for said in (
         "There is no run.json", "told no stages", "is not recorded", "wrote no metrics", "not sampled",
-        "hosts were not sampled", "were not recorded",
+        "hosts were not sampled", "were not recorded", "were not measured",
     ):  # fmt: skip
         assert said in words
 
