@@ -32,7 +32,7 @@ func verbs(a *host.Agent) wire.Handler {
 	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ, Nix: nixes, Artifact: artifacts.Use}
 	copies := &files.Service{Home: home}
 	// The session is made after this.
-	relays := &relay.Service{Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
+	relays := &relay.Service{RunOfSocket: keeper.RunOfSocket, Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
 		return a.Session.Open(head, fields...)
 	}}
 	table := map[string]wire.Handler{
@@ -45,6 +45,7 @@ func verbs(a *host.Agent) wire.Handler {
 		"remove-artifacts": artifacts.RemoveArtifacts,
 		"listen":           relays.Listen,
 		"dial":             relays.Dial,
+		"whose":            relays.Whose,
 		"facts":            (&facts.Service{Base: a.Base, Commands: commands, Nix: nixes}).Facts,
 		"watch":            (&samples.Service{Processes: keeper, Commands: commands}).Watch,
 		"meet":             links.Meet,

@@ -8,12 +8,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import invoke
 
 from remote_runner.connection.bootstrap.program import find_go
+from remote_runner.connection.verbs.job import instance_id
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.services import services_from
 from remote_runner.instance.steps import CHOOSE_STATE
@@ -189,7 +191,8 @@ def run_all(
 
     `task` is what was typed, for the record of each run; `repeats` the run that this one (`run_id`) repeats.
     """
-    # Its asyncio costs 50 ms, which `fab instance` need not pay.
+    # Their asyncio costs 50 ms, which `fab instance` need not pay.
+    from remote_runner.broker.in_process import InProcess
     from testground.sync.service import SyncService
 
     inputs = {"outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json()}
@@ -199,11 +202,15 @@ def run_all(
     done = []
     with ExitStack() as stack:
         service: SyncService | None = None
+        names = ClientNames()
         address = services.sync
         if address is None:
-            service = stack.enter_context(SyncService(name_of=ClientNames()))
+            service = stack.enter_context(SyncService(name_of=names))
+            stack.enter_context(names.asked(service.port))
             address = ServiceAddress("localhost", service.port)
         starter = stack.enter_context(instance_starter(plan))
+        if service is not None and isinstance(starter, InProcess):
+            names.ask = partial(starter.note_whose, service.port)
         stop = StopRequest()
         stack.callback(stop.close)
         stack.enter_context(stop.on_signals())
@@ -239,7 +246,11 @@ def run_all(
                     timeout_s=timeout_s,
                 )
                 if service is not None:
-                    write_sync_log(directory, service.journal_of(outcome.run), without=CHOOSE_STATE)
+                    instances = {
+                        instance_id(outcome.run, one.group, one.number): f"{one.group}[{one.number}]"
+                        for one in outcome.instances
+                    }
+                    write_sync_log(directory, service.journal_of(outcome.run), names, instances, without=CHOOSE_STATE)
                     service.forget_run(outcome.run)
                 try:
                     recorder.end(outcome)
@@ -270,7 +281,7 @@ def show_report(plan: Plan, ran: Ran, tell: Callable[[str], None] = show) -> Non
     outcome = ran.outcome
     if not can_be_drawn():
         return
-    if not is_cheap(len(outcome.instances), outcome.duration_s):
+    if not is_cheap([instance.outputs for instance in outcome.instances], outcome.duration_s):
         tell(as_typed(f"its page: fab report {outcome.run}"))
         return
     page = report_after(plan, outcome.outputs)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from remote_runner.cancellation import Cancellation
+from remote_runner.connection.verbs.forwards import Relayed
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
@@ -52,6 +53,10 @@ class InProcess:
         stop = Cancellation()
         future = asyncio.run_coroutine_threadsafe(self._run(environ, stdout_fd, stderr_fd, stop), self._loop)
         return _Instance(future, stop)
+
+    def note_whose(self, service_port: int, port: int, relayed: Relayed) -> None:
+        """Find out soon which instance on this machine has that connection to a service of this process."""
+        asyncio.run_coroutine_threadsafe(self._shared.note_whose(port, service_port, relayed), self._loop)
 
     async def _run(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int, stop: Cancellation) -> int:
         stdout, stderr = Writer(stdout_fd), Writer(stderr_fd)

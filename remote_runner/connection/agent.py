@@ -20,7 +20,7 @@ from remote_runner.connection.transports.transport import CommandTransport, Loca
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.command import Command, Finished
 from remote_runner.connection.verbs.facts import WHAT, ClockExchange, HostFacts, clock_of
-from remote_runner.connection.verbs.forwards import Listener, Listeners, LocalForward
+from remote_runner.connection.verbs.forwards import ASKING_PORTS, Listener, Listeners, LocalForward
 from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
 from remote_runner.connection.verbs.run import Run
@@ -194,11 +194,21 @@ class Agent:
         everywhere: at all its addresses instead, for whoever reaches these (with `any_user`).
         told: gets words about who was not let in, and why dialling failed. Raises `PortTakenError`.
         """
-        head = {"verb": "listen", "port": port, "any_user": any_user, **({"everywhere": True} if everywhere else {})}
+        head = {"verb": "listen", "port": port, "any_user": any_user}
+        if everywhere:
+            head["everywhere"] = True
+        if near.port in ASKING_PORTS:
+            head["tell_runs"] = True
         stream = await self._link.request(head)
         listener = Listener(self.name, stream, near, told, self._listeners)
         await listener.open(port)
         return listener
+
+    async def whose(self, port: int, service_port: int) -> str:
+        """The instance (as hosts call it) whose connection over that machine's loopback this is; "" for none."""
+        head = {"verb": "whose", "near": port, "far": service_port}
+        async with self.asked(f"asking {self.name} whose a connection is", head) as stream:
+            return words((await stream.receive()).head.get("run"))
 
     async def forward_local(self, far: Endpoint, port: int = 0) -> LocalForward:
         """Make `far`, dialled from the host, reachable at a port (0: any) of this machine's loopback.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +14,15 @@ from remote_runner.artifact.build import AnyArtifact, build_for
 from remote_runner.artifact.push import Pushed, push_artifact
 from remote_runner.cancellation import Cancellation, in_thread
 from remote_runner.connection.agent import Agent
-from remote_runner.connection.verbs.forwards import Listener, LocalForward
+from remote_runner.connection.link import StreamClosed
+from remote_runner.connection.verbs.forwards import Listener, LocalForward, Relayed
 from remote_runner.deadline import Deadline
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.allocations import Allocations
 from remote_runner.instance.run_log import RunLog
 from remote_runner.instance.single_flight import SingleFlight
 from remote_runner.inventory.endpoint import Endpoint
-from remote_runner.inventory.inventory import AppSettings, HostEntry, Inventory
+from remote_runner.inventory.inventory import LOCALHOST, AppSettings, HostEntry, Inventory
 from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
@@ -380,6 +382,13 @@ class Shared:
         stack.callback(self._let_go, host, key, listener)
         stack.enter_context(listener.use())
         return listener
+
+    async def note_whose(self, port: int, service_port: int, relayed: Relayed) -> None:
+        """Find out which instance on this machine has that connection to a service of this process."""
+        with suppress(RemoteRunnerError, StreamClosed):
+            for host in tuple(self._opened):
+                if host.agent.name == LOCALHOST and not relayed.instance_id:
+                    relayed.instance_id = await host.agent.whose(port, service_port)
 
     def _let_go(self, host: _Host, key: tuple[object, ...], listener: Listener) -> None:
         asyncio.get_running_loop().call_later(_LINGER_S, self._close_unused, host, key, listener)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from remote_runner.connection.verbs.forwards import HOST_OF_PORT
+from remote_runner.connection.verbs.forwards import ASKING_PORTS, RELAYED, Relayed
 from remote_runner.machine.files import write_atomically
 from testground.sync.journal import Entry
 
@@ -14,25 +15,58 @@ SYNC_FILE = "remote-runner.sync.jsonl"
 
 
 class ClientNames:
-    """Names the clients of a sync service of this process: the host that each comes from, and which of its it is."""
+    """Names the clients of a sync service of this process: the host that each comes from, and which of its it is.
+
+    `ask` begins to find out whose a connection is that was not relayed, by its port.
+    """
 
     def __init__(self) -> None:
+        self.ask: Callable[[int, Relayed], None] = lambda port, relayed: None
         self._clients: dict[str, int] = {}
+        self._relayed: dict[str, Relayed] = {}
 
     def __call__(self, port: int) -> str:
         """The name of the client at this port; who is not relayed is on this machine."""
-        host = HOST_OF_PORT.get(port, "localhost")
-        self._clients[host] = self._clients.get(host, 0) + 1
-        return f"{host} #{self._clients[host]}"
+        relayed = RELAYED.get(port)
+        if relayed is None:
+            relayed = Relayed("localhost")
+            self.ask(port, relayed)
+        self._clients[relayed.host] = self._clients.get(relayed.host, 0) + 1
+        name = f"{relayed.host} #{self._clients[relayed.host]}"
+        self._relayed[name] = relayed
+        return name
+
+    @contextmanager
+    def asked(self, port: int) -> Iterator[None]:
+        """In the body the service is at this port, and hosts tell whose each connection to it is."""
+        ASKING_PORTS.add(port)
+        try:
+            yield
+        finally:
+            ASKING_PORTS.discard(port)
+
+    def instance_of(self, client: str, instances: Mapping[str, str]) -> str:
+        """The instance (by what hosts call it) whose client it is, where its host told that; else the client."""
+        relayed = self._relayed.get(client)
+        return client if relayed is None else instances.get(relayed.instance_id, client)
 
 
-def write_sync_log(directory: Path, entries: Iterable[Entry], *, without: str) -> None:
-    """A line for each entry, but for the states called `without`; no file where nothing is to be told."""
+def write_sync_log(
+    directory: Path, entries: Iterable[Entry], names: ClientNames, instances: Mapping[str, str], *, without: str
+) -> None:
+    """A line for each entry, but for the states called `without`; no file where nothing is to be told.
+
+    instances: their names by what hosts call them.
+    """
     lines = []
     for entry in entries:
         if entry.state == without:
             continue
-        line: dict[str, object] = {"at": round(entry.at, 6), "client": entry.client, "state": entry.state}
+        line: dict[str, object] = {
+            "at": round(entry.at, 6),
+            "client": names.instance_of(entry.client, instances),
+            "state": entry.state,
+        }
         if entry.seq is not None:
             line["seq"] = entry.seq
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,16 @@ def test_every_run_leaves_its_report_and_tells_where_last(plan: PlanDirectory) -
 
 
 def test_a_page_that_would_cost_more_than_a_twentieth_of_the_run_is_left_to_whom_wants_it(tmp_path: Path) -> None:
-    assert is_cheap(2, 1.2)
-    assert not is_cheap(2, 1.0)
-    assert is_cheap(1000, 50.0)
-    assert not is_cheap(1000, 40.0)
+    for duration_s, bytes_each, cheap in (
+        (1.2, 0, True),
+        (0.9, 0, False),
+        (1.2, 1_000_000, False),
+        (9.2, 1_000_000, True),
+    ):
+        for name in ("0", "1"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "results.out").write_bytes(b"x" * bytes_each)
+        assert is_cheap([tmp_path / "0", tmp_path / "1"], duration_s) == cheap
     told: list[str] = []
     outcome = RunOutcome("r1", "p", "c", (), (), "", 0.5, tmp_path)
     show_report(Plan(tmp_path, {}), Ran(outcome, {}, None), told.append)
@@ -86,6 +93,30 @@ def test_who_came_to_which_state_is_kept(hosts_plan: PlanDirectory) -> None:
     for wait in run.waits:
         assert wait.end_s is not None
         assert 0 < wait.start_s <= wait.end_s < run.duration_s
+
+
+SYNCED = """\
+{python} - <<'END'
+import os, sys, time
+sys.path.insert(0, {repository!r})
+from testground.sync.client import SyncClient
+with SyncClient.from_environ(os.environ) as sync:
+    sync.signal_entry("ready")
+    time.sleep(1.5)
+    sync.barrier("ready", 7)
+END
+ok
+"""
+
+
+def test_each_client_is_known_where_several_instances_share_a_host(hosts_plan: PlanDirectory) -> None:
+    write_plan(hosts_plan, SYNCED.format(python=sys.executable, repository=str(REPOSITORY)))
+    hosts_plan.ok("local.single", "--testcase", "greet", "--instances", "7")
+    run = read_run(run_directory(hosts_plan))
+    names = sorted(one.name for one in run.instances)
+    assert len({one.host for one in run.instances}) == 3
+    assert sorted(one.client for one in run.signals) == names
+    assert sorted(wait.client for wait in run.waits) == names
 
 
 def test_runs_are_compared_by_id_and_by_directory(plan: PlanDirectory) -> None:

@@ -4,6 +4,8 @@ package process
 
 import "syscall"
 
+type sockets struct{}
+
 func becomeSubreaper() {}
 
 func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
@@ -12,6 +14,9 @@ func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsi
 func (k *Keeper) leftOf(run *Process) ([]int, bool) { return groupAlone(run.PID) }
 
 func (k *Keeper) leftOfNone() ([]int, bool) { return nil, false }
+
+// RunOfSocket is the run that a process with the socket of that inode belongs to; this system does not tell.
+func (k *Keeper) RunOfSocket(uint64) string { return "" }
 
 // Marked finds the processes whose environment has that marker; this system does not show it.
 func Marked(string) []int { return nil }

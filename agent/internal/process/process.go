@@ -81,6 +81,8 @@ type Keeper struct {
 	starts chan start
 	woken  chan os.Signal
 
+	sockets sockets
+
 	// mu is held while one is started, so that it cannot be reaped before it is known.
 	mu        sync.Mutex
 	processes map[int]*Process // not reaped yet

@@ -19,30 +19,29 @@ func isLive(state uint64) bool {
 	return state == established || state == finWait1 || state == finWait2
 }
 
-// peerUser is the user whose process has the other end of a connection on this machine: its address is near, ours is far
-// of it. nobody where no process has it any more: a socket that was closed has no inode, and says that it is root's.
-func peerUser(near, far netip.AddrPort) (uid int, err error) {
+// findPeer finds who has the other end of a connection on this machine: its address is near, ours is far of it. The user
+// is nobody where no process has it any more: a socket that was closed has no inode, and says that it is root's.
+func findPeer(near, far netip.AddrPort) (peer, error) {
 	near, far = plain(near), plain(far)
-	uid, err = askKernel(near, far)
-	if err == nil {
-		return uid, nil
+	if found, err := askKernel(near, far); err == nil {
+		return found, nil
 	}
 	// A kernel without that module, or a container that may not ask, says the same as for a socket that is not there.
 	return askTables(near, far)
 }
 
-func askTables(near, far netip.AddrPort) (uid int, err error) {
+func askTables(near, far netip.AddrPort) (peer, error) {
 	families := []string{"tcp", "tcp6"}
 	if near.Addr().Is6() {
 		families = families[1:]
 	}
 	for _, family := range families {
-		uid, err := readTable("/proc/net/"+family, near, far, family == "tcp6")
-		if uid != nobody || err != nil && !errors.Is(err, os.ErrNotExist) {
-			return uid, err
+		found, err := readTable("/proc/net/"+family, near, far, family == "tcp6")
+		if found.uid != nobody || err != nil && !errors.Is(err, os.ErrNotExist) {
+			return found, err
 		}
 	}
-	return nobody, nil
+	return noPeer, nil
 }
 
 func plain(address netip.AddrPort) netip.AddrPort {
@@ -76,11 +75,11 @@ type answer struct {
 }
 
 // askKernel looks the one socket up by sock_diag(7). A v4 address also finds the v6 socket that is connected to it.
-func askKernel(near, far netip.AddrPort) (uid int, err error) {
+func askKernel(near, far netip.AddrPort) (peer, error) {
 	const netlinkSockDiag, sockDiagByFamily = 4, 20
 	socket, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, netlinkSockDiag)
 	if err != nil {
-		return nobody, err
+		return noPeer, err
 	}
 	defer syscall.Close(socket)
 	_ = syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 1})
@@ -97,33 +96,33 @@ func askKernel(near, far netip.AddrPort) (uid int, err error) {
 	asked.socket.cookie = [2]uint32{^uint32(0), ^uint32(0)}
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&asked)), unsafe.Sizeof(asked))
 	if err := syscall.Sendto(socket, bytes, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
-		return nobody, err
+		return noPeer, err
 	}
 	var buffer [1024]byte
 	size, _, err := syscall.Recvfrom(socket, buffer[:], 0)
 	if err != nil {
-		return nobody, err
+		return noPeer, err
 	}
 	var said answer
 	bytes = unsafe.Slice((*byte)(unsafe.Pointer(&said)), unsafe.Sizeof(said))
 	if size < len(bytes) {
-		return nobody, errors.New("a short answer of sock_diag")
+		return noPeer, errors.New("a short answer of sock_diag")
 	}
 	copy(bytes, buffer[:])
 	if said.header.Type != sockDiagByFamily {
-		return nobody, errors.New("sock_diag knows no such socket")
+		return noPeer, errors.New("sock_diag knows no such socket")
 	}
 	if !isLive(uint64(said.state)) || said.inode == 0 {
-		return nobody, nil
+		return noPeer, nil
 	}
-	return int(said.uid), nil
+	return peer{int(said.uid), uint64(said.inode)}, nil
 }
 
 // readTable looks for the socket in /proc/net/tcp or tcp6, where v4-mapped ones stand.
-func readTable(path string, near, far netip.AddrPort, six bool) (uid int, err error) {
+func readTable(path string, near, far netip.AddrPort, six bool) (peer, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nobody, err
+		return noPeer, err
 	}
 	defer file.Close()
 	ours := fmt.Sprintf(": %s %s ", inTable(near, six), inTable(far, six))
@@ -136,15 +135,16 @@ func readTable(path string, near, far netip.AddrPort, six bool) (uid int, err er
 		// st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
 		fields := strings.Fields(rest)
 		if len(fields) < 7 {
-			return nobody, fmt.Errorf("%s: %q is no line of it", path, lines.Text())
+			return noPeer, fmt.Errorf("%s: %q is no line of it", path, lines.Text())
 		}
 		state, _ := strconv.ParseUint(fields[0], 16, 8)
 		uid, err := strconv.ParseUint(fields[4], 10, 32)
-		if err == nil && isLive(state) && fields[6] != "0" {
-			return int(uid), nil
+		inode, wrong := strconv.ParseUint(fields[6], 10, 64)
+		if err == nil && wrong == nil && isLive(state) && inode != 0 {
+			return peer{int(uid), inode}, nil
 		}
 	}
-	return nobody, lines.Err()
+	return noPeer, lines.Err()
 }
 
 // inTable is the address as the kernel writes it: words of the machine's own byte order in hexadecimal.

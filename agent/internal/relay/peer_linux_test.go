@@ -3,8 +3,8 @@ package relay
 import "net/netip"
 
 // askers are both ways to ask.
-var askers = []func(near, far netip.AddrPort) (int, error){
-	func(near, far netip.AddrPort) (int, error) { return askKernel(plain(near), plain(far)) },
-	func(near, far netip.AddrPort) (int, error) { return askTables(plain(near), plain(far)) },
-	peerUser,
+var askers = []func(near, far netip.AddrPort) (peer, error){
+	func(near, far netip.AddrPort) (peer, error) { return askKernel(plain(near), plain(far)) },
+	func(near, far netip.AddrPort) (peer, error) { return askTables(plain(near), plain(far)) },
+	findPeer,
 }

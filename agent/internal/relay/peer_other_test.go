@@ -4,4 +4,4 @@ package relay
 
 import "net/netip"
 
-var askers []func(near, far netip.AddrPort) (int, error)
+var askers []func(near, far netip.AddrPort) (peer, error)

@@ -30,7 +30,17 @@ const (
 type Service struct {
 	// Open begins a stream of the agent's own, as wire.Session's method does.
 	Open func(head any, fields ...[]byte) (*wire.Stream, error)
+	// RunOfSocket is process.Keeper's.
+	RunOfSocket func(inode uint64) string
 }
+
+// peer is who has the other end of a connection: the user, and the inode of the socket, 0 where that is not known.
+type peer struct {
+	uid   int
+	inode uint64
+}
+
+var noPeer = peer{uid: nobody}
 
 // Listen is the verb `listen`: it relays connections until the client closes the stream.
 func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Message) error {
@@ -38,6 +48,7 @@ func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Mes
 		Port       int
 		AnyUser    bool `json:"any_user"`
 		Everywhere bool
+		TellRuns   bool `json:"tell_runs"`
 	}
 	if err := json.Unmarshal(open.Head, &request); err != nil || request.Port < 0 || request.Port > 65535 ||
 		request.Everywhere && !request.AnyUser {
@@ -51,7 +62,7 @@ func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Mes
 		closeAll(listeners)
 		return err
 	}
-	listening := &listening{service: s, stream: stream, anyUser: request.AnyUser, open: map[net.Conn]bool{}}
+	listening := &listening{service: s, stream: stream, anyUser: request.AnyUser, tellRuns: request.TellRuns, open: map[net.Conn]bool{}}
 	var accepting sync.WaitGroup
 	for _, listener := range listeners {
 		accepting.Add(1)
@@ -105,10 +116,11 @@ func closeAll(listeners []net.Listener) {
 
 // listening is one listener's work.
 type listening struct {
-	service *Service
-	stream  *wire.Stream
-	anyUser bool
-	relays  sync.WaitGroup
+	service  *Service
+	stream   *wire.Stream
+	anyUser  bool
+	tellRuns bool
+	relays   sync.WaitGroup
 
 	mutex   sync.Mutex
 	open    map[net.Conn]bool // guarded by mutex
@@ -134,7 +146,11 @@ func (l *listening) accept(ctx context.Context, listener net.Listener) {
 			}
 			continue
 		}
-		if !l.mayEnter(connection) {
+		var found peer
+		if l.tellRuns || !l.anyUser {
+			found, err = findPeer(addressOf(connection.RemoteAddr()), addressOf(connection.LocalAddr()))
+		}
+		if !l.anyUser && !l.mayEnter(connection, found.uid, err) {
 			connection.Close()
 			continue
 		}
@@ -144,7 +160,7 @@ func (l *listening) accept(ctx context.Context, listener net.Listener) {
 		l.relays.Add(1)
 		go func() {
 			defer l.relays.Done()
-			l.relay(connection.(*net.TCPConn))
+			l.relay(connection.(*net.TCPConn), found.inode)
 			l.mutex.Lock()
 			delete(l.open, connection)
 			l.mutex.Unlock()
@@ -153,11 +169,7 @@ func (l *listening) accept(ctx context.Context, listener net.Listener) {
 }
 
 // mayEnter says whether the other end is a process of the agent's own user; the first one that is not is told of.
-func (l *listening) mayEnter(connection net.Conn) bool {
-	if l.anyUser {
-		return true
-	}
-	uid, err := peerUser(addressOf(connection.RemoteAddr()), addressOf(connection.LocalAddr()))
+func (l *listening) mayEnter(connection net.Conn, uid int, err error) bool {
 	if err == nil && uid == os.Getuid() {
 		return true
 	}
@@ -198,11 +210,20 @@ func addressOf(address net.Addr) netip.AddrPort {
 	return address.(*net.TCPAddr).AddrPort()
 }
 
-func (l *listening) relay(connection *net.TCPConn) {
+func (l *listening) relay(connection *net.TCPConn, inode uint64) {
 	stream, err := l.service.Open(map[string]any{"accepted": l.stream.ID()})
 	if err != nil {
 		connection.Close()
 		return
+	}
+	if l.tellRuns && inode != 0 {
+		l.relays.Add(1)
+		go func() {
+			defer l.relays.Done()
+			if run := l.service.RunOfSocket(inode); run != "" {
+				_ = l.stream.Send(map[string]any{"of": map[string]any{"stream": stream.ID(), "run": run}})
+			}
+		}()
 	}
 	_ = stream.Close(join(stream, connection))
 }
@@ -215,6 +236,23 @@ func (l *listening) end() {
 	}
 	l.mutex.Unlock()
 	l.relays.Wait()
+}
+
+// Whose is the verb `whose`: the run whose process has a connection on this machine, by its port and that of the other end.
+func (s *Service) Whose(_ context.Context, stream *wire.Stream, open wire.Message) error {
+	var request struct{ Near, Far uint16 }
+	if err := open.Decode(&request); err != nil {
+		return err
+	}
+	run := ""
+	for _, loopback := range [...]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		found, err := findPeer(netip.AddrPortFrom(loopback, request.Near), netip.AddrPortFrom(loopback, request.Far))
+		if err == nil && found.inode != 0 {
+			run = s.RunOfSocket(found.inode)
+			break
+		}
+	}
+	return stream.Send(map[string]any{"run": run})
 }
 
 // Dial is the verb `dial`: it connects to an address that the host reaches.

@@ -19,7 +19,7 @@ import (
 )
 
 func serve(t testing.TB) *wiretest.Client {
-	service := &Service{}
+	service := &Service{RunOfSocket: func(uint64) string { return "r1-single-0" }}
 	client := wiretest.New(t, func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 		if strings.Contains(string(open.Head), "listen") {
 			return service.Listen(ctx, stream, open)
@@ -87,6 +87,24 @@ func TestBothDirectionsAndHalfClose(t *testing.T) {
 		if failure := stream.Failure(); failure != nil {
 			t.Errorf("failed by %v", failure)
 		}
+	}
+}
+
+func TestWhoseAConnectionIsIsToldWhereItIsAskedFor(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells")
+	}
+	client := serve(t)
+	for _, anyUser := range []bool{false, true} {
+		listener := client.Open(map[string]any{"verb": "listen", "port": 0, "any_user": anyUser, "tell_runs": true})
+		port := int(listener.Receive()["listening"].(float64))
+		connection := dial(t, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		stream := client.Accept()
+		of := listener.Receive()["of"].(map[string]any)
+		if of["stream"] != float64(stream.ID) || of["run"] != "r1-single-0" {
+			t.Errorf("%v of stream %d", of, stream.ID)
+		}
+		connection.Close()
 	}
 }
 
@@ -218,8 +236,8 @@ func TestPeerUser(t *testing.T) {
 			defer theirs.Close()
 			near, far := addressOf(theirs.RemoteAddr()), addressOf(theirs.LocalAddr())
 			for _, ask := range askers {
-				if uid, err := ask(near, far); uid != os.Getuid() || err != nil {
-					t.Errorf("user %d, %v", uid, err)
+				if found, err := ask(near, far); found.uid != os.Getuid() || found.inode == 0 || err != nil {
+					t.Errorf("%v, %v", found, err)
 				}
 			}
 			ours.Close()
@@ -227,8 +245,8 @@ func TestPeerUser(t *testing.T) {
 				t.Error("it has sent nothing")
 			}
 			// Nobody's now; a kernel that still knows it must not say that it is root's.
-			if uid, err := peerUser(near, far); uid != nobody || err != nil {
-				t.Errorf("user %d, %v, after it was closed", uid, err)
+			if found, err := findPeer(near, far); found != noPeer || err != nil {
+				t.Errorf("%v, %v, after it was closed", found, err)
 			}
 		})
 	}
@@ -256,7 +274,8 @@ func TestOneThatOnlyLooked(t *testing.T) {
 			t.Errorf("wrong about %q", said)
 		}
 		// No stream to tell of it, so telling would be a fault.
-		if said == "" && (&listening{}).mayEnter(connection) {
+		found, err := findPeer(addressOf(connection.RemoteAddr()), addressOf(connection.LocalAddr()))
+		if said == "" && (&listening{}).mayEnter(connection, found.uid, err) {
 			t.Error("it was let in")
 		}
 	}

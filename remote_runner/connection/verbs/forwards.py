@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
-from remote_runner.connection.verbs.said import nonsense, part, whole
+from remote_runner.connection.verbs.said import nonsense, part, whole, words
 from remote_runner.errors import DeadlineError, FarShellError, HostLostError, PortTakenError
 from remote_runner.inventory.endpoint import Endpoint
 
@@ -23,8 +24,18 @@ _LISTEN_S = 300.0
 _MOST_CONNECTIONS = 2048
 
 
-HOST_OF_PORT: dict[int, str] = {}
-"""By the port here of each relayed connection, the host that it came from: a service of this process may ask."""
+@dataclass
+class Relayed:
+    """Who is behind a relayed connection: a program on the host; of which run there, as soon as its agent tells."""
+
+    host: str
+    instance_id: str = ""
+
+
+RELAYED: dict[int, Relayed] = {}
+"""By the port here of each relayed connection: a service of this process may ask."""
+ASKING_PORTS: set[int] = set()
+"""The ports here of those services that do."""
 
 
 class _Forward:
@@ -79,6 +90,7 @@ class Listener(_Forward):
         self._told = told
         self._by_stream = listeners.by_stream
         self._has_failed = False
+        self._relayed: dict[int, Relayed] = {}
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, port: int) -> None:
@@ -104,7 +116,11 @@ class Listener(_Forward):
 
     def accept(self, stream: Stream) -> None:
         """Take a connection that the host let in."""
-        self._carry(self._serve(stream) if self._has_room else stream.close())
+        if not self._has_room:
+            self._carry(stream.close())
+            return
+        self._relayed[stream.id] = Relayed(self._host)
+        self._carry(self._serve(stream))
 
     async def close(self) -> None:
         """End the port there and its connections."""
@@ -115,10 +131,14 @@ class Listener(_Forward):
         await self._stream.close()
 
     async def _listen(self) -> None:
-        """What the host says of connections that it did not let in, and that it listens no more."""
+        """What the host says of connections, of those that it did not let in, and that it listens no more."""
         try:
             while True:
-                refused = part(self._host, (await self._stream.receive()).head, "refused")
+                head = (await self._stream.receive()).head
+                if "of" in head:
+                    self._note(part(self._host, head, "of"))
+                    continue
+                refused = part(self._host, head, "refused")
                 uid = whole(refused.get("uid"))
                 self._told(
                     f"{self._host}: a program of {'an unknown user' if uid is None else f'user {uid}'} there was not "
@@ -129,7 +149,18 @@ class Listener(_Forward):
         except HostLostError:
             pass  # the instance that uses it reports so
 
+    def _note(self, of: dict[str, Any]) -> None:
+        relayed = self._relayed.get(whole(of.get("stream")) or 0)
+        if relayed is not None:  # else it is over
+            relayed.instance_id = words(of.get("run"))
+
     async def _serve(self, stream: Stream) -> None:
+        try:
+            await self._dial(stream)
+        finally:
+            self._relayed.pop(stream.id, None)
+
+    async def _dial(self, stream: Stream) -> None:
         try:
             async with asyncio.timeout(_DIAL_S):
                 reader, writer = await asyncio.open_connection(self._near.host, self._near.port, limit=_CHUNK_BYTES)
@@ -144,11 +175,11 @@ class Listener(_Forward):
             raise
         else:
             port = writer.get_extra_info("sockname")[1]
-            HOST_OF_PORT[port] = self._host
+            RELAYED[port] = self._relayed[stream.id]
             try:
                 await relay(stream, reader, writer)
             finally:
-                HOST_OF_PORT.pop(port, None)
+                RELAYED.pop(port, None)
 
 
 class Listeners:
