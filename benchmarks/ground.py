@@ -24,6 +24,8 @@ from tests.slurm_bed import SlurmBed
 ROOT = Path(__file__).parent.parent
 LIVE_S = 60
 """How long the application lives in the test case `live`."""
+PAUSE_S = 10
+"""And in the test case `pause`."""
 # FAR holds what it streams and copies, laid down there before, and `ran`, where each start leaves a file: a process
 # number comes again within one run of thousands.
 APPLICATION = r"""#!/bin/sh
@@ -31,6 +33,7 @@ APPLICATION = r"""#!/bin/sh
 case $TEST_CASE in
     nothing) ;;
     live) sleep LIVE_S ;;
+    pause) sleep PAUSE_S ;;
     lines | line) cat "$FAR/$TEST_CASE" ;;
     files) cp -R "$FAR/files" "$TEST_OUTPUTS_PATH/" ;;
     barrier) cd "$FAR" && python3 -m benchmarks.barrier 9 0 || exit ;;
@@ -38,8 +41,8 @@ case $TEST_CASE in
 esac
 echo "$TEST_CASE" >"$TEST_OUTPUTS_PATH/case"
 printf '{"ts":1,"msg":"","group_id":"single","run_id":"","event":{"success_event":{"group":"single"}}}\n'
-""".replace("LIVE_S", str(LIVE_S))
-CASES = ("nothing", "live", "lines", "line", "files", "barrier", "barriers")
+""".replace("LIVE_S", str(LIVE_S)).replace("PAUSE_S", str(PAUSE_S))
+CASES = ("nothing", "live", "pause", "lines", "line", "files", "barrier", "barriers")
 _IN_MEMORY_BYTES = 10 << 30
 
 

@@ -30,6 +30,8 @@ _NAMES = {
     "connections": "TCP connections:",
     "sessions": "sessions:",
     "memory_here_bytes": "most memory",
+    "there_share": "there",
+    "here_share": "here",
     "pss_each_bytes": "each",
     "pss_growth_bytes": "growth",
     "publish_s": "publish",
@@ -161,6 +163,8 @@ def show(samples: Sequence[float], measure: str, *, middle: bool = False) -> str
 def _unit(greatest: float, measure: str) -> tuple[float, str]:
     if measure.endswith("_bytes"):
         return 1e6, "MB"
+    if measure.endswith("_share"):
+        return 0.01, "%"
     if not measure.endswith("_s"):
         return 1.0, ""
     return (1.0, "s") if greatest >= 0.1 or not greatest else (1e-3, "ms") if greatest >= 1e-4 else (1e-6, "µs")

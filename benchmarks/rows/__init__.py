@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rows import barriers, crowds, files, instances, nix, pushes, streams, sync_service
+from benchmarks.rows import barriers, crowds, files, instances, nix, pushes, streams, sync_service, watching
 from benchmarks.work import Work
 
 WORKS: tuple[Work, ...] = (
@@ -14,4 +14,5 @@ WORKS: tuple[Work, ...] = (
     *nix.WORKS,
     *sync_service.WORKS,
     *barriers.WORKS,
+    *watching.WORKS,
 )

@@ -43,6 +43,7 @@ def test_samples_are_shown_with_their_spread() -> None:
     assert show([0.0123, 0.0456], "wall_s", middle=True) == "28.9 ms"
     assert show([0.0000123], "cpu_s") == "12.3 µs"
     assert show([2e6, 2e6], "memory_here_bytes") == "2 MB"
+    assert show([0.0042], "there_share") == "0.42 %"
     assert show([3.0], "failed") == "3"
     assert show([], "wall_s") == ""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import stand as stand_module
 from benchmarks.stand import Costs, Job, stand
 
 ENVIRON = {"PATH": os.environ["PATH"]}
@@ -24,6 +26,17 @@ def test_jobs_run_side_by_side_and_each_status_is_told(tmp_path: Path) -> None:
         ended = made.wait()
     assert ended.statuses == [3, 0, -9]
     assert ended.wall_s > 0
+
+
+def test_a_job_can_have_a_terminal(tmp_path: Path) -> None:
+    terminal = Path(stand_module.__file__).with_name("terminal.py")
+    script = "test -t 0 && test -t 2 && stty size && exit 3"
+    shown = Job([sys.executable, "-S", "-E", str(terminal), "sh", "-c", script], ENVIRON, tmp_path, tmp_path / "log")
+    with stand("rr-test", tmp_path / "log") as made:
+        made.start([shown], limit_s=60)
+        ended = made.wait()
+    assert ended.statuses == [3]
+    assert (tmp_path / "log").read_text().split() == ["40", "140"]
 
 
 def test_a_failure_carries_the_last_words(tmp_path: Path) -> None:
