@@ -67,6 +67,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         "have testground v0.6.0 and sync-service on PATH, which no registry has, and install docker.io, redis-server, "
         "influxdb, busybox and golang-go; run as root",
     ),
+    "docker": (
+        lambda: os.geteuid() == 0 and _program("dockerd", "docker")(),
+        "run as root, with docker.io installed",
+    ),
+    "influxdb": (_program("influxd"), "install influxdb"),
+    "redis": (_program("redis-server"), "install redis-server"),
     "chromium": (_program("chromium"), "install chromium (Debian's: Ubuntu has a snap)"),
     "bash": (_program("bash"), "install bash"),
     "dash": (_program("dash"), "install dash"),
