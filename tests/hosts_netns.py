@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -386,6 +386,17 @@ class NetnsHost(TestHost):
         """Undo `slow_down`."""
         for prefix, device in (([], self.link), ([which("ip"), "netns", "exec", self.namespace], "eth0")):
             subprocess.run([*prefix, which("tc"), "qdisc", "del", "dev", device, "root"], check=True)
+
+    @contextmanager
+    def losing_packets(self) -> Iterator[None]:
+        """In the body a queue behind it takes no more than a few packets, and drops those that come faster."""
+        qdisc = [which("ip"), "netns", "exec", self.namespace, which("tc"), "qdisc"]
+        words = ["root", "tbf", "rate", "20mbit", "burst", "4k", "limit", "20k"]
+        subprocess.run([*qdisc, "add", "dev", "eth0", *words], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*qdisc, "del", "dev", "eth0", "root"], check=True)
 
     def kill(self) -> None:
         """End every process there at once, as a power cut does; `boot` starts it again."""

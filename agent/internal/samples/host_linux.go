@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,15 +21,35 @@ type looker struct {
 
 func newLooker(func(context.Context, ...string) string) *looker {
 	l := &looker{buffer: make([]byte, 8<<10)}
-	_, group, _ := strings.Cut("\n"+string(l.read("/proc/self/cgroup")), "\n0::")
-	group, _, _ = strings.Cut(group, "\n")
-	for ; group != "" && group != "/" && group != "."; group = filepath.Dir(group) {
-		path := filepath.Join("/sys/fs/cgroup", group, "cpu.stat")
-		if bytes.Contains(l.read(path), []byte("throttled_usec")) {
-			l.throttled = append(l.throttled, path)
+	for _, line := range strings.Split(string(l.read("/proc/self/cgroup")), "\n") {
+		_, line, _ = strings.Cut(line, ":")
+		controllers, group, _ := strings.Cut(line, ":")
+		root := "/sys/fs/cgroup"
+		if controllers != "" { // of version 1
+			if !slices.Contains(strings.Split(controllers, ","), "cpu") {
+				continue
+			}
+			root += "/cpu"
+		}
+		for ; group != "" && group != "/" && group != "."; group = filepath.Dir(group) {
+			path := filepath.Join(root, group, "cpu.stat")
+			if _, told := throttled(l.read(path)); told {
+				l.throttled = append(l.throttled, path)
+			}
 		}
 	}
 	return l
+}
+
+// throttled is for how many seconds a control group was held back by its limit, as its cpu.stat of version 2 or 1 has it.
+func throttled(stat []byte) (seconds float64, told bool) {
+	if spent := fieldsOf(stat, "throttled_usec "); len(spent) > 0 {
+		return spent[0] / 1e6, true
+	}
+	if spent := fieldsOf(stat, "throttled_time "); len(spent) > 0 {
+		return spent[0] / 1e9, true
+	}
+	return 0, false
 }
 
 // read is the text of a file, valid until the next one is read.
@@ -83,8 +104,8 @@ func (l *looker) sample(context.Context) map[string]float64 {
 	addNetwork(told, l.read("/proc/net/dev"))
 	addProtocols(told, l.read("/proc/net/snmp"))
 	for _, path := range l.throttled {
-		if spent := fieldsOf(l.read(path), "throttled_usec "); len(spent) > 0 {
-			told["throttled_s"] += spent[0] / 1e6
+		if seconds, is := throttled(l.read(path)); is {
+			told["throttled_s"] += seconds
 		}
 	}
 	return told

@@ -51,3 +51,17 @@ func spent() int64 {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	return usage.Utime.Nano() + usage.Stime.Nano()
 }
+
+func TestBothVersionsOfControlGroupsTellHowLongTheyWereHeldBack(t *testing.T) {
+	for stat, want := range map[string]float64{
+		"usage_usec 9\nnr_throttled 2\nthrottled_usec 1500000\n":    1.5,
+		"nr_periods 7\nnr_throttled 2\nthrottled_time 2500000000\n": 2.5,
+	} {
+		if seconds, told := throttled([]byte(stat)); seconds != want || !told {
+			t.Errorf("%v of %q", seconds, stat)
+		}
+	}
+	if _, told := throttled([]byte("usage_usec 9\n")); told {
+		t.Error("a group without a limit's counters")
+	}
+}
