@@ -1,4 +1,7 @@
-"""Writes docs/live-view.svg: `make demo` as it is seen in a terminal. `python -m tests.picture`, by hand."""
+"""Writes docs/live-view.svg and docs/report.png: `make demo` as it is seen in a terminal, and its report in a browser.
+
+`python -m tests.picture`, by hand; it takes tmux and chromium.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from tests.chromium import browser
 from tests.tmux import Tmux
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +77,16 @@ def _still(screen: str, title: str, number: int) -> str:
     return re.sub(r"@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)  # its fonts would come from the network
 
 
+def picture_report(target: Path) -> None:
+    """The first screen of the last report here."""
+    report = max(ROOT.glob("outputs/local_exec/*/*/report.html"), key=lambda path: path.stat().st_mtime)
+    with tempfile.TemporaryDirectory() as name, browser(Path(name)) as page:
+        page.size(1085, 880)
+        page.open(report)
+        page.picture(target, whole=False)
+
+
 if __name__ == "__main__":
-    seen = record("make demo ARGS='--instances 8'", "outputs:")
+    seen = record("make demo ARGS='--instances 8'", "report:")
     (ROOT / "docs" / "live-view.svg").write_text(animated(seen, "make demo"), encoding="utf-8")
+    picture_report(ROOT / "docs" / "report.png")

@@ -120,17 +120,38 @@ def services() -> Iterator[Docker]:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise RuntimeError(f"something listens on port {port} already")
-        directory = Path(tempfile.mkdtemp(prefix="rr-docker-", dir="/tmp"))
-        stack.callback(_remove, directory)
-        docker = Docker(directory)
-        stack.enter_context(_dockerd(docker))
+        docker = stack.enter_context(docker_alone())
         docker("network", "create", "testground-control")
+        stack.callback(_remove_network, docker)
         for container in _CONTAINERS:
             _start(docker, container)
         for container in _CONTAINERS:
             _wait_for_port(docker, container)
         influxdb("CREATE DATABASE testground")
         yield docker
+
+
+@contextmanager
+def docker_alone() -> Iterator[Docker]:
+    """A dockerd without a container; in the end those that were made are removed. Raises RuntimeError."""
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="rr-docker-", dir="/tmp"))
+        stack.callback(_remove, directory)
+        docker = Docker(directory)
+        stack.enter_context(_dockerd(docker))
+        yield docker
+
+
+def _remove_network(docker: Docker) -> None:
+    _remove_containers(docker)
+    with contextlib.suppress(RuntimeError):
+        docker("network", "rm", "testground-control")
+
+
+def _remove_containers(docker: Docker) -> None:
+    names = docker("ps", "--all", "--quiet").split()
+    if names:
+        docker("rm", "--force", *names)
 
 
 def _remove(directory: Path) -> None:
@@ -162,11 +183,7 @@ def _dockerd(docker: Docker) -> Iterator[None]:
         try:
             yield
         finally:
-            names = docker("ps", "--all", "--quiet").split()
-            if names:
-                docker("rm", "--force", *names)
-            with contextlib.suppress(RuntimeError):
-                docker("network", "rm", "testground-control")
+            _remove_containers(docker)
 
 
 @contextmanager
@@ -195,7 +212,7 @@ def _running(
 
 
 def _start(docker: Docker, container: _Container) -> None:
-    docker("import", "-", f"bed/{container.name}", stdin=_image(which(container.program)))
+    docker("import", "-", f"bed/{container.name}", stdin=image_of(which(container.program)))
     _run_container(docker, container)
 
 
@@ -206,7 +223,7 @@ def _run_container(docker: Docker, container: _Container) -> None:
     docker(*words)
 
 
-def _image(program: str) -> bytes:
+def image_of(program: str) -> bytes:
     """A tar archive of the program, the libraries it needs, and a /tmp."""
     listed = subprocess.run([which("ldd"), program], capture_output=True, text=True, check=False).stdout
     libraries = re.findall(r"(/\S+) \(0x", listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from remote_runner.inventory.systems import System
 from remote_runner.machine.controller import Controller
 from tasks.checks.finding import Outcome
 from tasks.checks.here import _agent
+from tests.needs import need
 
 
 def test_a_wheel_needs_no_go(tmp_path: Path, controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +32,21 @@ def test_a_wheel_needs_no_go(tmp_path: Path, controller: Controller, monkeypatch
     assert {one.outcome for one in found.values()} == {Outcome.OK}
     assert "none is needed" in found["Go"].found
     assert (lacking["agent"].outcome, "brings none for it" in lacking["agent"].found) == (Outcome.FAIL, True)
+
+
+@pytest.mark.slow
+def test_fix_builds_the_agent_and_says_so(
+    tmp_path: Path, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program.find_go(os.environ) is None:
+        need("go")
+    monkeypatch.setattr(program, "_BUILT", tmp_path / "none")
+    environ = {"PATH": os.environ["PATH"], "GOCACHE": str(Path(program._ROOT) / "build" / "go-cache")}
+    (lacking,) = (one for one in _agent(controller, environ, fix=False) if one.check == "agent")
+    assert (lacking.outcome, lacking.fixed) == (Outcome.WARN, False)
+    assert "--fix builds it" in lacking.next_step
+    (built,) = (one for one in _agent(controller, environ, fix=True) if one.check == "agent")
+    assert (built.outcome, built.fixed) == (Outcome.OK, True)
+    target = controller.cache / "agents" / program.identity() / str(System.local())
+    assert built.found == f"built now for {System.local()}: {target}"
+    assert os.access(target, os.X_OK)
