@@ -172,7 +172,7 @@ def instance_starter(plan: Plan) -> Iterator[Command]:
     """What starts instances: they are coroutines of this process."""
     from remote_runner.broker.in_process import InProcess
 
-    with InProcess(plan.directory, plan.controller, DISPLAY.tell) as starter:
+    with InProcess(plan.directory, plan.controller, plan.environ, DISPLAY.tell) as starter:
         yield starter
 
 

@@ -13,6 +13,7 @@ from typing import Self
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.verbs.forwards import Relayed
+from remote_runner.instance.environment import around_instances
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
@@ -26,11 +27,12 @@ _CLOSE_S = 60.0  # Slurm may take 20 s to say that it does not answer
 class InProcess:
     """A `testground.local_exec.Starter`; a context manager that ends its connections.
 
-    `tell` hears what goes on, in its threads.
+    `environ` is that of the user who started it: builds and ssh have it. `tell` hears what goes on, in its threads.
     """
 
-    def __init__(self, plan_dir: Path, controller: Controller, tell: Tell = nobody) -> None:
+    def __init__(self, plan_dir: Path, controller: Controller, environ: Mapping[str, str], tell: Tell = nobody) -> None:
         self._plan_dir = plan_dir
+        self._around = around_instances(environ)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="instances", daemon=True)
         self._shared = Shared(controller, tell)
@@ -63,7 +65,12 @@ class InProcess:
         try:
             with stop:
                 return await run_instance(
-                    environ, self._plan_dir, shared=self._shared, stop=stop, stdout=stdout, stderr=stderr
+                    {**self._around, **environ},
+                    self._plan_dir,
+                    shared=self._shared,
+                    stop=stop,
+                    stdout=stdout,
+                    stderr=stderr,
                 )
         finally:
             for writer, fd in ((stdout, stdout_fd), (stderr, stderr_fd)):

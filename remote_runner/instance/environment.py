@@ -22,3 +22,10 @@ def run_environment(
     for name in ("TEST_OUTPUTS_PATH", "TEST_TEMP_PATH"):
         kept.pop(name, None)
     return kept | dict(given)
+
+
+def around_instances(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of the user's environment is there for instances started by hand, as for any task: ssh's agent, the
+    toolchains' settings, the variables that are passed on. What Testground says is the run's own.
+    """
+    return {name: value for name, value in environ.items() if not name.startswith(_PREFIXES)}

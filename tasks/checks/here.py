@@ -145,7 +145,7 @@ def _daemon(environ: Mapping[str, str]) -> Iterable[Finding]:
             else:
                 yield ok(HERE, check, f"free; under the daemon its {name} is there")
         elif said.startswith(expected):
-            yield ok(HERE, check, f"a {name} answers")
+            yield ok(HERE, check, f"{name} answers")
         else:
             step = f"see who listens there: ss -ltnp 'sport = :{port}'"
             report = fail if answers else warn

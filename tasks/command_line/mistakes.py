@@ -35,6 +35,8 @@ def explain(problem: str, line: Line, task: str | None, flags: Sequence[str], ta
     word = found["word"]
     if task is not None and word.startswith("-"):
         return f"{task}: has no option {word}{_meant(word, flags)}; fab --help {task} has all of them"
+    if word.startswith("-"):
+        return f"{word} is no option of fab itself{_behind_its_task(line, word, tasks)}; fab --help has all of them"
     nested = f"{(task or '').partition('.')[0]}.{word}"
     if task is not None and nested in tasks:
         return f"there is no task {word}: fab {nested}"
@@ -44,6 +46,16 @@ def explain(problem: str, line: Line, task: str | None, flags: Sequence[str], ta
     if task is not None and option is not None and not difflib.get_close_matches(word, tasks, 1, 0.8):
         return f"{task}: {word!r} stands where an option belongs: fab {_corrected(line, word, task, option)}"
     return f"there is no task {word}{_meant(word, tasks)}; fab --list shows them"
+
+
+def _behind_its_task(line: Line, word: str, tasks: Sequence[str]) -> str:
+    """What a task's own option that stands before the task is told."""
+    at = next((at for at, other in enumerate(line.words) if other in tasks), None)
+    if at is None or word not in line.words[:at]:
+        return ""
+    before = [other for other in line.words[:at] if other != word]
+    text = shlex.join([*before, line.words[at], word, *line.words[at + 1 :]])
+    return f", one of a task stands behind it: fab {text}{f' -- {line.remainder}' if line.remainder else ''}"
 
 
 def _meant(word: str, names: Sequence[str]) -> str:

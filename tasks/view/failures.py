@@ -54,12 +54,24 @@ def _told(members: Sequence[Failure]) -> str:
     reason = first.reason
     if len(hosts) > 1:  # of one of them it would be wrong
         reason = reason.replace(f"{first.host}: ", "", 1)
-        reason = re.sub(rf"(?<!\w){re.escape(first.host)}(?!\w)", "each host", reason)
+        reason = "\n".join(_of_each(line, first.host, hosts) for line in reason.split("\n"))
     listed = ", ".join(ranges([member.who for member in members]))
     if len(hosts) > 1:
         more = f" and {len(hosts) - _MOST_HOSTS} more" * (len(hosts) > _MOST_HOSTS)
         listed += f" on {', '.join(hosts[:_MOST_HOSTS])}{more}"
     return f"{len(members)} instances{where} {first.verdict}: {reason}\n  {listed}"
+
+
+def _of_each(line: str, host: str, hosts: Sequence[str]) -> str:
+    """A line that names one of the hosts, for all of them; what can be typed can be typed still."""
+    if "ssh -" in line:
+        return line
+    if len(hosts) <= _MOST_HOSTS:
+        options = " ".join(f"--host {name}" for name in hosts)
+        line = re.sub(rf"--host {re.escape(host)}(?![^\s`])", lambda _: options, line)
+        if options in line:
+            return line
+    return re.sub(rf"(?<!\w){re.escape(host)}(?!\w)", "each host", line)
 
 
 def ranges(who: Sequence[str]) -> list[str]:

@@ -22,6 +22,15 @@ TASKS = ("build", "fetch", "hosts", "hosts.list", "hosts.login", "local.single",
         (("login",), "login", None, (), "there is no task login (did you mean hosts.login?); fab --list shows them"),
         (("hosts", "login"), "login", "hosts.list", ("--host",), "there is no task login: fab hosts.login"),
         (
+            ("-q", "push", "--host", "nc1"),
+            "-q",
+            None,
+            (),
+            "-q is no option of fab itself, one of a task stands behind it: fab push -q --host nc1; "
+            "fab --help has all of them",
+        ),
+        (("--quite",), "--quite", None, (), "--quite is no option of fab itself; fab --help has all of them"),
+        (
             ("push", "--hots", "nc1"),
             "--hots",
             "push",

@@ -365,7 +365,7 @@ def _host_key_failure(
             "its host key is not known here",
             stderr=stderr,
             next_step=f"compare the fingerprint and accept it: fab hosts.login --host {name}\n"
-            f"    or, without fab: ssh -o StrictHostKeyChecking=ask {by_hand.removeprefix('ssh ')}",
+            f"    or by ssh itself: ssh -o StrictHostKeyChecking=ask {by_hand.removeprefix('ssh ')}",
         )
     return None
 

@@ -23,6 +23,17 @@ def test_the_same_on_many_hosts_is_told_once_with_the_list() -> None:
     ]
 
 
+def test_a_command_for_many_hosts_can_be_typed() -> None:
+    reason = "{0}: not known\n  next: accept it: fab hosts.login --host {0}\n    or by ssh itself: ssh -o A=b {0} true"
+    same = [Failure(f"single[{n:03d}]", host, "failed", reason.format(host)) for n, host in enumerate(("dex", "fir"))]
+    assert told_once(same) == [
+        "2 instances on 2 hosts failed: not known\n"
+        "  next: accept it: fab hosts.login --host dex --host fir\n"
+        "    or by ssh itself: ssh -o A=b dex true\n"
+        "  single[000-001] on dex, fir"
+    ]
+
+
 def test_the_same_on_one_host_names_it() -> None:
     same = [Failure(f"a[{n:03d}]", "dex", "incomplete", f"dex: /far/x-a-{n} is not whole") for n in range(2)]
     assert told_once(same) == ["2 instances on dex incomplete: dex: /far/x-a-0 is not whole\n  a[000-001]"]
