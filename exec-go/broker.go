@@ -44,7 +44,7 @@ func handOver(instance command) (int, error) {
 		if err == nil {
 			answer, failure := readAnswer(connection)
 			if failure == nil && answer == answerTakes {
-				return follow(connection)
+				return follow(connection, instance.typed())
 			}
 			syscall.Close(connection)
 			if failure == nil && answer == answerStale {
@@ -282,7 +282,7 @@ func readAnswer(connection int) (byte, error) {
 }
 
 // follow hands the instance over and waits for its end; signals go to it.
-func follow(connection int) (int, error) {
+func follow(connection int, typed string) (int, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	request, err := request()
@@ -304,8 +304,8 @@ func follow(connection int) (int, error) {
 	if err != nil || count == 0 {
 		run := os.Getenv("TEST_RUN")
 		fail("the broker that ran this instance ended: it was killed, or has crashed",
-			"run it again; the application ends on its host by itself, `fab fetch --run "+run+"` brings what it had written,"+
-				" `fab clean --run "+run+"` removes it")
+			fmt.Sprintf("run it again; the application ends on its host by itself, `%[1]s fetch --run %[2]s` brings what it had "+
+				"written, `%[1]s clean --run %[2]s` removes it", typed, run))
 	}
 	return int(status[0]), nil
 }

@@ -41,7 +41,7 @@ func main() {
 		os.Setenv("REMOTE_RUNNER_ARTIFACTS", linkedArtifacts)
 	}
 	if os.Getenv(startVariable) == "off" {
-		become(instance.words)
+		instance.become()
 	}
 	status, err := handOver(instance)
 	if err == nil {
@@ -49,7 +49,15 @@ func main() {
 	}
 	message("start: no broker takes this instance, so it runs by itself: " + err.Error())
 	os.Setenv(startVariable, "off")
-	become(instance.words)
+	instance.become()
+}
+
+// typed is the program for hints: what imported the plan says it as the last word, where it is not `fab`.
+func (c command) typed() string {
+	if c.words[len(c.words)-1] == "remote-runner" {
+		return "remote-runner"
+	}
+	return "fab"
 }
 
 // enterPlan goes to the plan's directory, which is where an instance runs.
@@ -72,17 +80,18 @@ func becomeTasks(words []string) {
 		path += ":" + given
 	}
 	os.Setenv("PYTHONPATH", path)
-	become(append([]string{linkedPython, "-c", "import tasks.main; tasks.main.main()"}, words...))
+	command{append([]string{linkedPython, "-c", "import tasks.main; tasks.main.main()"}, words...), ""}.become()
 }
 
-func become(words []string) {
-	err := syscall.Exec(words[0], words, os.Environ())
-	fail(words[0]+" cannot be started: "+err.Error(), "run `fab plan.import` again with the Python that remote-runner is installed for")
+func (c command) become() {
+	err := syscall.Exec(c.words[0], c.words, os.Environ())
+	fail(c.words[0]+" cannot be started: "+err.Error(),
+		"run `"+c.typed()+" plan.import` again with the Python that remote-runner is installed for")
 }
 
 func instanceCommand() (command, error) {
 	if linkedPlan != "" {
-		return command{[]string{linkedPython, "-m", "remote_runner"}, linkedPlan}, nil
+		return command{[]string{linkedPython, "-m", "remote_runner", "remote-runner"}, linkedPlan}, nil
 	}
 	words, err := os.ReadFile(commandFile)
 	if err == nil && len(words) > 0 {

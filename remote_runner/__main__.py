@@ -14,18 +14,23 @@ LOST = (
 OLD_VARIABLE = "REMOTE_RUNNER_WARM"
 
 
-def main() -> int:
+def main(typed: str = "") -> int:
     """Run the instance that the environment describes, of the plan one stands in; the exit status.
 
-    The broker runs it, unless `REMOTE_RUNNER_BROKER` is `off`. Started as the broker, this runs those of all launchers.
+    typed: the program for hints, where it is not `fab`. The broker runs the instance, unless `REMOTE_RUNNER_BROKER` is
+    `off`. Started as the broker, this runs those of all launchers.
     """
     import os
 
     from remote_runner.broker.place import VARIABLE
+    from remote_runner.typed import as_typed, set_typed
+
+    if typed:
+        set_typed(typed)
 
     environ = dict(os.environ)  # noqa: TID251 (the edge of the process)
     if OLD_VARIABLE in environ:
-        print("this launcher is of an older remote-runner: run `fab plan.import` again")
+        print(as_typed("this launcher is of an older remote-runner: run `fab plan.import` again"))
         return 1
     place = environ.pop(VARIABLE, "")
     if place and place != "off":
@@ -61,7 +66,9 @@ def run(environ: dict[str, str], directory: str, umask: int, *, in_process: bool
 
 
 def _fail(words: str, environ: dict[str, str]) -> int:
-    _tell("failure_event", {"group": environ.get("TEST_GROUP_ID", ""), "error": words}, environ)
+    from remote_runner.typed import as_typed
+
+    _tell("failure_event", {"group": environ.get("TEST_GROUP_ID", ""), "error": as_typed(words)}, environ)
     return 1
 
 
@@ -88,4 +95,4 @@ def _tell(name: str, body: dict[str, str], environ: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -19,6 +19,7 @@ from remote_runner.errors import LocalProgramError, PlanImportError
 from remote_runner.example import example_plan
 from remote_runner.machine import process
 from remote_runner.machine.controller import home_directory
+from remote_runner.typed import typed_program
 from testground.manifest import Manifest
 
 SHIM = PurePath("exec-go")
@@ -59,10 +60,11 @@ def home_of_testground(environ: Mapping[str, str]) -> Path:
 def instance_command() -> tuple[str, ...]:
     """What an instance is started with wherever its plan lies: `fab instance` by this Python, without Fabric.
 
-    The plan's directory is no place for imports (-P): a copy of it would be compiled anew for each run.
+    The plan's directory is no place for imports (-P): a copy of it would be compiled anew for each run. The last
+    word is the program for hints, where it is not `fab`.
     """
-    start = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from remote_runner.__main__ import main; sys.exit(main())"
-    return (sys.executable, "-P", "-c", start)
+    imports = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from remote_runner.__main__ import main"
+    return (sys.executable, "-P", "-c", f"{imports}; sys.exit(main(*sys.argv[1:]))", *typed_program())
 
 
 def check_builders(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 _typed = "fab"
@@ -19,6 +20,12 @@ def set_typed(words: str, gone_to: str = "") -> None:
 def typed() -> str:
     """The words that begin a command like the one that was typed."""
     return _typed
+
+
+def typed_program() -> tuple[str, ...]:
+    """Its name alone, for processes of ours that shall call it the same; nothing where that is `fab`."""
+    name = shlex.split(_typed)[0]
+    return () if name == "fab" else (name,)
 
 
 def from_where_typed(path: str) -> str:

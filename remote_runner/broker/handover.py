@@ -15,6 +15,7 @@ from remote_runner.broker.place import DIRECTORY, VARIABLE, BrokerPlace, interpr
 from remote_runner.broker.protocol import ANSWER_BYTES, MAGIC, STALE, TAKES, Request
 from remote_runner.deadline import Deadline
 from remote_runner.machine.controller import Controller, own_directory
+from remote_runner.typed import typed_program
 
 _PATIENCE_S = 30.0
 _ATTEMPTS = 3
@@ -33,7 +34,7 @@ def hand_over(request: Request) -> int:
     """
     controller = Controller.from_environ(request.environ)
     own_directory(controller.runtime / DIRECTORY)
-    words = [sys.executable, "-m", "remote_runner"]
+    words = [sys.executable, "-m", "remote_runner", *typed_program()]
     place = BrokerPlace.of(controller, words, "", request.environ)
     for _ in range(_ATTEMPTS):
         connection = _reach(controller, place, words, request.environ)

@@ -15,6 +15,7 @@ from pathlib import Path
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.machine.controller import Controller, FileLock
+from remote_runner.typed import as_typed
 
 _LINGER_S = 10.0  # for instances of the run that have not come yet
 _LOOK_S = 0.2
@@ -126,7 +127,7 @@ def _keep(run: _Run, lock: FileLock, taking: asyncio.Future[FileLock]) -> None:
 def _say_kept(run: _Run, error: RemoteRunnerError) -> None:
     why = str(error).partition("\n")[0]
     print(
-        f"the nodes of run {run.run_id} may still be allocated: {why}\n  next: fab clean gives them back",
+        as_typed(f"the nodes of run {run.run_id} may still be allocated: {why}\n  next: fab clean gives them back"),
         file=sys.stderr,
         flush=True,
     )

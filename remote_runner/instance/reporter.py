@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from remote_runner.instance.run_log import InstanceLog
 from remote_runner.instance.writer import Writer
 from remote_runner.secrets import Secrets
+from remote_runner.typed import as_typed
 from testground.events import CrashEvent, Event, FailureEvent, MessageEvent, SuccessEvent, encode_event, parse_line
 from testground.terminal import harmless
 
@@ -136,5 +137,5 @@ class Reporter:
             self.log.words(text)
 
     def _words(self, text: str) -> str:
-        text = harmless(self.secrets.hide(text))
+        text = harmless(self.secrets.hide(as_typed(text)))
         return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"

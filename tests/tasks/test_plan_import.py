@@ -20,22 +20,11 @@ from remote_runner.plan_import import check_builders, home_of_testground, instan
 from testground.manifest import Manifest
 from tests.hosts import which
 from tests.launcher import build
+from tests.manifests import manifest
 from tests.needs import need
 from tests.tasks.fab import REPOSITORY, PlanDirectory
 
-MANIFEST = """name = "greeter"
-[defaults]
-builder = "exec:go"
-runner = "local:exec"
-[builders."exec:go"]
-enabled = true
-exec_pkg = "./exec-go"
-[runners."local:exec"]
-enabled = true
-[[testcases]]
-name = "greet"
-instances = { min = 1, max = 10, default = 1 }
-"""
+MANIFEST = manifest("greeter", "greet", exec_pkg=True)
 SHIM_FILES = {"go.mod", "exec-go/command", *(f"exec-go/{path.name}" for path in (REPOSITORY / "exec-go").glob("*.go"))}
 OWN_FILES = {"manifest.toml", "inventory.yaml", "fabfile.py", "greeter.sh"}
 
@@ -249,6 +238,23 @@ def test_the_shim_starts_the_python_that_imported_the_plan_without_a_path(import
     assert "sync service at localhost:1" in told["error"]
     assert told["group"] == 'a "group"'
     assert (status, stderr) == (1, "")
+
+
+@pytest.mark.parametrize("program", ["fab", "remote-runner"])
+def test_what_an_instance_says_names_the_program_that_imported_the_plan(
+    importing: PlanDirectory, home: Path, tmp_path: Path, program: str
+) -> None:
+    need("go")
+    importing.ok("plan.import", "--home", str(home), program=program)
+    artifact = tmp_path / "artifact"
+    build(home / "plans" / "greeter", artifact)
+    for broker in ({}, {"REMOTE_RUNNER_BROKER": "off"}):
+        _, events, _ = start(artifact, environ_of(tmp_path, **broker))
+        assert f"`{program} local.sync-service`" in events[-1]["failure_event"]["error"]
+    command = home / "plans" / "greeter" / "exec-go" / "command"
+    command.write_text(command.read_text().replace(sys.executable, "/nowhere/python"))
+    _, events, _ = start(artifact, environ_of(tmp_path))
+    assert f"run `{program} plan.import` again" in events[-1]["failure_event"]["error"]
 
 
 def test_the_shim_becomes_the_instance_in_the_plan_that_it_was_built_from(imported: Path, tmp_path: Path) -> None:
