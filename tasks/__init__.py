@@ -1,49 +1,23 @@
-"""What a person types: the tasks of remote-runner, as a Fabric collection.
-
-A plan's fabfile is one line, `from tasks import ns`; loading it makes the running `fab` use this project's executor.
-"""
+"""What a person types. A plan's fabfile is one line: `from tasks import ns`."""
 
 from __future__ import annotations
 
-import fabric.main
-from invoke import Collection
+import sys
+from typing import TYPE_CHECKING
 
-from tasks import (
-    build,
-    choose,
-    clean,
-    demo,
-    doctor,
-    fetch,
-    hosts,
-    init,
-    instance,
-    local,
-    plan_import,
-    push,
-    run,
-)
-from tasks.command_line import completion, executor
-from tasks.runs import listing, logs, remove, report, rerun
+if TYPE_CHECKING:
+    from invoke import Collection
 
-ns = Collection(
-    build.build,
-    choose.choose,
-    clean.clean,
-    completion.completion,
-    demo.demo,
-    doctor.doctor,
-    fetch.fetch,
-    init.init,
-    instance.instance,
-    push.push,
-    report.report,
-    rerun.rerun,
-    run.run,
-    Collection("runs", listing.runs, listing.show, logs.logs, remove.remove),
-    Collection("hosts", hosts.hosts, hosts.login, hosts.sources),
-    Collection("plan", plan_import.import_),
-    Collection("local", local.single, local.composition, local.sync_service),
-)
+    ns: Collection
 
-executor.install(fabric.main.program)
+
+def __getattr__(name: str) -> Collection:
+    """The collection, imported when it is asked for: that takes 0.3 s, in which somebody may press Ctrl-C."""
+    if name != "ns":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from tasks.collection import ns
+    except KeyboardInterrupt:
+        print("ended here by Ctrl-C", file=sys.stderr)
+        raise SystemExit(130) from None
+    return ns

@@ -31,7 +31,7 @@ def between(text: str, name: str, written: str) -> str:
 
 def tasks_reference() -> str:
     """Each task with its options, as `--help` has them."""
-    from tasks import ns
+    from tasks.collection import ns
 
     lines: list[str] = []
     for name in sorted(ns.task_names):

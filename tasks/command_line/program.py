@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fabric
 import fabric.main
 import invoke
 from invoke.parser import Argument, ParserContext
 
 from remote_runner.typed import as_typed, set_typed
-from tasks.command_line.executor import with_bare_words
+from tasks.command_line.executor import Executor, with_bare_words
 from tasks.command_line.mistakes import Line, explain
 from tasks.command_line.task import Failed, Task
 from tasks.say import give_up_stdout
@@ -27,6 +29,9 @@ _NEVER = {
     "connect-timeout": "the time to connect is timeouts.connect_s in inventory.yaml",
     "prompt-for-login-password": "fab hosts.login --host NAME opens a connection where ssh may ask",
     "prompt-for-passphrase": "fab hosts.login --host NAME opens a connection where ssh may ask",
+    "list-agent-keys": "ssh-add -l lists them",
+    "print-completion-script": "fab completion bash prints it (zsh, fish)",
+    "no-dedupe": "leave it out; every task that is named is run",
 }
 # Invoke's settings of `run`, for tasks of the user's own.
 _OWN_TASKS_ONLY = {
@@ -38,6 +43,9 @@ _OWN_TASKS_ONLY = {
     "prompt-for-sudo-password": "leave it out",
     "config": "leave it out; inventory.yaml has the settings",
 }
+
+# Imported where they are used: a `fab` of another environment gets as far as that.
+_NEEDED = {"asyncssh", "rich", "tomli", "yaml"}
 
 
 class Program(fabric.main.Fab):
@@ -53,6 +61,16 @@ class Program(fabric.main.Fab):
         """Invoke's and Fabric's, and -C."""
         return [*super().core_args(), Argument(names=("C", "directory"), help="Go to this directory first.")]
 
+    def parse_core(self, argv: list[str] | None) -> None:
+        """Read the program's own options; what Fabric would do by itself for some of them is refused."""
+        invoke.Program.parse_core(self, argv)
+
+    def parse_core_args(self) -> None:
+        """The first of it."""
+        super().parse_core_args()
+        set_typed(self._typed())
+        self._refuse(_NEVER)
+
     def parse_tasks(self) -> None:
         """Read tasks and their options; the line's mistakes are told, and what means nothing here is refused."""
         core = self.core[0]
@@ -65,7 +83,9 @@ class Program(fabric.main.Fab):
         except invoke.ParseError as error:
             raise Failed(self._explained(error)) from None
         set_typed(self._typed(), self.args.directory.value or "")
-        self._refuse()
+        self._refuse(_NEVER)
+        if all(isinstance(self.collection[context.name], Task) for context in self.tasks):
+            self._refuse(_OWN_TASKS_ONLY)
         if self.args.directory.value:
             try:
                 os.chdir(self.args.directory.value)  # noqa: TID251 (before anything else is done here)
@@ -85,6 +105,20 @@ class Program(fabric.main.Fab):
             raise Failed(None, 141) from None
         except invoke.ParseError as error:
             raise Failed(self._explained(error)) from None
+
+    def execute(self) -> None:
+        """Run the tasks; Ctrl-C where no task minds it ends them."""
+        try:
+            super().execute()
+        except ModuleNotFoundError as missing:
+            if missing.name not in _NEEDED:
+                raise
+            raise Failed(
+                f"{sys.argv[0]} is of a Python without {missing.name}, which remote-runner needs\n"
+                "  next: put the environment that has remote-runner first on PATH (`source .venv/bin/activate`)"
+            ) from None
+        except KeyboardInterrupt:
+            raise Failed("ended here by Ctrl-C", 130) from None
 
     def print_version(self) -> None:
         """Ours."""
@@ -118,10 +152,27 @@ class Program(fabric.main.Fab):
         line = Line(tuple(self.core.unparsed), self.core.remainder)
         return as_typed(explain(str(error), line, None if context is None else context.name, flags, known))
 
-    def _refuse(self) -> None:
-        are_ours = all(isinstance(self.collection[context.name], Task) for context in self.tasks)
-        for name, instead in {**_NEVER, **(_OWN_TASKS_ONLY if are_ours else {})}.items():
+    def _refuse(self, options: Mapping[str, str]) -> None:
+        for name, instead in options.items():
             argument = self._argument(name)
             if argument is not None and argument.got_value:
                 flag = min((f"-{n}" if len(n) == 1 else f"--{n}" for n in argument.names), key=len)
                 raise Failed(f"{flag} means nothing to these tasks; {instead}")
+
+
+class _Config(fabric.Config):
+    @staticmethod
+    def global_defaults() -> dict[str, object]:
+        """Fabric's own, with the user's ssh configuration left to OpenSSH."""
+        return {**fabric.Config.global_defaults(), "load_ssh_configs": False}
+
+
+def own_program(tasks: invoke.Collection) -> Program:
+    """`remote-runner` with these tasks."""
+    return Program(
+        name="remote-runner",
+        binary="remote-runner",
+        namespace=tasks,
+        executor_class=Executor,
+        config_class=_Config,
+    )

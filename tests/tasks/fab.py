@@ -14,6 +14,8 @@ from typing import IO, Any
 REPOSITORY = Path(__file__).parent.parent.parent
 ONE_LINE_FABFILE = "from tasks import ns  # noqa: F401\n"
 LIMIT_S = 90.0
+FILES = ("sh", "-c", 'echo said; echo told >&2; echo 1 >"$TEST_OUTPUTS_PATH/a file"; exit 3')
+"""A command that prints, leaves a file, and fails."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from remote_runner.truth.observation import run_doubts
 from remote_runner.truth.values import HOST_KEYS, INSTANCE_KEYS
 from tests.influx import Influx
 from tests.tasks.fab import PlanDirectory
-from tests.tasks.test_outputs import run_directory, valid, write_plan
+from tests.tasks.local_runs import run_directory, valid, write_plan
 
 BUSY = """\
 printf x >"$TEST_OUTPUTS_PATH/x"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.hosts import UserSshd, which
 from tests.tasks.fab import PlanDirectory
-from tests.tasks.test_outputs import write_plan
+from tests.tasks.local_runs import write_plan
 
 COMPOSITION = """\
 [global]

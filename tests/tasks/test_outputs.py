@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.integration.runs import EVENTS
 from tests.tasks.fab import REPOSITORY, PlanDirectory
+from tests.tasks.local_runs import run_directory, schema, valid, write_plan
 
-MANIFEST = """\
-name = "greeter"
-[defaults]
-builder = "exec:go"
-runner = "local:exec"
-[builders."exec:go"]
-enabled = true
-[runners."local:exec"]
-enabled = true
-[[testcases]]
-name = "{case}"
-instances = {{ min = 1, max = 9, default = 2 }}
-[testcases.params]
-word = {{ type = "string", default = "hello" }}
-"""
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z) (\S+\[\d+\]) (stdout|stderr|runner) (.*)")
-
-
-def schema(name: str) -> Any:
-    """One of the schemas of the documentation."""
-    return json.loads((REPOSITORY / "docs/schema" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def valid(path: Path, name: str) -> Any:
-    """The JSON in a file, which follows the schema."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema(name)).validate(value)
-    return value
-
-
-def write_plan(plan: PlanDirectory, application: str, case: str = "greet") -> None:
-    """Make it a plan of one case, whose application is this script behind the functions of `EVENTS`."""
-    plan.write("manifest.toml", MANIFEST.format(case=case))
-    plan.write("greeter.sh", EVENTS + application)
-
-
-def run_directory(plan: PlanDirectory) -> Path:
-    """The directory of the one run."""
-    (found,) = (plan.path / "outputs/local_exec/greeter").iterdir()
-    return found
 
 
 @pytest.mark.parametrize("name", ["run", "instance"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import re
 import signal
@@ -12,21 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.errors import RunNotFoundError
 from remote_runner.machine.controller import Controller
-from remote_runner.records.places import chosen_id, is_written, note_place
-from remote_runner.records.recorder import Recorder
+from remote_runner.records.places import chosen_id, note_place
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import Secrets
-from tasks import ns
+from tasks.collection import ns
 from tasks.command_line.executor import with_bare_words
 from tasks.command_line.task import Failed
 from tasks.runs.listing import short_ids
 from tasks.runs.logs import instance_name, shown_line
-from testground.local_exec import RunOutcome
 from tests.tasks.conftest import APP
 from tests.tasks.fab import PlanDirectory
-from tests.tasks.test_outputs import run_directory, write_plan
+from tests.tasks.local_runs import run_directory, write_plan
 
 IDS = ["dc5leodoueueqh5saajg", "dc5leodoaaaaqh5saajg", "dc5lu8tnlnmou1brqueg"]
 
@@ -41,12 +36,6 @@ def test_ids_are_shortened_as_far_as_they_stay_different() -> None:
     assert short_ids(IDS) == {IDS[0]: "dc5leodou", IDS[1]: "dc5leodoa", IDS[2]: "dc5lu8tn"}
     for full, short in short_ids(IDS).items():
         assert chosen_id(IDS, short) == full
-
-
-@pytest.mark.parametrize(("given", "told"), [("dc5leo", "beginning of 2 runs"), ("dc5", "no run"), ("x" * 9, "no run")])
-def test_what_means_no_run_or_two_is_refused(given: str, told: str) -> None:
-    with pytest.raises(RunNotFoundError, match=told):
-        chosen_id(IDS, given)
 
 
 @pytest.mark.parametrize(
@@ -153,24 +142,6 @@ def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDir
     finally:
         going.send_signal(signal.SIGINT)
         going.communicate(timeout=60)
-
-
-def test_a_run_goes_on_from_its_record_to_its_end_and_where_that_cannot_be_told(
-    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = tmp_path / "outputs/local_exec/p/r1"
-    record = RunRecord("r1", "p", "c", "", "local.single", time.time())
-    recorder = Recorder(tmp_path, controller, {}, directory, record)
-    assert is_written(directory)  # though no instance has said anything
-    recorder.end(RunOutcome("r1", "p", "c", (), (), "", 1.0, directory))
-    assert not is_written(directory)
-
-    def without_locks(fd: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", without_locks)
-    assert is_written(directory)
-    assert not is_written(tmp_path / "none")
 
 
 def test_a_record_hides_the_secrets_of_hosts_from_elsewhere(plan: PlanDirectory) -> None:

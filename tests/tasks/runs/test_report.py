@@ -16,7 +16,7 @@ from tasks.plan import Plan
 from tasks.runs.report import is_cheap, report_after
 from testground.local_exec import RunOutcome
 from tests.tasks.fab import REPOSITORY, PlanDirectory
-from tests.tasks.test_outputs import run_directory, write_plan
+from tests.tasks.local_runs import run_directory, write_plan
 
 METRIC = """\
 echo '{"ts":1795900000000000000,"type":"point","name":"rtt","measures":{"value":1.5}}' >"$TEST_OUTPUTS_PATH/results.out"

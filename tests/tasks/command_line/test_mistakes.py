@@ -89,6 +89,8 @@ def test_a_mistake_is_told_with_what_was_meant(
         ("-i /nonexistent hosts", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
         ("-T 1 hosts", "-T means nothing to these tasks; the time of a run is timeouts.run_s in inventory.yaml"),
         ("-w hosts", "-w means nothing to these tasks; leave it out\n"),
+        ("-i x", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
+        ("-w", "-w means nothing to these tasks; leave it out\n"),
         ("hosts -e", "-e means nothing to these tasks; leave it out\n"),
         ("-C /nonexistent hosts", "-C /nonexistent: No such file or directory\n"),
         ("--help pus", "there is no task pus (did you mean push?); {program} --list shows them\n"),
@@ -107,7 +109,19 @@ def test_help_shows_what_means_something_here(plan: PlanDirectory) -> None:
     assert "--directory" in shown
     assert "--identity" not in shown
     assert "--prompt-for" not in shown
+    assert plan.ok().out == shown.replace("remote-runner", "fab", 1)
     assert plan.ok("--version", program="remote-runner").out.startswith("remote-runner ")
+
+
+def test_what_fabric_does_for_an_option_alone_is_refused_as_well(plan: PlanDirectory) -> None:
+    for words, instead in {
+        "--list-agent-keys": "ssh-add -l lists them",
+        "--print-completion-script=bash": "remote-runner completion bash prints it (zsh, fish)",
+        "-i x --help": "a key is ssh.identity_file in inventory.yaml, or IdentityFile in ~/.ssh/config",
+    }.items():
+        ran = plan.fab(*words.split(), program="remote-runner")
+        flag = words.partition("=")[0].partition(" ")[0]
+        assert (ran.status, ran.words) == (1, f"{flag} means nothing to these tasks; {instead}\n")
 
 
 def test_nobody_need_read_a_help_to_its_end(plan: PlanDirectory) -> None:
