@@ -10,4 +10,4 @@ import re
 def safe_name(text: str) -> str:
     """The text as one file name of at most 113 characters, different for different texts."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", text)[:100].lstrip(".-")
-    return safe if safe == text else f"{safe or 'run'}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:12]}"
+    return safe if safe and safe == text else f"{safe or 'run'}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:12]}"

@@ -70,7 +70,7 @@ def _versions(path: str, testground: bool) -> Mapping[str, Any]:
 
     environ = {"PATH": path}
     try:
-        own = version("remote-runner")
+        own = version("testground-remote-runner")
     except PackageNotFoundError:
         own = None
     found: dict[str, Any] = {

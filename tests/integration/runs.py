@@ -20,6 +20,7 @@ from remote_runner.demo.server import DemoHost
 from tests.brokers_end import end_brokers
 from tests.hosts import TestHost, which
 from tests.hosts_netns import NetnsHost
+from tests.manifests import manifest
 
 ROOT = Path(__file__).parent.parent.parent
 END_S = 600.0  # a build on an emulated machine, beside other tests, has taken 240 s
@@ -219,12 +220,7 @@ class Plan:
         (directory / "application").write_text(EVENTS + script, encoding="utf-8")
         (directory / "application").chmod(0o755)
         (directory / "fabfile.py").write_text("from tasks import ns  # noqa: F401\n", encoding="utf-8")
-        (directory / "manifest.toml").write_text(
-            'name = "script"\n[defaults]\nbuilder = "exec:go"\nrunner = "local:exec"\n'
-            '[builders."exec:go"]\nenabled = true\n[runners."local:exec"]\nenabled = true\n'
-            '[[testcases]]\nname = "case"\ninstances = { min = 1, max = 1000, default = 1 }\n',
-            encoding="utf-8",
-        )
+        (directory / "manifest.toml").write_text(manifest("script", "case", most=1000), encoding="utf-8")
         plan.write_inventory(
             {"name": "application", "builder": "command", "command": "cp application {out}", **app}, places
         )

@@ -10,24 +10,10 @@ import pytest
 
 from remote_runner.machine.controller import Controller
 from tests.hosts import free_port
+from tests.manifests import manifest
 from tests.tasks.fab import ONE_LINE_FABFILE, PlanDirectory, Ran
 
-MANIFEST = """\
-name = "greeter"
-[defaults]
-builder = "exec:go"
-runner = "local:exec"
-[builders."exec:go"]
-enabled = true
-[runners."local:exec"]
-enabled = true
-[[testcases]]
-name = "greet"
-instances = { min = 1, max = 5, default = 2 }
-[testcases.params.times]
-type = "int"
-default = 3
-"""
+PARAMS = '[testcases.params.times]\ntype = "int"\ndefault = 3\n'
 HOSTS = """\
   localhost: {directory: NEAR}
   dex: {ssh: {host: 127.0.0.1, port: PORT}, labels: [lab]}
@@ -53,7 +39,7 @@ def plan(tmp_path: Path, controller: Controller) -> PlanDirectory:
     directory.mkdir()
     made = PlanDirectory(directory)
     made.write("fabfile.py", ONE_LINE_FABFILE)
-    made.write("manifest.toml", MANIFEST)
+    made.write("manifest.toml", manifest("greeter", "greet", most=5, default=2, params=PARAMS))
     made.write("greeter.sh", "#!/bin/sh\nexit 0\n").chmod(0o755)
     made.inventory(_inventory(tmp_path))
     return made

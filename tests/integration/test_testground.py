@@ -27,6 +27,7 @@ from tests.brokers_end import end_brokers
 from tests.hosts import Keys, which
 from tests.hosts_netns import Lan, NetnsHost
 from tests.integration.runs import listening, processes_of, wait_for
+from tests.manifests import manifest
 from tests.needs import need
 from tests.nix_bed import NixHere
 from tests.nix_plan import make_plan
@@ -349,19 +350,6 @@ echo '{"ts":1,"event":{"message_event":{"message":"it waits"}}}'
 echo kept >"$TEST_OUTPUTS_PATH/written"
 sleep 600 & wait; wait
 """
-WAITING_MANIFEST = """name = "waiting"
-[defaults]
-builder = "exec:go"
-runner = "local:exec"
-[builders."exec:go"]
-enabled = true
-exec_pkg = "./exec-go"
-[runners."local:exec"]
-enabled = true
-[[testcases]]
-name = "wait"
-instances = { min = 1, max = 10, default = 2 }
-"""
 
 
 @contextmanager
@@ -373,7 +361,8 @@ def waiting_run(
     plan.mkdir()
     (plan / "application").write_text(WAITING, encoding="utf-8")
     (plan / "application").chmod(0o755)
-    (plan / "manifest.toml").write_text(WAITING_MANIFEST, encoding="utf-8")
+    text = manifest("waiting", "wait", default=2, exec_pkg=True)
+    (plan / "manifest.toml").write_text(text, encoding="utf-8")
     (plan / "fabfile.py").write_text("from tasks import ns  # noqa: F401\n", encoding="utf-8")
     quick = {"grace_s": GRACE_S}
     write_inventory(plan, {"name": "application", "command": "cp application {out}"}, dex=quick, localhost=quick)

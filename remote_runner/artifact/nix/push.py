@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -74,26 +75,17 @@ async def push_to_store(
         return await push.built_there_instead(error)
 
 
+@dataclass
 class _StorePush:
-    def __init__(
-        self,
-        agent: Agent,
-        entry: HostEntry,
-        artifact: StoreArtifact,
-        environ: Mapping[str, str],
-        deadline: Deadline,
-        report: Callable[[str], None],
-        moved: Moved | None,
-    ) -> None:
-        self.agent = agent
-        self.entry = entry
-        self.artifact = artifact
-        self.environ = environ
-        self.deadline = deadline
-        self.report = report
-        self.moved = moved
-        self.user = ""  # as whom the host's Nix knows us
-        self.unsigned: list[str] = []  # the missing paths that an untrusted user may not add
+    agent: Agent
+    entry: HostEntry
+    artifact: StoreArtifact
+    environ: Mapping[str, str]
+    deadline: Deadline
+    report: Callable[[str], None]
+    moved: Moved | None
+    user: str = ""  # as whom the host's Nix knows us
+    unsigned: list[str] = field(default_factory=list)  # the missing paths that an untrusted user may not add
 
     async def into_nix_store(self, *, build: bool = False) -> Delivery:
         """Into the host's own store; `build`: the derivation goes there, and the host builds it."""

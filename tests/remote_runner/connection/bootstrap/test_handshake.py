@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from remote_runner.connection.bootstrap.handshake import Answers, Greeting, script
 from remote_runner.connection.frames import BreachError
 from remote_runner.connection.transports.openssh import COMMAND
+from tests.hostile_places import HOSTILE, OTHER_USER
 from tests.needs import need
 
 SHELLS = ("dash", "bash", "bash as sh", "busybox", "zsh as sh")
 NONCE = "0123456789abcdef" * 2
-OTHER_USER = 4242
 HOSTILE_OPTIONS = (
     *("SHELLOPTS=braceexpand:hashall:nounset", "SHELLOPTS=noglob", "SHELLOPTS=noclobber", "SHELLOPTS=errexit"),
     *("SHELLOPTS=xtrace:verbose", "SHELLOPTS=allexport", "BASHOPTS=failglob", "BASHOPTS=nullglob"),
@@ -195,41 +195,6 @@ def test_a_place_where_no_programs_start_is_passed_over(shell: list[str], tmp_pa
 # Directories that others prepared
 
 
-def make_link(place: Path) -> None:
-    target = place.with_name("target")
-    target.mkdir(mode=0o700)
-    place.symlink_to(target)
-
-
-def make_dangling_link(place: Path) -> None:
-    place.symlink_to(place.with_name("not there"))
-
-
-def make_file(place: Path) -> None:
-    place.write_text("a file", encoding="utf-8")
-
-
-def make_others(place: Path) -> None:
-    need("netns")  # only root gives something away
-    place.mkdir(mode=0o700)
-    os.chown(place, OTHER_USER, OTHER_USER)
-
-
-def make_writable_by_all(place: Path) -> None:
-    place.mkdir()
-    place.chmod(0o777)
-
-
-def make_writable_by_group(place: Path) -> None:
-    place.mkdir()
-    place.chmod(0o770)
-
-
-def make_parent_writable_by_all(place: Path) -> None:
-    place.mkdir(mode=0o700)
-    place.parent.chmod(0o777)
-
-
 def make_parent_of_another(place: Path) -> None:
     need("netns")
     place.mkdir(mode=0o700)
@@ -266,14 +231,8 @@ def make_link_into_what_another_has(place: Path) -> None:
     os.chown(real, OTHER_USER, OTHER_USER)
 
 
-HOSTILE: Mapping[str, Callable[[Path], None]] = {
-    "a link to a directory of ours": make_link,
-    "a link to nothing": make_dangling_link,
-    "a file": make_file,
-    "somebody else's": make_others,
-    "writable by all": make_writable_by_all,
-    "writable by its group": make_writable_by_group,
-    "in a directory that all may write to": make_parent_writable_by_all,
+HOSTILE_THERE: Mapping[str, Callable[[Path], None]] = {
+    **HOSTILE,
     "in a directory of another user": make_parent_of_another,
     "in a sticky directory of another user": make_sticky_parent_of_another,
     "in a directory that a group may write to": make_parent_writable_by_a_group,
@@ -287,7 +246,7 @@ def state_of(place: Path) -> object:
     return sorted((str(path), path.lstat().st_mode, path.lstat().st_uid) for path in place.parent.parent.rglob("*"))
 
 
-@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("make", HOSTILE_THERE.values(), ids=HOSTILE_THERE)
 def test_what_others_prepared_is_refused_and_left_alone(
     shell: list[str], tmp_path: Path, place: Path, make: Callable[[Path], None]
 ) -> None:
