@@ -15,7 +15,7 @@ OLD_VARIABLE = "REMOTE_RUNNER_WARM"
 
 
 def main(typed: str = "") -> int:
-    """Run the instance that the environment describes, of the plan one stands in; the exit status.
+    """Run the instance that the environment describes, of the plan in the current directory; its exit status.
 
     typed: the program for hints, where it is not `fab`. The broker runs the instance, unless `REMOTE_RUNNER_BROKER` is
     `off`. Started as the broker, this runs those of all launchers.
@@ -41,7 +41,7 @@ def main(typed: str = "") -> int:
 
 
 def run(environ: dict[str, str], directory: str, umask: int, *, in_process: bool) -> int:
-    """Run one instance: by the broker, or where there is none in this process, by the same code."""
+    """Run one instance: by the broker, or, without one, in this process by the same code."""
     from remote_runner.errors import ControllerError, RemoteRunnerError
 
     if not in_process:

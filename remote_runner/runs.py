@@ -1,4 +1,4 @@
-"""Which hosts a run by hand was on, so that `fetch` and `clean` need not be told."""
+"""The hosts of runs that were started by hand, so that `fetch` and `clean` find them."""
 
 from __future__ import annotations
 

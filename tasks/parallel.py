@@ -1,4 +1,4 @@
-"""The same work for several hosts at once; each host's failure is told, none stops the others."""
+"""The same work for several hosts at once; each host's failure is reported, and stops no other host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan one stands in: its inventory and manifest, this machine's directories, and the loop that tasks run in."""
+"""The current plan: its inventory and manifest, this machine's directories, and the loop that tasks run in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Plan:
 
     @classmethod
     def here(cls) -> Plan:
-        """The nearest plan from the directory one stands in upwards."""
+        """The nearest plan, from the current directory upwards."""
         here = Path.cwd()
         found = next(
             (place for place in (here, *here.parents) if any((place / mark).is_file() for mark in MARKS)), None

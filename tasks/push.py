@@ -60,7 +60,7 @@ async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str)
 
 
 async def push_to(plan: Plan, shared: Shared, artifact: AnyArtifact, entry: HostEntry) -> Pushed:
-    """Push, and say in a sentence what that was."""
+    """Push, and report in a sentence what was sent."""
     pushed = await steps.push(shared, entry, artifact, plan.environ, lambda words: note(f"push: {words}"))
     how = "was there already" if pushed.present else pushed.words
     note(f"{entry.name}: {entry.app.name} {artifact.hash} {how} ({pushed.seconds:.2f} s)")
@@ -70,7 +70,7 @@ async def push_to(plan: Plan, shared: Shared, artifact: AnyArtifact, entry: Host
 async def _artifacts(
     plan: Plan, shared: Shared, entries: Sequence[HostEntry], arch: str, given: str
 ) -> dict[str, AnyArtifact]:
-    """The artifact for each host's name; one build for all that are alike."""
+    """The artifact for each host, by its name; hosts of the same system share a build."""
     artifacts: dict[str, AnyArtifact] = {}
     for target in await targets_of(plan, shared, entries, arch):
         artifact = await (given_artifact(plan, target, given) if given else build_artifact(plan, shared, target))

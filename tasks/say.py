@@ -22,7 +22,7 @@ _secrets: list[Secrets] = []
 
 
 def keep_secret(secrets: Secrets) -> None:
-    """From now on these are printed nowhere by this process."""
+    """Never print these in this process from now on."""
     _secrets.append(secrets)
 
 
@@ -75,7 +75,7 @@ def _put_out(text: str) -> None:
 
 
 def unwritable_stdout(why: str) -> ControllerError:
-    """The error for a stdout that takes no more."""
+    """The error for a stdout that cannot be written to."""
     return ControllerError(f"stdout cannot be written: {why}", next_step="send it to where there is room")
 
 

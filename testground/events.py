@@ -148,7 +148,7 @@ def _value(value: object) -> str:
 
 
 def parse_line(line: bytes) -> EventLine | None:
-    """The event in one line of stdout (with or without its line ending); None where the line is none.
+    """The event in one line of stdout (with or without its line ending); None for any other line.
 
     A JSON object whose `event` is an object counts, an event of no known kind (or null) as `UnknownEvent`.
     Like testground v0.6.0 (pkg/runner/pretty.go) it takes a missing or unreadable `ts` for 0.

@@ -103,7 +103,7 @@ class BuilderChoice:
 
 
 def decide_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> BuilderChoice:
-    """What builds this application: a matter of what the plan says, not of what this machine has.
+    """What builds this application, which depends on the plan and not on this machine.
 
     Raises `NoBuilderError`.
     """

@@ -9,7 +9,7 @@ from remote_runner.connection.verbs.far_artifact import Store
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a push came to. `base` is our directory there; of `paths` store paths, `sent_paths` were missing and sent.
+    """The result of a push. `base` is our directory there; of `paths` store paths, `sent_paths` were missing and sent.
 
     built: the host has built the artifact itself, and what was sent is the closure of its derivation.
     """

@@ -305,7 +305,7 @@ class Agent:
     ) -> Removal:
         """Remove these runs from the host (`None`: all), if they began `older_than_s` ago or earlier.
 
-        One that is not over stays and is told of, unless `end_alive`: its processes get TERM, and KILL after `grace_s`.
+        One that is alive stays and is reported, unless `end_alive`: its processes get TERM, and KILL after `grace_s`.
         """
         head = {
             "verb": "remove",
@@ -322,7 +322,7 @@ class Agent:
         return tuple(artifact for artifact in found if artifact is not None)
 
     async def remove_artifacts(self, names: Sequence[str]) -> Removal:
-        """Remove these from the host; one that a living run started from stays and is told of.
+        """Remove these from the host; one that a running application was started from stays and is reported.
 
         In its Nix store they are only let go: its own garbage collection takes what nothing else there keeps.
         """

@@ -37,7 +37,7 @@ class Service:
 def services_from(environ: Mapping[str, str]) -> tuple[Service, ...]:
     """The services that `environ` names: `SYNC_SERVICE_HOST/PORT`, `INFLUXDB_URL`, `REDIS_HOST/PORT`.
 
-    A service whose variables are absent is not there. Raises `RunEnvironmentError` for a port or URL that is none.
+    A service whose variables are absent is not there. Raises `RunEnvironmentError` for an invalid port or URL.
     """
     found = []
     if environ.get("SYNC_SERVICE_HOST") or environ.get("SYNC_SERVICE_PORT"):

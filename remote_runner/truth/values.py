@@ -53,7 +53,7 @@ class Sample:
 
 
 def sample_in(line: bytes, wanted: Mapping[str, object]) -> Sample | None:
-    """The sample in a line, with the runs that are wanted; `None` for what is none."""
+    """The sample in a line, with the runs that are wanted; `None` for a line that is no sample."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):

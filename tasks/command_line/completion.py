@@ -73,7 +73,7 @@ class Names:
         return [case.name for case in self._manifest.testcases] if self._manifest else []
 
     def params(self, case: str) -> list[str]:
-        """A case's parameters, of all cases where it is none."""
+        """A case's parameters; those of all cases for any other name."""
         cases = self._manifest.testcases if self._manifest else ()
         chosen = [one for one in cases if one.name == case] or cases
         return sorted({name for one in chosen for name in one.params})

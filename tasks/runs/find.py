@@ -1,4 +1,4 @@
-"""Which run is meant: the last one, one of a full id, or one of the beginning of an id."""
+"""The run that a command means: by its id, by the beginning of one, or the last one."""
 
 from __future__ import annotations
 

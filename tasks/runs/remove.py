@@ -72,7 +72,7 @@ def _remove(plan: Plan, found: FoundRun, *, dry_run: bool) -> int:
 
 
 def _remove_tree(directory: Path) -> None:
-    """Remove a run's directory, the record last: what is left by a fault is still a run that can be named."""
+    """Remove a run's directory, the record last, so that after a fault the rest can still be removed by its id."""
     for child in directory.iterdir():
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)

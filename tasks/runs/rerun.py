@@ -1,4 +1,4 @@
-"""`fab rerun`: a run again, from its record, and first what differs now."""
+"""`fab rerun`: repeats a run from its record, after saying what differs now."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Model:
         self._began_s = at_s if self._began_s is None else self._began_s
 
     def take(self, event: Progress, at_s: float) -> None:
-        """Apply an event; an unexpected one is ignored."""
+        """Apply an event; unexpected ones are ignored."""
         match event:
             case Began(who, step, host):
                 item = self._items.get(who)

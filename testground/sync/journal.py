@@ -14,7 +14,7 @@ MOST_ENTRIES = 100_000
 
 @dataclass(slots=True)
 class Entry:
-    """A signal (`seq`: it was the how manieth), or a wait (`target`, and when it was met, None for never).
+    """A signal (`seq`: its place among those of the state), or a wait (`target`, and when it was met, None for never).
 
     `client` is the connection's name. Times are seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""The one thing of a derivation's file that is needed here: the system that builds it."""
+"""The one thing that is needed from a derivation's file: the system that builds it."""
 
 from __future__ import annotations
 
