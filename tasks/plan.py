@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -87,10 +86,7 @@ class Plan:
 
         inventory = Inventory.load(self.inventory_directory, cache=self.controller.cache)
         asking = Asking(self.inventory_directory, self.controller, self.environ, inventory.source_s)
-        try:
-            return [read_source(source, asking) for source in inventory.sources]
-        except KeyboardInterrupt:
-            raise Failed("ended here by Ctrl-C", 128 + signal.SIGINT) from None
+        return [read_source(source, asking) for source in inventory.sources]
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -114,13 +110,10 @@ class Plan:
         return self.inventory.select(patterns)
 
     def run(self, work: Coroutine[Any, Any, _R]) -> _R:
-        """Do a task's work in an event loop; what it returns. Ctrl-C cancels it, and `fab` then ends in a sentence."""
+        """Do a task's work in an event loop; what it returns. Ctrl-C cancels it and ends the task."""
         raise_limit()
         with asyncio.Runner() as runner:
-            try:
-                return runner.run(work)
-            except KeyboardInterrupt:
-                raise Failed("ended here by Ctrl-C", 128 + signal.SIGINT) from None
+            return runner.run(work)
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[Shared]:
