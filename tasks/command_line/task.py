@@ -80,7 +80,7 @@ def task(
             raise TypeError(f"task {body.__name__}: options {sorted(names)} but help for {sorted(help)}")
         lists = [parameter.name for parameter in parameters if str(parameter.annotation).startswith("list[")]
         options: dict[str, Any] = {**kwargs, "help": dict(help), "iterable": lists}
-        work = _worded(body)
+        work = _worded(body, kwargs.get("name", body.__name__))
         if shows:
             work = _shown(work)
             options["help"] |= _SHOWS_HELP
@@ -113,21 +113,21 @@ def _shown(body: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _worded(body: Callable[..., Any]) -> Callable[..., Any]:
+def _worded(body: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(body)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return body(*args, **kwargs)
         except (RemoteRunnerError, TestgroundError) as error:
-            raise Failed(f"{body.__name__}: {error}") from error
+            raise Failed(f"{name}: {error}") from error
         except BrokenPipeError:
             raise Failed(None, 141) from None  # the reader of our output went away, as with SIGPIPE
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise Failed(f"{body.__name__}: {shortened(str(error.filename))}: {error.strerror}") from error
+                raise Failed(f"{name}: {shortened(str(error.filename))}: {error.strerror}") from error
             full = NoRoomHereError.of(error)
             if full is None:
                 raise
-            raise Failed(f"{body.__name__}: {full}") from error
+            raise Failed(f"{name}: {full}") from error
 
     return run

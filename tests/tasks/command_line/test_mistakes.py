@@ -105,11 +105,10 @@ def test_both_programs_tell_it_under_their_own_name(plan: PlanDirectory, program
 
 
 def test_help_shows_what_means_something_here(plan: PlanDirectory) -> None:
-    shown = plan.ok("--help", program="remote-runner").out
-    assert "--directory" in shown
-    assert "--identity" not in shown
-    assert "--prompt-for" not in shown
-    assert plan.ok().out == shown.replace("remote-runner", "fab", 1)
+    for shown in (plan.ok("--help", program="remote-runner").out, plan.ok(program="remote-runner").out, plan.ok().out):
+        assert "--directory" in shown
+        assert "--identity" not in shown
+        assert "--prompt-for" not in shown
     assert plan.ok("--version", program="remote-runner").out.startswith("remote-runner ")
 
 
