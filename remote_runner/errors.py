@@ -420,7 +420,7 @@ class FarShellError(HostError):
 
 
 class JobError(RemoteRunnerError):
-    """What shall be run cannot be handed over: an identifier, an argument or a limit that no host takes."""
+    """A run that cannot be handed over: an identifier, an argument or a limit that no host takes."""
 
 
 class InstanceExistsError(HostError):

@@ -27,7 +27,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """So much of a transfer to or from `host` is done; `who` is the instance whose outputs come ("" for a push)."""
+    """The progress of a transfer to or from `host`; `who` is the instance whose outputs come ("" for a push)."""
 
     host: str
     what: str

@@ -23,7 +23,7 @@ def typed() -> str:
 
 
 def typed_program() -> tuple[str, ...]:
-    """Its name alone, for processes of ours that shall call it the same; nothing where that is `fab`."""
+    """Its name alone, for the command lines of further processes of ours; empty where that is `fab`."""
     name = shlex.split(_typed)[0]
     return () if name == "fab" else (name,)
 

@@ -181,7 +181,7 @@ def build_for(
 ) -> AnyArtifact:
     """The application's artifact for a system: the run's first process builds it, the others wait and share.
 
-    `cancellation` ends the build, and leaves it to the next who waits; `began` hears of its log where it is this one's.
+    `cancellation` ends the build, and leaves it to the next who waits; `began` gets its log where this one builds.
     A failure is shared as well, within the run only. Without a `run_id` (by hand) it is always built.
     Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
     `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.

@@ -118,7 +118,7 @@ def _follow(connection: socket.socket, request: Request) -> int:
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
-    """So many bytes; fewer where the other end has closed, or says nothing for too long."""
+    """Read that many bytes; fewer where the other end has closed, or is silent for too long."""
     data = b""
     with suppress(OSError):
         while len(data) < count and (more := connection.recv(count - len(data))):

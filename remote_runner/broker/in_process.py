@@ -79,7 +79,7 @@ class InProcess:
 
 
 async def _end_tasks() -> None:
-    """End what still goes on, as `asyncio.run` does."""
+    """Cancel the tasks that still run, as `asyncio.run` does."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20  # of a request; execve(2) takes less of variables
 
 
 class BrokerProtocolError(Exception):
-    """What came is not a request of a launcher."""
+    """The bytes received are not a launcher's request."""
 
 
 @dataclass(frozen=True)

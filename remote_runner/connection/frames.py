@@ -39,7 +39,7 @@ Frame = tuple[int, int, int, int, bytes]
 
 
 class BreachError(Exception):
-    """What came is not of this protocol; says what."""
+    """The bytes received break this protocol; the text says how."""
 
 
 class Message(NamedTuple):
@@ -50,7 +50,7 @@ class Message(NamedTuple):
 
 
 def header(kind: int, lane: int, stream: int, number: int, size: int) -> bytes:
-    """What stands before a payload of that many bytes."""
+    """The header of a payload of that many bytes."""
     return HEADER.pack(size, kind, lane, stream, number)
 
 

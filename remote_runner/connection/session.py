@@ -182,7 +182,7 @@ class SessionCore:
         self.is_attached = False
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take what came. Raises `BreachError`; what came before the breach counts."""
+        """Take the bytes received. Raises `BreachError`; the frames before the breach count."""
         streams, touched = self._streams, self._touched
         received, size = self.received, 0
         try:
@@ -279,7 +279,7 @@ class SessionCore:
         return self._owes_ack
 
     def acknowledge(self) -> None:
-        """Say what came."""
+        """Acknowledge what was received."""
         self._unacknowledged, self._owes_ack = 0, False
         self._add_control(ACK, _LONG.pack(self.received))
 

@@ -91,7 +91,7 @@ class Reporter:
             await self.log.drain()
 
     def end_of_stdout(self) -> None:
-        """The application says no more: a last line without its newline goes on as it is, and ours begin a new one."""
+        """The application has ended: a last line without its newline is passed on, and ours begin a new one."""
         if self._begun:
             self._pass(self._begun)
             self._begun = b""

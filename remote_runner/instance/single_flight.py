@@ -61,7 +61,7 @@ class SingleFlight(Generic[_K, _R]):
                 self._make_room()
 
     def asked(self) -> list[_K]:
-        """What was asked for, and is kept or goes on."""
+        """What was asked for, and is kept or still running."""
         return list(self._flights)
 
     def forget(self, key: _K) -> None:

@@ -89,7 +89,7 @@ async def push(
     environ: Mapping[str, str],
     report: Callable[[str], None],
 ) -> Pushed:
-    """Bring it to the host, once for each connection; `report` hears of a long push how far it is.
+    """Bring it to the host, once for each connection; `report` is told the progress of a long push.
 
     Raises what `push_artifact` raises.
     """

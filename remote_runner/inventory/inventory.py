@@ -153,7 +153,7 @@ class Inventory:
 
     @staticmethod
     def state_of(plan_dir: Path) -> tuple[int, int, int] | None:
-        """What changes with the file: while it is the same, so is the inventory. `None` where there is none."""
+        """A value that changes with the file: while it is the same, so is the inventory. `None` without a file."""
         try:
             found = (plan_dir / FILE_NAME).stat()
         except OSError:

@@ -46,7 +46,7 @@ class StoreChoice(Enum):
 
 
 class OnUnreachable(Enum):
-    """What an instance does whose host cannot be reached."""
+    """What an instance does when its host cannot be reached."""
 
     FAIL = "fail"
     NEXT = "next"

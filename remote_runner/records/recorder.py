@@ -1,4 +1,4 @@
-"""Keeps the record of a run of `fab local.*` while it goes on: written when it begins, and anew when it has ended."""
+"""Keeps the record of a run of `fab local.*`: written when it begins, and again when it has ended."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Links:
         self._halt()  # applications have the way to themselves
 
     def stop(self) -> None:
-        """Somebody stops the run: what is not measured is left out."""
+        """The run was stopped: what is not measured yet is left out."""
         self._is_stopped = True
         self._halt()
 

@@ -87,7 +87,7 @@ def planned_commands(
 
 
 def check_target(artifact: StoreArtifact, entry: HostEntry) -> None:
-    """Raise `NoBuildMachineError` where the target shall build, and is this machine, which cannot."""
+    """Raise `NoBuildMachineError` where the target is to build, and is this machine, which cannot."""
     if artifact.here or not entry.is_local or entry.app.build_on is BuildOn.TARGET:
         return
     raise NoBuildMachineError(

@@ -35,7 +35,7 @@ Moved = Callable[[int, int | None], None]
 
 
 class Progress:
-    """Counts what a copy to `host` sends; `report` hears of it every `INTERVAL_S`, `moved` at once."""
+    """Counts what a copy to `host` sends: told to `report` every `INTERVAL_S`, to `moved` at once."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Progress:
         self._reported_s = time.monotonic()
 
     def sent(self, size_bytes: int, number: int) -> None:
-        """So many bytes more, of the path with that number (from 1)."""
+        """Count further bytes, of the path with that number (from 1)."""
         self.sent_bytes += size_bytes
         if self._moved is not None:
             self._moved(self.sent_bytes, self._total_bytes)

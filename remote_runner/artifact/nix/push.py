@@ -196,7 +196,7 @@ class _StorePush:
         return Delivery(Store.NIX, base, False, copy.sent_bytes, len(copy.infos), copy.paths, built=build)
 
     async def _realise(self, stream: Stream, limit: _Limit, *, build: bool) -> str:
-        """Have what came rooted there, or built and rooted; our directory there."""
+        """Have the paths that were sent rooted there, or built and rooted; returns our directory there."""
         name, app = self.agent.name, self.artifact.app
         if build:
             self.report(f"{name}: builds {app} now")

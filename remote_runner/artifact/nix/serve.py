@@ -54,7 +54,7 @@ class Stream(Protocol):
     async def write(self, data: bytes) -> None: ...
 
     async def read_some(self, count: int) -> bytes:
-        """At least one, and at most that many."""
+        """Read at least one byte, and at most that many."""
 
 
 # Framing: values to bytes

@@ -75,7 +75,7 @@ class Answers:
         self.size = 0  # of all that came
 
     def feed(self, data: bytes) -> None:
-        """Take what came."""
+        """Take the bytes received."""
         self.size += len(data)
         self._rest += data
 
@@ -99,7 +99,7 @@ class Answers:
         return kind, said
 
     def rest(self) -> bytes:
-        """What came behind the last answer."""
+        """The bytes behind the last answer."""
         return self._rest[1:]
 
     def noise(self) -> str:

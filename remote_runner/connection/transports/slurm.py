@@ -81,5 +81,5 @@ def reason_in(said: str) -> str:
 
 
 def without_noise(said: str) -> str:
-    """What was said, without what is said every time."""
+    """The messages, without those that come every time."""
     return "\n".join(line for line in said.splitlines() if line.strip() and not any(noise in line for noise in _NOISE))

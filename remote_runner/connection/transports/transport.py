@@ -1,4 +1,4 @@
-"""What carries a connection: a command whose standard streams reach a POSIX shell on the host."""
+"""A connection's carrier: a command whose standard streams reach a POSIX shell on the host."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class HostFacts:
     cores: those that a program there may use, `cores_online` all that the machine runs.
     governor: what sets the cores' frequency. virtualization: the container or hypervisor, or "none".
     user_namespaces: tried, with a mount namespace; `user_namespaces_problem` has the words of who refused.
-    most_files, most_processes: the limits of a process that is started there; `None` also where there are none.
+    most_files, most_processes: the limits of a process that is started there; `None` also where they are unlimited.
     """
 
     system: System

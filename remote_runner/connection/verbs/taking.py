@@ -160,7 +160,7 @@ class _Feed:
             self._changed.notify()
 
     def abandon(self, taker: asyncio.Future[OutputsReport]) -> None:
-        """The reader has gone: a waiting writer goes on."""
+        """The reader has gone: let a waiting writer continue."""
         if not taker.cancelled():
             taker.exception()  # looked at, also where the stream's own fault is raised instead
         self._has_room.set()

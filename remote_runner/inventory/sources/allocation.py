@@ -55,7 +55,7 @@ class Allocation:
         return self.controller.cache / "allocations" / f"{self.key}.json"
 
     def lock(self, *, shared: bool) -> FileLock:
-        """Shared: somebody of the run lives. Exclusive: nobody does."""
+        """Shared while instances of the run are alive; exclusive when none is."""
         return self.controller.lock(f"allocation-{self.key}", shared=shared)
 
     def count_ended(self, instances: int) -> int:
@@ -78,7 +78,7 @@ class Allocation:
         return not is_free
 
     def give_back(self, environ: Mapping[str, str]) -> bool:
-        """Cancel the job unless somebody of the run lives; whether it is given back. Raises `SourceError`."""
+        """Cancel the job unless an instance of the run is alive; whether it did. Raises `SourceError`."""
         lock = self.lock(shared=False)
         if not lock.try_acquire():
             return False

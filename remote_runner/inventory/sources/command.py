@@ -45,7 +45,7 @@ def _hosts(said: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of these, unless a name comes twice: the last would win, and nobody be told."""
+    """A mapping of these, unless a name comes twice: the last would win silently."""
     named = dict(pairs)
     if len(named) < len(pairs):
         names = [name for name, _ in pairs]

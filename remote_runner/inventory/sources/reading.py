@@ -68,7 +68,7 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
 
 
 def kept_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list[Listing] | None:
-    """What the sources said in that run, also after its end; `None` where nobody asked them. Asks none itself."""
+    """What the sources listed for that run, also after its end; `None` where they were not asked. Asks none itself."""
     kept = _kept_file(sources, asking, run_id)
     return _read_kept(kept) if kept.exists() else None
 
