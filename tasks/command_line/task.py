@@ -80,7 +80,7 @@ def task(
             raise TypeError(f"task {body.__name__}: options {sorted(names)} but help for {sorted(help)}")
         lists = [parameter.name for parameter in parameters if str(parameter.annotation).startswith("list[")]
         options: dict[str, Any] = {**kwargs, "help": dict(help), "iterable": lists}
-        work = _worded(body, kwargs.get("name", body.__name__))
+        work = _worded(body, body.__name__.rstrip("_").replace("_", "-"))
         if shows:
             work = _shown(work)
             options["help"] |= _SHOWS_HELP
