@@ -51,7 +51,7 @@ class Placement:
         """What to tell the user when there are more instances than slots, else ""."""
         if not self.round:
             return ""
-        return f"all slots are taken {self.round} times over; slot {self.slot} of {self.host} is shared"
+        return f"there are more instances than slots: {self.round + 1} share slot {self.slot} of {self.host}"
 
 
 def parse_entries(text: str) -> tuple[Entry, ...] | None:

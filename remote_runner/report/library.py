@@ -6,6 +6,8 @@ Made once for each version of the package, which takes five seconds, and kept: a
 
 from __future__ import annotations
 
+import shlex
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def script(cache: Path) -> str:
     if found is None:
         raise ControllerError(
             f"a report is drawn by the package {PACKAGE}, which is not installed",
-            next_step="pip install 'testground-remote-runner[report]'",
+            next_step=f"{shlex.quote(sys.executable)} -m pip install {PACKAGE}",
         )
     name = f"vega-{found}.js"
     for directory in (_BUILT, cache):

@@ -18,6 +18,7 @@ from tasks.view.how import How, Level, is_drawn
 from tasks.view.model import Model
 
 if TYPE_CHECKING:
+    from tasks.view.slow_builds import SlowBuilds
     from tasks.view.terminal import TerminalView
 
 
@@ -29,6 +30,7 @@ class Display:
         self._lock = threading.Lock()
         self._model = Model()
         self._view: TerminalView | None = None
+        self._slow_builds: SlowBuilds | None = None
         self._has_colours = False
 
     @contextmanager
@@ -40,6 +42,10 @@ class Display:
             from tasks.view.terminal import TerminalView
 
             self._view = TerminalView(2, self._state)
+        elif how.level > Level.QUIET:
+            from tasks.view.slow_builds import SlowBuilds
+
+            self._slow_builds = SlowBuilds()
         try:
             yield
         finally:
@@ -74,6 +80,8 @@ class Display:
             self._model.take(event, time.monotonic())
         if (view := self._view) is not None:
             view.tell(event)
+        elif (builds := self._slow_builds) is not None:
+            builds.tell(event)
 
     @contextmanager
     def _state(self) -> Iterator[Model]:
@@ -103,6 +111,9 @@ class Display:
         view, self._view = self._view, None
         if view is not None:
             view.end()
+        builds, self._slow_builds = self._slow_builds, None
+        if builds is not None:
+            builds.end()
 
 
 def _is_terminal(fd: int) -> bool:

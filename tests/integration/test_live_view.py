@@ -119,7 +119,7 @@ def test_what_many_say_in_the_same_way_is_told_once(tmp_path: Path, machine: Mac
     plan = Plan.of_script(tmp_path / "plan", machine, script, [localhost(tmp_path / "far", slots=1)])
     done = plan.fab("local.single", "--testcase", "case", "--instances", "5")
     assert done.stderr.count("FAIL") == 1
-    assert done.stderr.count("slots are taken") == 1
+    assert done.stderr.count("more instances than slots") == 1
     assert "5 instances on localhost failed: no route to localhost\n  single[000-004]\n" in done.stdout
 
 

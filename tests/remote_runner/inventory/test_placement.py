@@ -35,9 +35,8 @@ def test_round_takes_one_slot_of_each_host_then_the_next_of_each() -> None:
 def test_more_instances_than_slots_are_told() -> None:
     entries = [Entry("a"), Entry("b")]
     assert place(entries, 2, "g").message == ""
-    assert "1 times over" in place(entries, 3, "g").message
-    assert "a" in place(entries, 3, "g").message
-    assert "2 times over" in place(entries, 6, "g").message
+    assert ": 2 share slot 0 of a" in place(entries, 3, "g").message
+    assert ": 3 share slot 0 of b" in place(entries, 6, "g").message
 
 
 def test_a_place_carries_what_its_entry_says() -> None:
