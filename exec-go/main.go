@@ -40,6 +40,7 @@ func main() {
 	if linkedArtifacts != "" {
 		os.Setenv("REMOTE_RUNNER_ARTIFACTS", linkedArtifacts)
 	}
+	inheritAllocation()
 	if os.Getenv(startVariable) == "off" {
 		instance.become()
 	}

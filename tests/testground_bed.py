@@ -329,8 +329,9 @@ def daemon(
     path: str | None = None,
     settings: str = "",
     user: User | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Daemon]:
-    """A daemon with this home; `path` is its PATH, `settings` goes into its `.env.toml`."""
+    """A daemon with this home; `path` is its PATH, `variables` are more of its own, `settings` go into `.env.toml`."""
     home.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -344,7 +345,8 @@ def daemon(
         "HOME": os.environ.get("HOME", "/root"),
         "TESTGROUND_HOME": str(home),
         "DOCKER_HOST": docker.host,
-        # Neither reaches an instance: the runner hands on PATH alone.
+        **(variables or {}),
+        # None of these reaches an instance: the runner hands on PATH alone.
         **{name: text for name, text in os.environ.items() if name in ("GOCACHE", "GOPATH", "GOFLAGS", "GOPROXY")},
     }
     found = which(program)

@@ -31,6 +31,7 @@ from tests.manifests import manifest
 from tests.needs import need
 from tests.nix_bed import NixHere
 from tests.nix_plan import make_plan
+from tests.slurm_bed import SlurmBed
 from tests.testground.daemon_text import Printed, daemon_printed
 from tests.testground_bed import Daemon, Docker, User, daemon, influxdb, services
 
@@ -308,6 +309,35 @@ def test_an_application_on_sdk_go_sends_its_metrics_from_there(
     assert isinstance(values, list)
     assert sorted(value for _, value in values) == [1, 2]
     bed.nothing_left(ran.runs[0])
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_the_nodes_of_a_slurm_are_the_hosts(
+    services_there: Docker, dex: NetnsHost, user: User, tmp_path: Path, within: bool
+) -> None:
+    """A run allocates nodes, or has those of the allocation that the daemon was started in."""
+    need("testground", "slurm")
+    home = tmp_path / "home"
+    import_plan(home)
+    with SlurmBed.started(tmp_path / "slurm", 3) as slurm:
+        inventory = {
+            "app": NODE,
+            "defaults": {"directory": str(slurm.local)},
+            "hosts_from": [{"slurm": {"nodes": 3, "slots": 1}}],
+        }
+        (home / "plans" / "remote-runner" / "inventory.yaml").write_text(json.dumps(inventory), encoding="utf-8")
+        variables = {**slurm.environ}
+        if within:
+            slurm.slurm("salloc", "--no-shell", "--nodelist=n2,n3")
+            (variables["SLURM_JOB_ID"],) = slurm.jobs()
+        path = f"{slurm.programs}{os.pathsep}{PATH}"
+        with daemon(services_there, home, user=user, path=path, variables=variables) as running:
+            bed = Bed(running, services_there, dex, user)
+            words = ["run", "single", "--plan=remote-runner", "--testcase=server-client", "--builder=exec:go"]
+            ran = bed.run(*words, "--runner=local:exec", "--instances=6", "--wait").ok(6)
+            assert ran.hosts() == (["n2"] * 3 + ["n3"] * 3 if within else ["n1", "n1", "n2", "n2", "n3", "n3"])
+            wait_for(lambda: len(slurm.jobs()) == within, 15)
+            bed.nothing_left(ran.runs[0])
 
 
 def test_a_failure_before_the_application_starts_shows_its_reason(bed: Bed) -> None:
