@@ -86,8 +86,8 @@ def login(c: invoke.Context, host: list[str] | None = None) -> None:
     """Open a host's connection in this terminal, where ssh may ask for a passphrase, a PIN or a code."""
     plan = Plan.here()
     for entry in plan.select(host):
-        if entry.ssh is None or entry.connect is not None or entry.job:
-            by = "a step of Slurm's" if entry.job else "a command (connect.command)"
+        if entry.ssh is None or entry.connect is not None or entry.by_step:
+            by = "a step of Slurm's" if entry.by_step else "a command (connect.command)"
             what = "this machine" if entry.ssh is None else f"reached by {by}"
             raise Failed(f"hosts.login: {entry.name} is {what}; there is nothing to log in to")
         try:
@@ -217,7 +217,7 @@ def _known(plan: Plan, entry: HostEntry) -> dict[str, object]:
 
 def _has_login(plan: Plan, entry: HostEntry) -> bool | None:
     """Whether `hosts.login` has opened its connection; `None` where there is nothing to log in to."""
-    if entry.ssh is None or entry.connect is not None or entry.job:
+    if entry.ssh is None or entry.connect is not None or entry.by_step:
         return None
     return is_listening(login_socket(entry.ssh, plan.controller, plan.environ))
 
@@ -239,7 +239,7 @@ def _row(known: dict[str, Any]) -> tuple[str, ...]:
 def _reached_as(entry: HostEntry) -> str | None:
     if entry.connect is not None:
         return entry.connect[0]
-    if entry.job:
+    if entry.by_step:
         return f"srun in job {entry.job}"
     return None if entry.ssh is None else _ssh_words(entry.ssh)
 

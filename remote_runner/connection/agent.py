@@ -407,7 +407,7 @@ class Agent:
 def _transport(entry: HostEntry, controller: Controller, environ: Mapping[str, str]) -> Transport:
     if entry.connect is not None:
         return CommandTransport(entry.name, entry.connect, environ)
-    if entry.job:
+    if entry.by_step:
         from remote_runner.connection.transports.slurm import StepTransport
 
         return StepTransport(entry.name, entry.job, environ)

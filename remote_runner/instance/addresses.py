@@ -39,7 +39,7 @@ def _route_to(target: str) -> str | None:
 
 def _configured_name(entry: HostEntry, environ: Mapping[str, str]) -> str | None:
     """What the user's ssh configuration has as the host's HostName (`ssh -G`, 10 ms); None where ssh refuses."""
-    if entry.ssh is None or entry.connect is not None or entry.job:
+    if entry.ssh is None or entry.connect is not None or entry.by_step:
         return None
     ssh_environ = ssh_environment(environ, Account.here(environ))
     try:

@@ -44,7 +44,7 @@ _LINGER_S = 2.0
 
 def reached_by(entry: HostEntry) -> tuple[object, ...]:
     """What makes two entries the same connection: how the host is reached, and where our directory is on it."""
-    return (entry.name, entry.ssh, entry.directory, entry.tolerate_s, entry.connect, entry.job)
+    return (entry.name, entry.ssh, entry.directory, entry.tolerate_s, entry.connect, entry.job, entry.by_step)
 
 
 @dataclass

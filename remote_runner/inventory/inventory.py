@@ -108,7 +108,9 @@ class HostEntry:
     source: str = FILE_NAME
     """Where it is from: the inventory, or an entry of `hosts_from`."""
     job: str = ""
-    """The Slurm allocation of which it is a node, by whose steps it is reached."""
+    """The Slurm allocation of which it is a node."""
+    by_step: bool = False
+    """Whether a step of that allocation reaches it."""
     nearest: tuple[str, ...] = ()
     """For a name that the inventory does not list: the listed ones that may be meant."""
 
@@ -203,7 +205,12 @@ class Inventory:
             listed.add_all(listing)
         hosts = [reader.entry(name, listed.given[name], stands) for name, stands in listed.stands.items()]
         hosts = [
-            replace(host, source=listed.sources[host.name], job="" if host.connect else listed.jobs.get(host.name, ""))
+            replace(
+                host,
+                source=listed.sources[host.name],
+                job=listed.jobs.get(host.name, ""),
+                by_step=host.name in listed.by_step and not host.connect,
+            )
             for host in hosts
         ]
         come_later = any(listing.later for listing in listings or ())
@@ -342,6 +349,7 @@ class _Listed:
         self.stands: dict[str, tuple[Node, At]] = {}
         self.sources: dict[str, str] = {}
         self.jobs: dict[str, str] = {}
+        self.by_step: set[str] = set()
 
     def add(self, name: str, node: Node, at: At, source: str = FILE_NAME) -> None:
         _check_inventory_name(name, node, at)
@@ -354,8 +362,10 @@ class _Listed:
     def add_all(self, listing: Listing) -> None:
         for name, values in listing.hosts:
             self.add(name, as_node(values), At(f"hosts_from: {listing.source}", name), listing.source)
-            if listing.by_step and self.sources[name] == listing.source:
+            if listing.job and self.sources[name] == listing.source:
                 self.jobs[name] = listing.job
+                if listing.by_step:
+                    self.by_step.add(name)
 
 
 class _Reader:

@@ -50,17 +50,17 @@ def test_what_slurm_is_not_asked_for(wrong: str) -> None:
         parse(wrong)
 
 
-@pytest.mark.parametrize(("connect", "job"), [("srun", "7"), ("ssh", "")])
-def test_a_node_is_reached_by_a_step_or_by_ssh(connect: str, job: str) -> None:
+@pytest.mark.parametrize(("connect", "by_step"), [("srun", True), ("ssh", False)])
+def test_a_node_is_reached_by_a_step_or_by_ssh(connect: str, by_step: bool) -> None:
     hosts: tuple[tuple[str, dict[str, Any]], ...] = (("n1", {"address": "192.0.2.1", "slots": 4}), ("n2", {}))
-    listing = Listing("slurm", hosts, job="7", by_step=connect == "srun")
+    listing = Listing("slurm", hosts, job="7", by_step=by_step)
     text = "hosts: {n2: {connect: {command: docker exec -i n2 sh}}}\n"
     inventory = Inventory.parse(text, Path("/plan/inventory.yaml")).with_hosts([listing])
     n2, n1 = inventory.hosts
-    assert (n1.job, n1.slots, n1.address) == (job, 4, "192.0.2.1")
+    assert (n1.job, n1.by_step, n1.slots, n1.address) == ("7", by_step, 4, "192.0.2.1")
     assert n1.ssh is not None
     assert n1.ssh.host == "n1"
-    assert n2.job == ""  # what the inventory says of the way there wins
+    assert not n2.by_step  # what the inventory says of the way there wins
 
 
 def test_scontrol_is_read() -> None:
