@@ -75,7 +75,8 @@ def find_program(system: System, cache: Path) -> Path | None:
     released = _RELEASED / "IDENTITY"
     if released.is_file() and released.read_text(encoding="ascii").strip() == identity():
         places.insert(0, _RELEASED / str(system))
-    return next((path for path in places if path.is_file()), None)
+    # A checkout may be another user's.
+    return next((path for path in places if os.access(path, os.R_OK)), None)
 
 
 def program_for(
@@ -94,7 +95,8 @@ def program_for(
     if found is not None and (into is None or found.is_relative_to(into)):
         return found
     target = (into or controller.cache / "agents") / identity() / str(system)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What an installation builds is for all who may read it.
+    target.parent.mkdir(mode=0o700 if into is None else 0o755, parents=True, exist_ok=True)
     deadline = Deadline.after(_BUILD_S)
 
     def is_there() -> bool:

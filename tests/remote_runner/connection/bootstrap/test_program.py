@@ -221,6 +221,9 @@ def test_it_builds_for_this_machine_at_installation(
     built = tmp_path / "built" / identity() / str(System.local())
     assert capsys.readouterr().out == f"{built}\n"
     assert find_program(System.local(), controller.cache) == built
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert built.parent.stat().st_mode & 0o777 == 0o755 & ~umask  # a checkout may be for several users
     identity.cache_clear()
     (sources / "main.go").write_text("package main // changed\n")
     assert program.main([], {"PATH": "", **directories}) == 1
