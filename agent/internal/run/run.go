@@ -104,27 +104,35 @@ func (s *Service) Run(ctx context.Context, stream *wire.Stream, open wire.Messag
 	return s.run(ctx, stream, open)
 }
 
+// run has nothing on its stack while the application runs but what is needed then: of 200 of them each KiB counts.
 func (s *Service) run(ctx context.Context, stream Stream, open wire.Message) error {
-	r, err := parse(open)
+	a, err := s.begin(ctx, stream, open)
 	if err != nil {
 		return err
 	}
-	directory := s.Base.Run(r.ID)
-	a, err := s.begin(ctx, stream, directory, r)
+	a.tellStart()
+	a.follow()
+	if a.fetch && a.sendOutputs() != nil {
+		return nil // nobody takes them any more: they stay
+	}
+	return leave(ctx, stream, a.directory)
+}
+
+func (a *application) tellStart() {
+	_ = a.stream.Send(map[string]any{"started": map[string]any{
+		"directory": string(a.directory), "outputs": a.directory.Outputs(), "pid": a.process.PID,
+	}})
+}
+
+func (a *application) sendOutputs() error {
+	lane := a.stream.Writer(laneOutputs, true)
+	report, err := Send(lane, a.directory.Outputs())
 	if err != nil {
 		return err
 	}
-	a.follow(r)
-	if r.Fetch {
-		lane := stream.Writer(laneOutputs, true)
-		report, err := Send(lane, directory.Outputs())
-		if err != nil {
-			return nil // nobody takes it any more: the outputs stay
-		}
-		_ = lane.Close()
-		_ = stream.Send(map[string]any{"fetched": report})
-	}
-	return leave(ctx, stream, directory)
+	_ = lane.Close()
+	_ = a.stream.Send(map[string]any{"fetched": report})
+	return nil
 }
 
 // leave waits for the word whether the directory shall go.
@@ -154,7 +162,12 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 // disk lets so many starts and removals be under way at once: each takes a thread, and threads stay.
 var disk = make(chan struct{}, 8)
 
-func (s *Service) begin(ctx context.Context, stream Stream, directory base.Run, r request) (*application, error) {
+func (s *Service) begin(ctx context.Context, stream Stream, open wire.Message) (*application, error) {
+	r, err := parse(open)
+	if err != nil {
+		return nil, err
+	}
+	directory := s.Base.Run(r.ID)
 	disk <- struct{}{}
 	defer func() { <-disk }()
 	if err := makeRun(directory); err != nil {
@@ -163,8 +176,13 @@ func (s *Service) begin(ctx context.Context, stream Stream, directory base.Run, 
 	a, err := s.start(ctx, stream, directory, r)
 	if err != nil {
 		_ = base.Remove(string(directory))
+		return nil, err
 	}
-	return a, err
+	a.fetch = r.Fetch
+	if r.RunS != nil {
+		a.timeout = time.AfterFunc(seconds(*r.RunS), func() { a.end("timeout") })
+	}
+	return a, nil
 }
 
 // makeRun makes the run's directories. That the base is 0700 protects them.
@@ -210,8 +228,10 @@ type application struct {
 	grace     time.Duration
 	exited    context.Context // over when the process has ended
 	exit      context.CancelFunc
-	stdin     *os.File // nil when it is empty
-	pumps     [2]*pump // stdout, stderr; a terminal has no stderr
+	stdin     *os.File    // nil when it is empty
+	pumps     [2]*pump    // stdout, stderr; a terminal has no stderr
+	timeout   *time.Timer // nil where it may run for ever
+	fetch     bool        // its outputs are to be sent
 
 	mu     sync.Mutex
 	reason string // why it was told to end
@@ -327,10 +347,7 @@ func (a *application) closeStreams() {
 }
 
 // follow goes with the application to its end, and tells of it.
-func (a *application) follow(r request) {
-	_ = a.stream.Send(map[string]any{"started": map[string]any{
-		"directory": string(a.directory), "outputs": a.directory.Outputs(), "pid": a.process.PID,
-	}})
+func (a *application) follow() {
 	var pumping sync.WaitGroup
 	for i, each := range a.pumps {
 		if each == nil {
@@ -346,11 +363,14 @@ func (a *application) follow(r request) {
 	if a.stdin != nil {
 		go feed(a.stdin, a.stream.Reader(laneStdin))
 	}
-	if r.RunS != nil {
-		timer := time.AfterFunc(seconds(*r.RunS), func() { a.end("timeout") })
-		defer timer.Stop()
-	}
 	a.listen()
+	a.conclude(&pumping)
+}
+
+func (a *application) conclude(pumping *sync.WaitGroup) {
+	if a.timeout != nil {
+		a.timeout.Stop()
+	}
 	left, untold := a.keeper.EndRun(a.process, a.grace)
 	if a.stdin != nil {
 		a.stdin.Close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from remote_runner.connection.link import Link
+from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.run import Run
+from remote_runner.connection.verbs.taking import Allowance
 from remote_runner.errors import HostLostError
 from remote_runner.inventory.systems import System
 from tests.hosts import UserSshd
@@ -84,6 +88,22 @@ def test_programs_run_and_the_agent_goes_with_the_session(
             pid = (await lasting.receive()).head["started"]["pid"]
         await asyncio.gather(gone(pid), gone(link.greeting.pid))
         assert list((Path(link.greeting.base) / "agents").glob("*.sock")) == []
+
+    run(check())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_it_is_small_with_two_hundred_applications(tmp_path: Path, program: Program) -> None:
+    async def check() -> None:
+        environ = {f"TEST_VARIABLE_{n}": "x" * 60 for n in range(40)}
+        async with linked(local(tmp_path), program) as link:
+            await link.request({"verb": "watch", "every_s": 1})
+            jobs = [Job(f"run-{n}", ("sleep", "1000"), environ) for n in range(200)]
+            base, allowance = str(link.greeting.base), Allowance()
+            await asyncio.gather(*(Run.start(link, job, base, allowance) for job in jobs))
+            status = Path(f"/proc/{link.greeting.pid}/status").read_text(encoding="ascii")
+            most_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+            assert most_kib < 13 << 10, f"{most_kib} KiB"  # 11.8 MiB on a 64-bit machine with two cores
 
     run(check())
 
