@@ -107,9 +107,13 @@ class Observation:
             with suppress(OSError):  # else the outputs of each instance tell of a disk that takes nothing
                 await FILES.run(self._make_directory)
                 self._has_directory = True
-        # Nothing of this is in the way of an application's start.
+        # Nothing of this is in the way of an application's start, and what is pushed before that is not in its way.
         await self._began.wait()
+        facts = asyncio.ensure_future(self._ask_facts(watch)) if watch.is_far else None
         self._trips_before = await watch.trips()
+        await (facts or self._ask_facts(watch))
+
+    async def _ask_facts(self, watch: Watch) -> None:
         with suppress(HostError, StreamClosed, RemoteRunnerError):
             self._facts = HostFacts.from_said(watch.agent.greeting, await watch.agent.facts(*_FACTS))
 
@@ -141,14 +145,12 @@ class Observation:
         if not any(other.watch is seat.watch for other in self._seats.values()):
             seat.watch.hear.discard(self._hear)
         if not self._seats:
-            self._ending = asyncio.create_task(self._end(seat.watch, self._ending))
+            self._ending = asyncio.create_task(self._end(seat, self._ending))
 
-    async def _end(self, watch: Watch, earlier: asyncio.Task[None] | None) -> None:
-        for task in (earlier, self._looking):
-            if task is not None:
-                await asyncio.wait({task}, timeout=_END_S)
-        self._after = await watch.state() or self._after
-        self._trips_after = await watch.trips()
+    async def _end(self, seat: Seat, earlier: asyncio.Task[None] | None) -> None:
+        # An application may end before the look ahead of it has; on a far host neither waits for the other's answers.
+        before = [asyncio.wait({task}, timeout=_END_S) for task in (earlier, self._looking) if task is not None]
+        await asyncio.gather(self._look_behind(seat), *before)
         if self._has_directory:
             text = json.dumps(self.to_value(), indent=1).encode() + b"\n"
             path = self._path(".json")
@@ -158,6 +160,12 @@ class Observation:
             await self._links.leave(self.run_on.host)
         if self._influx is not None:
             await self._influx.flush()
+
+    async def _look_behind(self, seat: Seat) -> None:
+        state = asyncio.ensure_future(seat.watch.state())
+        await seat.is_home.wait()  # what comes over the line until then would stand in the way of the round trips
+        self._trips_after = await seat.watch.trips()
+        self._after = await state or self._after
 
     def _path(self, ending: str) -> Path:
         assert self.run_on.directory is not None
@@ -273,6 +281,8 @@ class Seat:
         self._tags = {"group_id": group, "instance": outputs.name}
         self._lines: list[bytes] = []
         self._began_s: float | None = None
+        self.is_home = asyncio.Event()
+        """Its outputs have come, or will not."""
 
     def __enter__(self) -> Self:
         return self
@@ -281,6 +291,7 @@ class Seat:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end(None)
+        self.is_home.set()
         self._observation.leave(self)
 
     def begin(self, address: str) -> None:
