@@ -17,8 +17,8 @@ import invoke
 from remote_runner.connection.bootstrap.program import find_go
 from remote_runner.connection.verbs.job import instance_id
 from remote_runner.errors import ControllerError, RemoteRunnerError
+from remote_runner.instance.choosing import CHOOSE_STATE
 from remote_runner.instance.services import services_from
-from remote_runner.instance.steps import CHOOSE_STATE
 from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from remote_runner.records.sync_log import ClientNames, write_sync_log

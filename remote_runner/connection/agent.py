@@ -5,27 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from remote_runner.cancellation import in_thread
-from remote_runner.connection.bootstrap.program import program_for
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
 from remote_runner.connection.transports.login import login_socket
 from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import CommandTransport, LocalTransport, Transport
 from remote_runner.connection.verbs import faults
-from remote_runner.connection.verbs.command import Command, Finished
-from remote_runner.connection.verbs.facts import WHAT, ClockExchange, HostFacts, clock_of
 from remote_runner.connection.verbs.forwards import ASKING_PORTS, Listener, Listeners, LocalForward
-from remote_runner.connection.verbs.job import Job
-from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
-from remote_runner.connection.verbs.run import Run
 from remote_runner.connection.verbs.said import nonsense, part, whole, words
-from remote_runner.connection.verbs.taking import Allowance, Source, take_outputs
 from remote_runner.connection.workers import FILES
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
@@ -33,7 +25,16 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
 from remote_runner.machine.controller import Controller
-from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES, OutputsReport
+from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from remote_runner.connection.verbs.command import Command, Finished
+    from remote_runner.connection.verbs.facts import HostFacts
+    from remote_runner.connection.verbs.job import Job
+    from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
+    from remote_runner.connection.verbs.run import Run
+    from remote_runner.connection.verbs.taking import Allowance
+    from remote_runner.machine.outputs import OutputsReport
 
 _LANE = 0
 # What a request may take that says little; removing a large directory is slow on some disks.
@@ -42,6 +43,10 @@ _REQUEST_S = 300.0
 _MOST_SAID_BYTES = 16 << 20
 _MOST_KEPT_BYTES = 16 << 20
 _CLOCK_LOOKS = 3
+# An artifact that is no larger goes with the question whether it is there: that is quicker than another round trip on
+# lines of 2 Mbit/s and more. Each of its files has a header in the tar stream.
+_AT_ONCE_BYTES = 24 << 10
+_TAR_BYTES = 1 << 10
 
 Failed = Callable[[StreamClosed], HostError]
 
@@ -67,19 +72,30 @@ class FarFile:
 class Agent:
     """The agent of one host, connected. Methods may be called by many tasks at once."""
 
-    def __init__(self, link: Link, listeners: Listeners) -> None:
+    def __init__(self, link: Link, listeners: Listeners, allowance: Allowance) -> None:
         self._link = link
         self._listeners = listeners
-        self._allowance = Allowance()
+        self._allowance = allowance
         self.name = link.name
 
     @classmethod
     async def connect(
-        cls, entry: HostEntry, controller: Controller, environ: Mapping[str, str], deadline: Deadline
+        cls,
+        entry: HostEntry,
+        controller: Controller,
+        environ: Mapping[str, str],
+        deadline: Deadline,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Self:
-        """Reach the host as the inventory says. Raises the `HostError` that says why that is not possible."""
+        """Reach the host as the inventory says; `meanwhile` is called while the login goes on.
+
+        Raises the `HostError` that says why that is not possible.
+        """
 
         async def program(system: System) -> Path:
+            from remote_runner.cancellation import in_thread
+            from remote_runner.connection.bootstrap.program import program_for
+
             work = partial(program_for, system, controller, environ)
             return await in_thread(lambda cancelled: work(cancellation=cancelled), "nobody waits for the host any more")
 
@@ -92,9 +108,12 @@ class Agent:
             connect_s=entry.timeouts.connect_s,
             program=program,
             on_open=listeners.accept,
+            meanwhile=meanwhile,
             deadline=deadline,
         )
-        return cls(link, listeners)
+        from remote_runner.connection.verbs.taking import Allowance
+
+        return cls(link, listeners, Allowance())
 
     @property
     def greeting(self) -> Greeting:
@@ -147,6 +166,8 @@ class Agent:
 
     async def start_run(self, job: Job, *, stdin: bool = False) -> Run:
         """Start an application; see `Run.start` for what is raised."""
+        from remote_runner.connection.verbs.run import Run
+
         return await Run.start(self._link, job, str(self.greeting.base), self._allowance, stdin=stdin)
 
     async def push_artifact(
@@ -168,15 +189,19 @@ class Agent:
         head = {"verb": "artifact", "hash": artifact_hash, "size": size_bytes, "files": files, "limit": limit_bytes}
         failed = partial(faults.push_fault, self.name)
         async with self.asked(f"push to {self.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
-            answer = (await stream.receive()).head
             sent_bytes = 0
+            if size_bytes + files * _TAR_BYTES <= _AT_ONCE_BYTES:
+                with suppress(StreamClosed):  # it is there, or cannot be taken
+                    sent_bytes = await send_chunks(stream, chunks(), sent)
+            answer = (await stream.receive()).head
             if answer.get("send") is True:
-                sent_bytes = await send_chunks(stream, chunks(), sent)
+                sent_bytes = sent_bytes or await send_chunks(stream, chunks(), sent)
                 answer = (await stream.receive()).head
-        path = words(answer.get("done" if sent_bytes else "have"))
+        present = "done" not in answer
+        path = words(answer.get("have" if present else "done"))
         if not path:
             raise nonsense(self.name, answer)
-        return PushedArtifact(PurePosixPath(path), not sent_bytes, sent_bytes)
+        return PushedArtifact(PurePosixPath(path), present, 0 if present else sent_bytes)
 
     # --- forwards ---
 
@@ -242,6 +267,8 @@ class Agent:
         self, argv: Sequence[str], *, env: Mapping[str, str | bytes] | None = None, cwd: str = ""
     ) -> Command:
         """Start a program in the login's environment and `env`, in `cwd` ("" is the home)."""
+        from remote_runner.connection.verbs.command import Command
+
         return await Command.start(self._link, argv, env or {}, cwd)
 
     async def run_command(
@@ -270,6 +297,8 @@ class Agent:
 
     async def host_facts(self) -> HostFacts:
         """What the host is. Its clock is looked at a few times, for a line has its delays."""
+        from remote_runner.connection.verbs.facts import WHAT, ClockExchange, HostFacts, clock_of
+
         looks = []
         for _ in range(_CLOCK_LOOKS):
             asked_s = time.time()
@@ -280,6 +309,8 @@ class Agent:
 
     async def runs(self) -> tuple[FarRun, ...]:
         """Every run that has a directory on the host."""
+        from remote_runner.connection.verbs.leftovers import FarRun
+
         found = [FarRun.from_said(self.name, said) for said in await self._list("runs", "run")]
         return tuple(run for run in found if run is not None)
 
@@ -290,6 +321,8 @@ class Agent:
 
         Raises `UnknownRunError`, an `OutputsError`.
         """
+        from remote_runner.connection.verbs.taking import Source, take_outputs
+
         source = Source(self.name, run_id, f"{self.greeting.base}/runs/{run_id}/outputs")
         what = f"fetching {run_id} from {self.name}"
         async with self.asked(what, {"verb": "fetch", "id": run_id}, within_s=within_s) as stream:
@@ -318,6 +351,8 @@ class Agent:
 
     async def artifacts(self) -> tuple[LeftArtifact, ...]:
         """Every artifact that was pushed to the host."""
+        from remote_runner.connection.verbs.leftovers import LeftArtifact
+
         found = [LeftArtifact.from_said(self.name, said) for said in await self._list("artifacts", "artifact")]
         return tuple(artifact for artifact in found if artifact is not None)
 
@@ -326,6 +361,8 @@ class Agent:
 
         In its Nix store they are only let go: its own garbage collection takes what nothing else there keeps.
         """
+        from remote_runner.connection.verbs.leftovers import Removal
+
         return await self._remove({"verb": "remove-artifacts", "names": list(names)}) if names else Removal()
 
     # --- files ---
@@ -400,6 +437,8 @@ class Agent:
                     raise FarShellError(self.name, f"it says more than {_MOST_SAID_BYTES} bytes, and does not end")
 
     async def _remove(self, head: Mapping[str, Any]) -> Removal:
+        from remote_runner.connection.verbs.leftovers import Removal
+
         async with self.asked(f"removing what is on {self.name}", head) as stream:
             return Removal.from_said((await stream.receive()).head)
 

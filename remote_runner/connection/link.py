@@ -197,6 +197,7 @@ class Link:
         program: Callable[[System], Awaitable[Path]],
         on_open: Callable[[Stream], None] | None,
         told: Callable[[str], None] | None,
+        meanwhile: Callable[[], object] | None,
     ) -> None:
         """Use `Link.open`."""
         self.name = name
@@ -212,6 +213,7 @@ class Link:
         self._bootstrap = Bootstrap(transport, connect_s, program)
         self._on_open = on_open
         self._told = told or (lambda text: None)
+        self._meanwhile = meanwhile
         self._interval_s = ping_interval_s(tolerate_s)
         self._alive_s = max(3 * self._interval_s, tolerate_s / 2)
         if transport.is_local:
@@ -243,14 +245,15 @@ class Link:
         program: Callable[[System], Awaitable[Path]],
         on_open: Callable[[Stream], None] | None = None,
         told: Callable[[str], None] | None = None,
+        meanwhile: Callable[[], object] | None = None,
         deadline: Deadline = NEVER,
     ) -> Link:
         """Connect. `directory` is the inventory's, `on_open` gets each stream that the agent opens (and must close it),
-        `told` sentences on a connection that was lost and came back.
+        `told` sentences on a connection that was lost and came back; `meanwhile` is called once the login goes on.
 
         Raises the `HostError` that says why there is no connection, `BuildFailedError`, `DeadlineError`.
         """
-        link = cls(transport, name, directory, tolerate_s, connect_s, program, on_open, told)
+        link = cls(transport, name, directory, tolerate_s, connect_s, program, on_open, told, meanwhile)
         soon = Deadline.after(min(connect_s, deadline.remaining_s))
         attempt = 0
         while True:
@@ -324,6 +327,9 @@ class Link:
             turn.callback(turns.release)
             turn.callback(self._loop.call_later(_HANDSHAKE_S, turn.close).cancel)
             pipes = await self._transport.start(first=first, deadline=deadline)
+            if self._meanwhile is not None:
+                self._loop.call_soon(self._meanwhile)  # behind the writing of what is sent first
+                self._meanwhile = None
             values = {
                 "agent": identity(),
                 "session": self._session,

@@ -14,13 +14,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from remote_runner.artifact.build import AnyArtifact, Artifact
-from remote_runner.artifact.push import Pushed
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.job import Job, instance_id
-from remote_runner.connection.verbs.run import Exited, Run
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import (
     ArtifactMissingError,
@@ -33,9 +30,8 @@ from remote_runner.errors import (
     NoRoomHereError,
     RemoteRunnerError,
 )
-from remote_runner.instance import steps
+from remote_runner.instance.choosing import choose
 from remote_runner.instance.environment import run_environment
-from remote_runner.instance.forwarding import Forwarded
 from remote_runner.instance.record import Record, StepClock
 from remote_runner.instance.reporter import Reporter
 from remote_runner.instance.run_log import InstanceLog, RunLog, run_directory
@@ -46,11 +42,18 @@ from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
-from remote_runner.machine.outputs import OutputsReport
 from remote_runner.progress import Began, Ended, Moved
-from remote_runner.truth.observation import RunOn, Seat
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
+
+if TYPE_CHECKING:
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.artifact.push import Pushed
+    from remote_runner.connection.agent import Agent
+    from remote_runner.connection.verbs.run import Exited, Run
+    from remote_runner.instance.forwarding import Forwarded
+    from remote_runner.machine.outputs import OutputsReport
+    from remote_runner.truth.observation import Seat
 
 # Digits of an instance's number.
 _LONGEST_NUMBER = 9
@@ -241,6 +244,10 @@ class _Instance:
             step.detail = f"number {self._number} runs on {entry.name} ({system})"
         if self._placed.message:
             reporter.message(self._placed.message)
+        # Here, not above: it is loaded while the first login goes on.
+        from remote_runner.artifact.build import Artifact
+        from remote_runner.instance import steps
+
         self._begins("build")
         with self._clock.step("build") as step:
             artifact = await steps.build(
@@ -254,11 +261,14 @@ class _Instance:
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
             seat = stack.enter_context(self._observe(entry, agent, links=inventory.links))
+            # Both need nothing but the connection, so a far host is asked for both at once.
+            forwarding = asyncio.ensure_future(steps.forward(shared, entry, environ, self._forward_says))
+            stack.callback(_let_go, forwarding)
             pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
         self._begins("forward")
         with self._clock.step("forward") as step:
-            forwarded = stack.enter_context(await steps.forward(shared, entry, environ, self._forward_says))
+            forwarded = await forwarding
             address = self._placed.address or entry.address or await self._address(agent, entry, inventory)
             self._record.address = address
             step.detail = f"{forwarded}; others reach {entry.name} at {address}"
@@ -268,6 +278,8 @@ class _Instance:
 
     def _observe(self, entry: HostEntry, agent: Agent, *, links: bool) -> Seat:
         """From here on the host is looked at, beside all that follows."""
+        from remote_runner.truth.observation import RunOn
+
         runenv, url = self._runenv, self._environ.get("INFLUXDB_URL", "")
         directory = None if self.log is None else self.log.directory
         run_on = RunOn(entry.name, runenv.run, runenv.plan, runenv.case, directory, self._umask)
@@ -279,7 +291,7 @@ class _Instance:
 
     async def _choose(self, inventory: Inventory, stack: ExitStack) -> tuple[HostEntry, System]:
         """The host and its system; the connection opens meanwhile, and is waited for only where that is needed."""
-        chosen = await steps.choose(self._shared, inventory, self._runenv, self._environ)
+        chosen = await choose(self._shared, inventory, self._runenv, self._environ)
         self._number, self._entries = chosen.number, chosen.entries
         placement, others = chosen.placement, list(chosen.others)
         while True:
@@ -291,11 +303,8 @@ class _Instance:
                 system = placement.system or known_of(self._shared.controller, entry).system
                 if entry.on_unreachable is OnUnreachable.NEXT or system is None:
                     system = placement.system or (await self._shared.agent(entry, self._environ)).system
-                elif self._shared.open_agent(entry) is None:
-                    # Ahead of its use, which tells what is wrong with it.
-                    ahead = asyncio.ensure_future(self._shared.agent(entry, self._environ))
-                    ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
-                    stack.callback(ahead.cancel)
+                else:
+                    await self._shared.agent_ahead(entry, self._environ, stack)
             except UNREACHABLE as error:
                 if not others or entry.on_unreachable is not OnUnreachable.NEXT:
                     raise
@@ -351,6 +360,8 @@ class _Instance:
         )
 
     async def _supervise(self, ready: _Ready) -> _Ended:
+        from remote_runner.instance import steps
+
         began_s = time.monotonic()
         self._begins("run")
         try:
@@ -372,9 +383,11 @@ class _Instance:
         # Before the outputs come, which may have files of the same names.
         await self._reporter.end_of_streams()
         self._step("run", began_s, exited_s, _ended_words(exited))
-        return await self._bring_home(run, ready.entry, exited, exited_s)
+        return await self._bring_home(run, ready, exited, exited_s)
 
     async def _start(self, ready: _Ready, job: Job) -> Run:
+        from remote_runner.instance import steps
+
         try:
             return await steps.run(ready.agent, job)
         except ArtifactMissingError:
@@ -384,8 +397,11 @@ class _Instance:
             self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there, or changed")
             return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
 
-    async def _bring_home(self, run: Run, entry: HostEntry, exited: Exited, exited_s: float) -> _Ended:
-        outputs, error = OutputsReport(), None
+    async def _bring_home(self, run: Run, ready: _Ready, exited: Exited, exited_s: float) -> _Ended:
+        from remote_runner.instance import steps
+        from remote_runner.machine.outputs import OutputsReport
+
+        entry, outputs, error = ready.entry, OutputsReport(), None
         self._begins("fetch")
 
         def taken(size_bytes: int) -> None:
@@ -395,6 +411,7 @@ class _Instance:
             outputs = await steps.fetch(run, self._runenv.outputs_path, entry.outputs_limit_bytes, self._umask, taken)
         except RemoteRunnerError as failed:
             error = failed
+        ready.seat.is_home.set()
         self._shared.tell(Moved(entry.name, "fetch", self._who, is_over=True))
         fetched_s = time.monotonic()
         self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
@@ -514,7 +531,16 @@ class _Instance:
             self._reporter.message(f"the record cannot be written to {outputs}: {error}")
 
 
+def _let_go(forwarding: asyncio.Future[Forwarded]) -> None:
+    if forwarding.done() and not forwarding.cancelled() and forwarding.exception() is None:
+        forwarding.result().uses.close()
+    else:
+        forwarding.cancel()
+
+
 def _built_words(entry: HostEntry, artifact: AnyArtifact) -> str:
+    from remote_runner.artifact.build import Artifact
+
     what = f"{entry.app.name} for {artifact.system}"
     if isinstance(artifact, Artifact):
         return f"{what}, {artifact.size_bytes} bytes, {artifact.hash}; {artifact.choice}"

@@ -8,10 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from remote_runner.artifact.build import AnyArtifact, build_for
-from remote_runner.artifact.push import Pushed, push_artifact
 from remote_runner.cancellation import Cancellation, in_thread
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import StreamClosed
@@ -28,12 +26,16 @@ from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
 from remote_runner.machine.controller import Controller
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
-from remote_runner.truth.influx import Influx
-from remote_runner.truth.links import Links
-from remote_runner.truth.observation import Observation, RunOn
-from remote_runner.truth.watch import Watch
 from testground.runenv import RunEnv
 from testground.sync.shared_client import SharedSyncClient
+
+if TYPE_CHECKING:
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.artifact.push import Pushed
+    from remote_runner.truth.influx import Influx
+    from remote_runner.truth.links import Links
+    from remote_runner.truth.observation import Observation, RunOn
+    from remote_runner.truth.watch import Watch
 
 # Results of builds that are kept for the instances of a run that come later; on disk they stay longer.
 _KEPT_BUILDS = 256
@@ -53,14 +55,12 @@ class _Host:
 
     agent: Agent
     watch: Watch
-    pushes: SingleFlight[tuple[object, ...], Pushed] = field(
-        default_factory=lambda: SingleFlight[tuple[object, ...], Pushed](keeps=_PUSH_KEPT)
-    )
+    pushes: SingleFlight[tuple[object, ...], Pushed] = field(default_factory=lambda: SingleFlight(keeps=_PUSH_KEPT))
     listeners: SingleFlight[tuple[object, ...], Listener] = field(
-        default_factory=lambda: SingleFlight[tuple[object, ...], Listener](keeps=_PUSH_KEPT)
+        default_factory=lambda: SingleFlight(keeps=_PUSH_KEPT)
     )
     near_forwards: SingleFlight[tuple[object, ...], LocalForward] = field(
-        default_factory=lambda: SingleFlight[tuple[object, ...], LocalForward](keeps=_PUSH_KEPT)
+        default_factory=lambda: SingleFlight(keeps=_PUSH_KEPT)
     )
 
 
@@ -75,6 +75,7 @@ class Shared:
         self.tell = tell
         self._hosts: SingleFlight[tuple[object, ...], _Host] = SingleFlight(keeps=10_000)
         self._opened: list[_Host] = []
+        self._loaded = asyncio.Event()
         self._builds: SingleFlight[tuple[object, ...], AnyArtifact] = SingleFlight(
             keeps=_KEPT_BUILDS, keeps_failures=True
         )
@@ -229,16 +230,42 @@ class Shared:
 
     async def _connect(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
         self.tell(Began(entry.name, "connect", entry.name))
-        agent = await Agent.connect(entry, self.controller, environ, Deadline.after(entry.timeouts.connect_s))
+        within = Deadline.after(entry.timeouts.connect_s)
+        agent = await Agent.connect(entry, self.controller, environ, within, self._load_steps)
+        from remote_runner.truth.watch import Watch
+
         host = _Host(agent, Watch(agent))
         self._opened.append(host)
         remember_contact(self.controller, entry, agent.system)
         return host
 
+    async def agent_ahead(self, entry: HostEntry, environ: Mapping[str, str], stack: ExitStack) -> None:
+        """Have the connection made until `stack` is closed, and return when the login goes on.
+
+        Its use tells what is wrong with it.
+        """
+        if self.open_agent(entry) is None:
+            ahead = asyncio.ensure_future(self._host(entry, environ))
+            ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
+            ahead.add_done_callback(lambda _: self._loaded.set())
+            stack.callback(ahead.cancel)
+            await self._loaded.wait()
+
+    def _load_steps(self) -> None:
+        """Load what is needed from here on: a third of all that is loaded, which the first login need not wait for."""
+        from remote_runner.connection.verbs import run
+        from remote_runner.instance import steps
+        from remote_runner.truth import observation
+
+        del run, steps, observation
+        self._loaded.set()
+
     # What hosts do meanwhile
 
     def watch(self, entry: HostEntry, agent: Agent) -> Watch:
         """That of the connection."""
+        from remote_runner.truth.watch import Watch
+
         host = self._hosts.peek(reached_by(entry))
         return host.watch if host is not None and host.agent is agent else Watch(agent)
 
@@ -249,6 +276,10 @@ class Shared:
 
         told: gets words about the run's InfluxDB, from the youngest instance's on.
         """
+        from remote_runner.truth.influx import Influx
+        from remote_runner.truth.links import Links
+        from remote_runner.truth.observation import Observation
+
         key = (reached_by(entry), run_on)
         influx = self._influxes.get((influxdb_url, run_on.run))
         if influx is not None:
@@ -295,6 +326,8 @@ class Shared:
         build_s: float,
     ) -> AnyArtifact:
         """The same, without sharing a result of this process; by hand (`run_id` is `None`) it is built anew."""
+
+        from remote_runner.artifact.build import build_for
 
         def work(cancellation: Cancellation) -> AnyArtifact:
             return build_for(
@@ -343,6 +376,8 @@ class Shared:
         environ: Mapping[str, str],
         report: Callable[[str], None],
     ) -> Pushed:
+        from remote_runner.artifact.push import push_artifact
+
         def moved(done_bytes: int, total_bytes: int | None) -> None:
             self.tell(Moved(entry.name, "push", "", done_bytes, total_bytes))
 

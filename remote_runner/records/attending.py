@@ -10,31 +10,23 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.run_log import run_directory
 from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.machine.file_names import safe_name
-from remote_runner.records.places import note_place
-from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance, secrets_of_run
-from remote_runner.records.run import (
-    RUNNING,
-    Ended,
-    RunRecord,
-    artifacts_of,
-    hosts_of,
-    instance_value,
-    records_below,
-    with_facts,
-)
 from remote_runner.secrets import Secrets
-from remote_runner.truth.observation import run_doubts
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
+if TYPE_CHECKING:
+    from remote_runner.records.run import RunRecord
+
 TASK = "testground"
+# The login to the first host goes first: it is what a short run takes longest for.
+_SOON_S = 0.3
 
 
 class Attending:
@@ -67,6 +59,7 @@ class Attending:
             if not run.here:
                 del self._runs[directory]
                 await run.write()
+                run.begin()
                 if not run.is_whole:  # a short run does not wait for what git says
                     later = asyncio.create_task(run.write_whole())
                     self._later.add(later)
@@ -89,12 +82,18 @@ class _Attended:
         self._controller = controller
         self._groups: dict[str, dict[str, Any]] = {}
         self._secrets: Secrets | None = Secrets()
-        self._asking = FILES.run(self._begin)
+        self._asking: asyncio.Future[dict[str, Any]] | None = None
+        self._soon = asyncio.get_running_loop().call_later(_SOON_S, self.begin)
 
     @property
     def is_whole(self) -> bool:
         """Whether what made the run is known, and could be written."""
-        return self._asking.done()
+        return self._asking is not None and self._asking.done()
+
+    def begin(self) -> None:
+        """Have its record say that it goes on, unless it does."""
+        self._soon.cancel()
+        self._asking = self._asking or FILES.run(self._begin)
 
     def come(self, runenv: RunEnv) -> None:
         """One more of its instances is here."""
@@ -112,26 +111,31 @@ class _Attended:
 
     async def write(self) -> None:
         """Write how it stands."""
-        made_by = self._asking.result() if self._asking.done() else {}
+        made_by = self._asking.result() if self._asking is not None and self._asking.done() else {}
         await FILES.run(partial(self._write, made_by))
 
     async def write_whole(self) -> None:
         """The same, once everything is known."""
-        await asyncio.wait([self._asking])
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
         await self.write()
 
     def _begin(self) -> dict[str, Any]:
         """Write the record that says that it runs, and find out what made it; in a thread."""
+        from remote_runner.records.provenance import inventory_of_run, provenance, secrets_of_run
+        from remote_runner.records.run import RunRecord
+
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
             self._secrets = secrets_of_run(inventory, self._environ)
         with suppress(RemoteRunnerError), self._record_lock():
             if RunRecord.read(self._directory) is None:
-                self._put(self._begun(time.time()))
-                note_place(self._controller, self._runenv.run, self._directory)
+                self._put(self._begun(time.time()), is_first=True)
         return provenance(self._plan_dir, self._environ, testground=True)
 
     def _begun(self, started_at: float) -> RunRecord:
+        from remote_runner.records.run import RunRecord
+
         runenv = self._runenv
         return RunRecord(
             run=runenv.run,
@@ -159,6 +163,19 @@ class _Attended:
             self._write_alone(made_by)
 
     def _write_alone(self, made_by: Mapping[str, Any]) -> None:
+        from remote_runner.records.provenance import inventory_of_run, inventory_value, secrets_of_run
+        from remote_runner.records.run import (
+            RUNNING,
+            Ended,
+            RunRecord,
+            artifacts_of,
+            hosts_of,
+            instance_value,
+            records_below,
+            with_facts,
+        )
+        from remote_runner.truth.observation import run_doubts
+
         before = RunRecord.read(self._directory)
         if before is not None and before.task != TASK:
             return  # `fab local.*` keeps it
@@ -195,9 +212,14 @@ class _Attended:
                     instance_value(self._directory, Ended(record.group, record.index, place), record)
                     for place, record in found
                 ],
-            )
+            ),
+            is_first=before is None,
         )
 
-    def _put(self, record: RunRecord) -> None:
+    def _put(self, record: RunRecord, *, is_first: bool) -> None:
+        from remote_runner.records.places import note_place
+
         with suppress(RemoteRunnerError, OSError):  # no disk for it; the instances tell of theirs
             record.write(self._directory, self._secrets)
+        if is_first:
+            note_place(self._controller, self._runenv.run, self._directory)

@@ -148,6 +148,7 @@ def test_sigkill_of_any_of_them_leaves_nothing(
     if killed == ("launcher",):
         wait_for(lambda: list(runs.iterdir()) == [], SOON_S)
         assert (plan.outputs / "partial").read_text() == "partial\n"
+        wait_for((plan.outputs / "remote-runner.json").exists, SOON_S)
         assert "was killed" in str(plan.record()["error"])
     else:
         assert [path.read_text() for path in runs.glob("*/outputs/partial")] == ["partial\n"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import os
@@ -224,6 +223,8 @@ def release(systems: Sequence[System], target: Path, controller: Controller, env
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Build the program for these systems (this machine's) into `build/agents`, or all that a package brings along."""
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="python -m remote_runner.connection.bootstrap.program", description=main.__doc__
     )

@@ -6,9 +6,9 @@ A host's words are shown as its words; none of them goes into a command that we 
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.said import words
 from remote_runner.errors import (
     ArtifactMissingError,
@@ -27,6 +27,9 @@ from remote_runner.errors import (
     SessionRefusedError,
     UnknownRunError,
 )
+
+if TYPE_CHECKING:
+    from remote_runner.connection.verbs.job import Job
 
 # e_machine, bytes 18 and 19 of an ELF header as they stand in a little-endian file.
 _MACHINES = {

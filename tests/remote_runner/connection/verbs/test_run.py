@@ -20,6 +20,7 @@ from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.connection.verbs.forwards import Listeners
 from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.run import Exited, Run
+from remote_runner.connection.verbs.taking import Allowance
 from remote_runner.errors import (
     ArtifactMissingError,
     FarShellError,
@@ -75,7 +76,7 @@ def play(
     async def main() -> None:
         link = FakeLink(agent_plays)
         async with asyncio.timeout(20):
-            await test(Agent(link.link, Listeners()), link)
+            await test(Agent(link.link, Listeners(), Allowance()), link)
         await link.close()
 
     asyncio.run(main())
