@@ -146,7 +146,9 @@ class StdoutReader:
             case Verdict.INCOMPLETE:
                 return self._why_ended
             case _:
-                return self._failures[0][1]
+                # sdk-go tells a panic twice: by its stack alone, then by its reason.
+                told = (words for verdict, words in self._failures if verdict is self.verdict)
+                return next((words for words in told if not words.startswith("goroutine ")), self._failures[0][1])
 
     def _read(self, line: bytes, reports: list[Report]) -> bool:
         """Read a line; says whether reading goes on after it."""

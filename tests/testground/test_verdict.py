@@ -134,6 +134,14 @@ def test_the_first_failure_is_the_reason_and_no_success_heals_it() -> None:
     assert (reader.verdict, reader.reason) == (Verdict.FAILED, "first")
 
 
+def test_a_panic_that_sdk_go_tells_twice_has_the_reason_and_not_the_stack() -> None:
+    stack = {"crash_event": {"group": "g", "error": "goroutine 28 [running]:\nmain.meet()", "stacktrace": ""}}
+    reason = {"crash_event": {"group": "g", "error": "index out of range", "stacktrace": "goroutine 1 [running]:"}}
+    lines = [json.dumps({"ts": 1, "event": event}).encode() + b"\n" for event in (stack, reason)]
+    assert _read(b"".join(lines), 10**6)[0].reason == "index out of range"
+    assert _read(lines[0], 10**6)[0].reason == stack["crash_event"]["error"]
+
+
 def test_the_recordings_have_no_case_that_is_not_compared() -> None:
     found = {path.name for path in Path(RECORDINGS / "local-exec").iterdir() if path.is_dir()}
     assert found == set(_CASES)
