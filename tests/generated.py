@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def tasks_reference() -> str:
                 meaning = " ".join((option.help or "").split()).replace("|", "\\|")
                 lines.append(f"| `{flag}` | {meaning} |")
             lines.append("")
-    return "\n".join(lines)
+    return re.sub(r"\bfab(?= [a-z-])", "remote-runner", "\n".join(lines))  # as `--help` says it where that was typed
 
 
 def _page(name: str, part: str, written: str) -> dict[Path, str]:
