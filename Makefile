@@ -94,6 +94,7 @@ lock: .venv/installed
 # The same sources give the same files.
 release: .venv/installed
 	@rm -rf dist build/lib
+	@echo 'Building the agents of all systems and the package: some minutes; build/release.log has what is done'
 	@epoch=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800); \
 	SOURCE_DATE_EPOCH=$$epoch .venv/bin/python -m build --no-isolation --outdir dist >build/release.log 2>&1 \
 		|| { cat build/release.log; exit 1; }
