@@ -35,9 +35,10 @@ func TestATerminalIsItsOwnAndHasTheSizeThatWasGiven(t *testing.T) {
 
 func TestKeysGoToTheProgramAtATerminal(t *testing.T) {
 	r, keys := terminalTrial(t)
-	r.sh(`trap 'echo interrupted' INT; echo ready; read line; cat; echo the end`)
+	r.sh(`trap 'echo interrupted; come=1' INT; echo ready; until [ "$come" ]; do sleep 0.05; done
+		read line; echo "got $line"; cat; echo the end`)
 	r.until(t, func() bool { return strings.Contains(r.text(1), "ready") })
-	for _, step := range [][2]string{{"\x03", "interrupted"}, {"words\r", "words"}, {"more\r", "more\r\nmore"}, {"\x04", "the end"}} {
+	for _, step := range [][2]string{{"\x03", "interrupted"}, {"words\r", "got words"}, {"\x04", "the end"}} {
 		if _, err := io.WriteString(keys, step[0]); err != nil {
 			t.Fatal(err)
 		}
