@@ -12,7 +12,6 @@ from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
 from tasks.view.table import filled, table
 from testground.local_exec import InstanceOutcome, RunOutcome
-from testground.verdict import Verdict
 
 _MOST_LEFT_OUT = 5
 _MOST_HOSTS = 10
@@ -38,7 +37,7 @@ def summary(
     lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
     failures = told_once(_failure(instance, record) for instance, record in records.items() if instance.reason)
     lines += [filled(text, filled_to) for text in failures]
-    lines += failing_lines(outcome.run, (one for one in outcome.instances if one.verdict is not Verdict.OK))
+    lines += failing_lines(outcome)
     lines += [filled(line, filled_to) for line in left_out_lines(records)]
     if outcome.cancelled:
         rest = "" if left_there else "; what its instances had written is here"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
-from testground.local_exec import InstanceOutcome
+from testground.local_exec import RunOutcome
 from testground.verdict import Verdict
 
 SUCCESS = '{"event":{"success_event":{"group":"%s"}}}'
@@ -17,9 +16,9 @@ _TAIL_BYTES = 16384
 _LONGEST = 400
 
 
-def failing_lines(run: str, failed: Iterable[InstanceOutcome]) -> list[str]:
+def failing_lines(outcome: RunOutcome) -> list[str]:
     """The last lines of the first instance that failed, where all that it said is, and what an application lacks."""
-    failed = list(failed)
+    failed = [one for one in outcome.instances if one.verdict is not Verdict.OK]
     if not failed:
         return []
     lines = []
@@ -29,12 +28,13 @@ def failing_lines(run: str, failed: Iterable[InstanceOutcome]) -> list[str]:
         lines += [f"the last lines of {first.group}[{first.number:03d}]:", *(f"  {line}" for line in said)]
     files = [str(_near(path)) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
     if files:
-        logs = as_typed(f"fab runs.logs {run}")
-        lines.append(f"read on in {' and '.join(files)}, or with times: {logs}")
+        # A line each: together they would be wider than a terminal.
+        lines += [f"read on in {files[0]}", *(f"       and {file}" for file in files[1:])]
+        lines.append(as_typed(f"with times: fab runs.logs {outcome.run}"))
     silent = next((one for one in failed if one.verdict is Verdict.INCOMPLETE), None)
-    if silent is not None:
+    if silent is not None and not outcome.cancelled:  # of what was killed nobody knows
         lines.append(
-            "an application that has succeeded has to say so: let it print, as a line of its stdout at its end,\n"
+            "an application that has succeeded has to say so: let it print at its end,\nas a line of its stdout,\n"
             f"  {SUCCESS % silent.group}\n"
             "  docs/events.md has two lines for sh"
         )

@@ -95,7 +95,9 @@ def test_the_summary_ends_with_what_the_failing_instance_said_and_where_to_read_
     near = f"outputs/local_exec/greeter/{run_directory(plan).name}/single/0"
     end = ran.out[ran.out.index("the last lines of") :].splitlines()
     assert end[:3] == ["the last lines of single[000]:", "  half way", "  stderr: no room"]
-    assert end[3].startswith(f"read on in {near}/stderr and {near}/stdout, or with times: fab runs.logs ")
+    assert end[3:5] == [f"read on in {near}/stderr", f"       and {near}/stdout"]
+    assert end[5].startswith("with times: fab runs.logs ")
+    assert max(map(len, end[:6])) <= 80
 
 
 def test_an_application_without_a_success_event_is_told_what_to_print_and_the_help_for_sh_does(
