@@ -24,7 +24,7 @@ from typing import Self
 from tests.hosts import SSHD_PATH, Keys, TestHost, wait_for_banner, which
 
 ORDINARY_USER = "tester"
-_ORDINARY_UID = 4242
+ORDINARY_UID = 4242
 _SUBNETS = range(16, 240)
 # A root directory with everything but $without: what is shared with this machine is mounted into it.
 _COMPOSE = """mkdir -p "$root"
@@ -182,7 +182,7 @@ class NetnsHost(TestHost):
         (directory / "root").chmod(0o700)
         user_home = directory / "home" / ORDINARY_USER
         user_home.mkdir(exist_ok=True)
-        os.chown(user_home, _ORDINARY_UID, _ORDINARY_UID)
+        os.chown(user_home, ORDINARY_UID, ORDINARY_UID)
         keys = keys or Keys.make(directory / "keys")
         host = cls(
             name=name,
@@ -252,7 +252,7 @@ class NetnsHost(TestHost):
         passwd += [
             f"root:*:0:0:root:/root:{shell}",
             "sshd:*:105:65534::/run/sshd:/usr/sbin/nologin",
-            f"{ORDINARY_USER}:*:{_ORDINARY_UID}:{_ORDINARY_UID}::/home/{ORDINARY_USER}:{shell}",
+            f"{ORDINARY_USER}:*:{ORDINARY_UID}:{ORDINARY_UID}::/home/{ORDINARY_USER}:{shell}",
         ]
         (mnt / "passwd").write_text("\n".join(passwd) + "\n", encoding="utf-8")
         lines = [

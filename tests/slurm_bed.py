@@ -1,6 +1,7 @@
 """A real Slurm on network namespaces: nodes n1, n2, … and a machine with slurmctld, from Debian's packages.
 
-`programs` is a directory for PATH: each of Slurm's programs, run on the controller's machine.
+`programs` is a directory for PATH: each of Slurm's programs, and ssh, run on the controller's machine. All machines
+know the user `tester`, as whom `as_tester` starts a program.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.hosts import which
+from tests.hosts import Keys, TestHost, which
+from tests.hosts_netns import ORDINARY_UID, ORDINARY_USER
 
 _READY_S = 60.0
 _CONF = """\
@@ -51,6 +53,7 @@ class SlurmBed:
     directory: Path
     nodes: int
     prefix: str
+    _machines: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -79,6 +82,11 @@ class SlurmBed:
     @property
     def local(self) -> Path:
         return self.directory / "local"
+
+    @property
+    def local_of_tester(self) -> Path:
+        """A directory of the ordinary user's own, on each node another one."""
+        return self.directory / f"local-of-{ORDINARY_USER}"
 
     @property
     def programs(self) -> Path:
@@ -121,16 +129,58 @@ class SlurmBed:
 
     def start_controller(self) -> None:
         """Start slurmctld."""
-        self._on("c", f"hostname {self.prefix}-c; exec slurmctld")
+        self._on("c", f"{self._own(f'{self.prefix}-c')}; exec slurmctld")
 
     def stop_controller(self) -> None:
         """Kill slurmctld, and return when it is gone."""
         _kill([int((self.directory / "run" / "ctld.pid").read_text())])
 
+    @contextmanager
+    def settings(self, *lines: str) -> Iterator[None]:
+        """Have these lines in slurm.conf, and a slurmctld that has read them."""
+        before = self.conf.read_text(encoding="utf-8")
+        self._begin_with(before + "\n".join(lines) + "\n")
+        try:
+            yield
+        finally:
+            self._begin_with(before)
+
+    def _begin_with(self, conf: str) -> None:
+        self.conf.write_text(conf, encoding="utf-8")
+        self.stop_controller()
+        self.start_controller()
+
     def start_node(self, number: int) -> None:
-        """Start the slurmd of a node."""
-        mount = f"mount -t tmpfs -o mode=755 local {self.local}"
-        self._on(str(number), f"hostname n{number}; {mount}; exec slurmd -N n{number}", "-m")
+        """Start a node: its slurmd, in a process namespace, for an agent looks through all processes of its machine."""
+        script = f"{self._own_files(number)}; mount -t proc proc /proc; slurmd -D -N n{number} & wait $!"
+        argv = [*self._there(str(number), "--pid", "--fork", "--kill-child"), script]
+        null = subprocess.DEVNULL  # what it says stands in its log
+        self._machines.append(
+            subprocess.Popen(
+                argv, env=self._daemons_environ, stdin=null, stdout=null, stderr=null, start_new_session=True
+            )
+        )
+
+    def start_sshd(self, number: int, keys: Keys) -> TestHost:
+        """Let root log in to a node by ssh under its name; there its files are others than in a step of Slurm's."""
+        place = self.directory / f"ssh-n{number}"
+        place.mkdir()
+        host = TestHost(f"n{number}", f"10.81.0.{number}", 22, "root", place, keys).reached_at(f"10.81.0.{number}", 22)
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        shutil.copyfile(keys.client.with_suffix(".pub"), place / "authorized_keys")
+        lines = [f"HostKey {keys.server}", f"AuthorizedKeysFile {place}/authorized_keys", "StrictModes no"]
+        lines += ["PidFile none", "UsePAM no", "LogLevel VERBOSE"]
+        (place / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        start = f"{which('sshd')} -f {place}/sshd_config -E {host.log}"
+        self._on(str(number), f"{self._own_files(number)}; exec {start}")
+        with (self.directory / "ssh_config").open("a", encoding="utf-8") as config:
+            config.write(host.config_block())
+        return host
+
+    def as_tester(self) -> tuple[str, ...]:
+        """What comes before a command that the ordinary user starts on the controller's machine."""
+        become = f"exec setpriv --reuid {ORDINARY_UID} --regid {ORDINARY_UID} --clear-groups"
+        return (*self._there("c"), f'{self._own(f"{self.prefix}-c")}; {become} "$@"', "sh")
 
     def kill_node(self, number: int) -> None:
         """Kill slurmd and all else on that node, and return when it is gone."""
@@ -141,10 +191,25 @@ class SlurmBed:
         self.start_node(number)
         self.slurm("scontrol", "update", f"NodeName=n{number}", "State=RESUME", check=False)
 
-    def _on(self, where: str, script: str, *unshare: str) -> None:
+    def _own(self, name: str) -> str:
+        return f"set -e; hostname {name}; mount --bind {self.directory}/passwd /etc/passwd"
+
+    def _own_files(self, number: int) -> str:
+        root = f"mount -t tmpfs -o mode=755 local {self.local}"
+        tester = f"mount -t tmpfs -o mode=700,uid={ORDINARY_UID},gid={ORDINARY_UID} local {self.local_of_tester}"
+        return f"{self._own(f'n{number}')}; {root}; {tester}"
+
+    def _there(self, where: str, *own: str) -> tuple[str, ...]:
+        return (which("ip"), "netns", "exec", f"{self.prefix}-{where}", "unshare", "-u", "-m", *own, "sh", "-c")
+
+    @property
+    def _daemons_environ(self) -> dict[str, str]:
+        return {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **self.environ}
+
+    def _on(self, where: str, script: str) -> None:
         subprocess.run(
-            ["ip", "netns", "exec", f"{self.prefix}-{where}", "unshare", "-u", *unshare, "sh", "-c", script],
-            env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", **self.environ},
+            [*self._there(where), script],
+            env=self._daemons_environ,
             stdin=subprocess.DEVNULL,
             check=True,
             timeout=_READY_S,
@@ -172,17 +237,30 @@ class SlurmBed:
             _ip(["link set lo up", f"addr add 10.81.0.{number}/24 dev eth0", "link set eth0 up"], place)
 
     def _write(self, cpus: int) -> None:
-        for name in ("run", "state", "spool", "log", "local", "bin"):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        for place in (
+            *map(self.directory.joinpath, ("run", "state", "spool", "log", "bin")),
+            self.local,
+            self.local_of_tester,
+        ):
+            place.mkdir(parents=True, exist_ok=True)
         values = {"controller": f"{self.prefix}-c", "directory": self.directory, "nodes": self.nodes, "cpus": cpus}
         addresses = f"NodeAddr=10.81.0.[1-{self.nodes}]"
         self.conf.write_text(_CONF.format(addresses=addresses, **values), encoding="utf-8")
         (self.directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="utf-8")
-        for program in ("salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"):
-            path = self.programs / program
+        lines = Path("/etc/passwd").read_text(encoding="utf-8").splitlines()
+        lines = [line for line in lines if line.split(":")[0] != ORDINARY_USER]
+        lines.append(f"{ORDINARY_USER}:*:{ORDINARY_UID}:{ORDINARY_UID}::/:/bin/sh")
+        (self.directory / "passwd").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (self.directory / "ssh_config").touch()
+        names = ("salloc", "sbatch", "sbcast", "scancel", "scontrol", "sinfo", "squeue", "srun")
+        commands = {name: which(name) for name in names}
+        with suppress(FileNotFoundError):
+            commands["ssh"] = f"{which('ssh')} -F {self.directory}/ssh_config"
+        for name, command in commands.items():
+            path = self.programs / name
             path.write_text(
                 f"#!/bin/sh\nexec ip netns exec {self.prefix}-c unshare -u sh -c "
-                f'\'hostname {self.prefix}-c; exec "$0" "$@"\' {which(program)} "$@"\n',
+                f'\'hostname {self.prefix}-c; exec "$0" "$@"\' {command} "$@"\n',
                 encoding="utf-8",
             )
             path.chmod(0o755)
@@ -205,6 +283,8 @@ class SlurmBed:
         # One that is killed may have started another in the meantime.
         while (pids := [pid for place in places for pid in _pids(place)]) and time.monotonic() < end_s:
             _kill(pids)
+        for machine in self._machines:
+            machine.wait(_READY_S)
         with suppress(FileNotFoundError, ValueError):
             _kill([int((self.directory / "run" / "munged.pid").read_text())])
         for place in places:

@@ -164,10 +164,14 @@ def demo_place(demo: DemoHost, **more: object) -> Place:
 
 @dataclass(frozen=True)
 class Machine:
-    """The user's machine: an environment in which nothing of the developer's own is reached."""
+    """The user's machine: an environment in which nothing of the developer's own is reached.
+
+    before: words before a command, where it is another user who starts it, or on another machine.
+    """
 
     environ: Mapping[str, str]
     runtime: Path
+    before: tuple[str, ...] = ()
 
     @classmethod
     @contextmanager
@@ -246,7 +250,7 @@ class Plan:
         """`fab` with these words, in a session of its own as in a terminal of its own; ended with the test."""
         fab = Path(sys.executable).parent / "fab"
         return subprocess.Popen(
-            [str(fab), *words],
+            [*self.machine.before, str(fab), *words],
             cwd=self.directory,
             env={**self.machine.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults import FaultClock, fault
+from tests.hosts import Keys
 from tests.integration.runs import Ended, Machine, Outcome, Plan, ended, read_until, single_words, wait_for
 from tests.integration.ways import ALONE, DIRECT, let_fab_start_by
 from tests.needs import need
@@ -115,6 +116,21 @@ def test_the_nodes_of_an_allocation_are_the_hosts(bed: SlurmBed, tmp_path: Path,
     assert [one["error"] for one in probed] == [None, None]
 
 
+def test_nodes_are_reached_by_ssh(bed: SlurmBed, tmp_path: Path, machine: Machine, keys: Keys) -> None:
+    nodes = [bed.start_sshd(number, keys) for number in range(1, bed.nodes + 1)]
+    go = tmp_path / "go"
+    plan = plan_on(bed, tmp_path, machine, WAITS, {"slots": 1, "connect": "ssh"}, env={"GO": str(go)})
+    run = plan.start(*single_words(3))
+    read_until(run, "run: started in", 3)
+    assert len(bed.jobs()) == 1
+    assert bed.slurm("squeue", "-h", "-s", "-o", "%i").split() == []
+    go.touch()
+    outcome = Outcome.of(ended(run)).all_ok()
+    assert sorted(instance.host for instance in outcome.instances) == ["n1", "n2", "n3"]
+    assert [node.log.read_text().count("Accepted publickey") for node in nodes] == [1, 1, 1]
+    wait_for(lambda: bed.jobs() == [], 10.0)
+
+
 def test_ctrl_c_gives_the_allocation_back(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
     plan = plan_on(bed, tmp_path, machine, HOLD, grace_s=1)
     run = plan.start(*single_words(2))
@@ -172,41 +188,44 @@ def test_a_node_dies(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: Fau
     assert found["n2"][1].startswith("remote-runner: n2: ")
 
 
-@fault("a run's Slurm job is cancelled from outside (scancel)", "its instances fail, with that reason", "10 s")
-def test_the_job_is_cancelled(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+@pytest.mark.parametrize(
+    ("words", "why", "bound_s"),
+    [
+        pytest.param(
+            ["scancel", "JOB"],
+            "it was cancelled",
+            10,
+            marks=fault(
+                "a run's Slurm job is cancelled from outside (scancel)", "its instances fail, with that reason", "10 s"
+            ),
+        ),
+        pytest.param(
+            ["scontrol", "update", "JobId=JOB", "EndTime=now"],
+            "its time limit is over",
+            60,  # slurmctld looks at limits every 30 s
+            marks=fault("the time limit of a run's Slurm job is over", "its instances fail, with that reason", "60 s"),
+        ),
+        pytest.param(
+            ["sbatch", "--partition=urgent", "--nodes=3", "--output=/dev/null", "--wrap=true"],
+            "another job took its place",
+            20,
+            marks=fault("another job preempts a run's Slurm job", "its instances fail, with that reason", "20 s"),
+        ),
+    ],
+    ids=["cancelled", "time-limit", "preempted"],
+)
+def test_the_job_ends(
+    bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock, words: list[str], why: str, bound_s: float
+) -> None:
     run = Waiting.started(bed, tmp_path, machine)
     clock.start()
-    bed.slurm("scancel", run.job)
+    bed.slurm(*(word.replace("JOB", run.job) for word in words))
     read_until(run.fab, "FAIL", 3)
-    clock.stop(10)
+    clock.stop(bound_s)
     for verdict, reason in run.verdicts().values():
         assert verdict == "failed"
-        assert "it was cancelled" in reason
-        assert f"Slurm says of job {run.job}: C" in reason  # COMPLETING at first
-
-
-@fault("the time limit of a run's Slurm job is over", "its instances fail, with that reason", "60 s")
-def test_the_time_limit_is_over(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
-    run = Waiting.started(bed, tmp_path, machine)
-    clock.start()
-    bed.slurm("scontrol", "update", f"JobId={run.job}", "EndTime=now")
-    read_until(run.fab, "FAIL", 3)
-    clock.stop(60)  # slurmctld looks at limits every 30 s
-    for verdict, reason in run.verdicts().values():
-        assert verdict == "failed"
-        assert "its time limit is over" in reason
-
-
-@fault("another job preempts a run's Slurm job", "its instances fail, with that reason", "20 s")
-def test_another_job_takes_its_place(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
-    run = Waiting.started(bed, tmp_path, machine)
-    clock.start()
-    bed.slurm("sbatch", "--partition=urgent", "--nodes=3", "--output=/dev/null", "--wrap=true")
-    read_until(run.fab, "FAIL", 3)
-    clock.stop(20)
-    for verdict, reason in run.verdicts().values():
-        assert verdict == "failed"
-        assert "another job took its place" in reason
+        assert why in reason
+        assert f"Slurm says of job {run.job}: " in reason
 
 
 @fault("slurmctld is started anew during a run", "nothing: steps do not need it", "30 s")
@@ -276,6 +295,23 @@ def test_there_is_no_room(bed: SlurmBed, tmp_path: Path, machine: Machine, clock
     assert bed.jobs() == jobs
     assert "no nodes were allocated within 5 s" in reason
     assert "waits in partition p, at place 1 of 1 (" in run.stderr
+
+
+@fault(
+    "Slurm takes no more jobs (`MaxJobCount`)", "that is told; the run fails after `allocate_s`", "`allocate_s` + 8 s"
+)
+def test_the_queue_is_full(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 5})
+    bed.slurm("salloc", "--no-shell", "--nodes=1")
+    jobs = bed.jobs()
+    with bed.settings("MaxJobCount=1"):
+        clock.start()
+        run, reason = failing(plan)
+        clock.stop(13)
+        assert bed.jobs() == jobs
+    assert "no nodes were allocated within 5 s" in reason
+    assert "Slurm job queue full" in reason
+    assert "Slurm job queue full" in run.stderr
 
 
 @fault(
