@@ -93,17 +93,23 @@ class Decoder:
         self._size = 0
         self._wanted = 0
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
         """The frames that are whole by now. Raises `BreachError`."""
-        if self._parts:
-            self._parts.append(data)
-            self._size += len(data)
-            if self._size < self._wanted:
-                return []
-            data = b"".join(self._parts)
-            self._parts.clear()
         frames: list[Frame] = []
-        start, end = 0, len(data)
+        start = 0
+        while self._parts and start < len(data):
+            self._parts.append(part := bytes(data[start : start + self._wanted - self._size]))
+            self._size += len(part)
+            start += len(part)
+            if self._size == self._wanted:
+                whole = b"".join(self._parts)
+                self._parts.clear()
+                self._cut(whole, 0, frames)
+        self._cut(data, start, frames)
+        return frames
+
+    def _cut(self, data: bytes | memoryview, start: int, frames: list[Frame]) -> None:
+        end = len(data)
         wanted = HEADER_BYTES
         while end - start >= HEADER_BYTES:
             size, kind, lane, stream, number = HEADER.unpack_from(data, start)
@@ -113,10 +119,9 @@ class Decoder:
             if after > end:
                 wanted = HEADER_BYTES + size
                 break
-            frames.append((kind, lane, stream, number, data[start + HEADER_BYTES : after]))
+            frames.append((kind, lane, stream, number, bytes(data[start + HEADER_BYTES : after])))
             start = after
         if start < end:
-            self._parts.append(data[start:])
+            self._parts.append(bytes(data[start:]))
             self._size = end - start
             self._wanted = wanted
-        return frames

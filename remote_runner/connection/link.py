@@ -369,7 +369,7 @@ class Link:
             self._take(rest)
         self._flush()
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | memoryview) -> None:
         if self._cut.done():
             return
         self._heard_s = time.monotonic()

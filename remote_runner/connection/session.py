@@ -181,7 +181,7 @@ class SessionCore:
         """The attachment is over: nothing is sent until the next."""
         self.is_attached = False
 
-    def receive(self, data: bytes, now: float) -> None:
+    def receive(self, data: bytes | memoryview, now: float) -> None:
         """Take the bytes received. Raises `BreachError`; the frames before the breach count."""
         streams, touched = self._streams, self._touched
         received, size = self.received, 0

@@ -26,17 +26,20 @@ _NEW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # NFS gives a shared lock to those who may read, and an exclusive one to those who may write.
 NEW_LOG = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_Pieces = dict[Path, list[bytes | memoryview]]
+"""What is to be written, by file."""
+
 
 class _Writing:
     """What a thread writes, file after file; the event loop may take back what that has not come to."""
 
-    def __init__(self, held: dict[Path, list[bytes]]) -> None:
+    def __init__(self, held: _Pieces) -> None:
         self.taken = held
         self.path: Path | None = None  # the file that is being written
         self._left = deque(held.items())
         self._lock = threading.Lock()
 
-    def next(self) -> tuple[Path, list[bytes]] | None:
+    def next(self) -> tuple[Path, list[bytes | memoryview]] | None:
         with self._lock:
             if not self._left:
                 self.path = None
@@ -45,7 +48,7 @@ class _Writing:
             self.path = found[0]
             return found
 
-    def take_back(self) -> dict[Path, list[bytes]]:
+    def take_back(self) -> _Pieces:
         with self._lock:
             rest = dict(self._left)
             self._left.clear()
@@ -67,7 +70,7 @@ class RunLog:
         self.problems: dict[Path, str] = {}
         self._umask = umask
         self._lock_fd = -1
-        self._held: dict[Path, list[bytes]] = {}
+        self._held: _Pieces = {}
         self._held_bytes = 0
         self._unwritten: Counter[Path] = Counter()  # of each directory, how many pieces
         self._is_closed = False
@@ -78,25 +81,27 @@ class RunLog:
         if self.path is not None:
             self.add(self.path, b"")
 
-    def add(self, path: Path, data: bytes) -> None:
+    def add(self, path: Path, *pieces: bytes | memoryview) -> None:
         """Append to a file, which is made where it is missing."""
         if path in self.problems:
             return
-        self._held.setdefault(path, []).append(data)
-        self._held_bytes += len(data)
-        self._unwritten[path.parent] += 1
+        self._held.setdefault(path, []).extend(pieces)
+        self._held_bytes += sum(map(len, pieces))
+        self._unwritten[path.parent] += len(pieces)
         if self._timer is None and self._writing is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._write)
 
     async def drain(self, *directories: Path) -> None:
-        """Return once there is room for more in these."""
+        """Return once there is room for more in these: while so much is written, so much more may come."""
         if self._held_bytes > _HELD_BYTES:
-            await self.flush(*directories)
+            await self.flush(*directories, held_bytes=_HELD_BYTES)
 
-    async def flush(self, *directories: Path) -> None:
-        """Return once all that came for these is written, or cannot be."""
+    async def flush(self, *directories: Path, held_bytes: int = -1) -> None:
+        """Return once all that came for these is written, or cannot be; or no more than that waits."""
         while any(self._unwritten[directory] for directory in directories):
             self._write()
+            if self._held_bytes <= held_bytes:
+                return
             await asyncio.shield(self._changed)
 
     def close(self) -> None:
@@ -170,14 +175,14 @@ class RunLog:
                         self._lock_fd = os.dup(fd)
                         with suppress(OSError):  # a file system without locks
                             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    write_all(fd, b"".join(pieces))
+                    write_all(fd, *pieces)
                 finally:
                     os.close(fd)
             except OSError as error:
                 self.problems[path] = error.strerror or str(error)
 
 
-def _size_bytes(held: dict[Path, list[bytes]]) -> int:
+def _size_bytes(held: _Pieces) -> int:
     return sum(len(piece) for pieces in held.values() for piece in pieces)
 
 
@@ -239,8 +244,11 @@ class InstanceLog:
             return
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = f"{now} {self._name} {stream} ".encode()
-        lines = data.removesuffix(b"\n").replace(b"\n", b"\n" + prefix)
-        self._log.add(self._log.path, b"%s%s\n" % (prefix, lines))
+        lines = memoryview(data.replace(b"\n", b"\n" + prefix))
+        if data.endswith(b"\n"):
+            self._log.add(self._log.path, prefix, lines[: -len(prefix)])
+        else:
+            self._log.add(self._log.path, prefix, lines, b"\n")
 
 
 def run_directory(outputs: Path, run: str, group: str) -> Path | None:

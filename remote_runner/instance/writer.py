@@ -11,9 +11,8 @@ from contextlib import suppress
 from functools import partial
 
 from remote_runner.connection.workers import FILES
-from remote_runner.machine.descriptors import write_all
+from remote_runner.machine.descriptors import MOST_BUFFERS, drop, widen, write_all
 
-_PIPE_BUF = select.PIPE_BUF
 HELD_BYTES = 1 << 18
 """Up to which a writer takes more before it lets who feeds it wait."""
 
@@ -40,14 +39,10 @@ class Writer:
         mode = os.fstat(fd).st_mode
         self._is_file = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
         self._own = -1
-        self._most = 1 << 20
+        self._is_wide = False
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-            try:
+            with suppress(OSError):
                 self._own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-            except OSError:
-                self._most = _PIPE_BUF
-        elif stat.S_ISSOCK(mode):
-            self._most = _PIPE_BUF
         self._watched = False
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             # Only an error makes the writing end of a pipe ready for reading: its last reader has gone.
@@ -63,21 +58,18 @@ class Writer:
         """Write it, as soon as that is possible, behind what was fed before."""
         if self._is_dead or not data:
             return
-        if not self._held and not self._is_file:
-            try:
-                written = self._write_some(data)
-            except OSError as error:
-                self._die(error)
-                return
-            if written == len(data):
-                return
-            data = memoryview(data)[written:]
         self._held.append(data)
         self._held_bytes += len(data)
-        self._wait()
+        if not (self._is_waiting or self._is_file):
+            self._write_some()
+        if self._held:
+            self._wait()
 
     async def drain(self) -> None:
         """Return once there is room for more."""
+        if self._held_bytes > HELD_BYTES and self._own >= 0 and not self._is_wide:
+            self._is_wide = True
+            widen(self._own, HELD_BYTES)
         while self._held_bytes > HELD_BYTES and not self._is_dead:
             await self._wait_for_room()
 
@@ -102,24 +94,27 @@ class Writer:
         self._held.clear()
         self._signal_room()
 
-    def _write_some(self, data: bytes | memoryview) -> int:
-        """How many bytes the kernel took without making us wait."""
-        view = memoryview(data)
-        done = 0
-        while done < len(view):
-            if self._own < 0:
-                poller = select.poll()
-                poller.register(self._fd, select.POLLOUT)
-                found = poller.poll(0)
-                if not found:
-                    return done
-                if found[0][1] & (select.POLLERR | select.POLLNVAL):
-                    raise BrokenPipeError
-            try:
-                done += os.write(self._write_fd, view[done : done + self._most])
-            except BlockingIOError:
-                return done
-        return done
+    def _write_some(self) -> None:
+        """Write as much as the kernel takes without making us wait."""
+        try:
+            while self._held:
+                if self._own >= 0:
+                    written = os.writev(self._own, self._held[:MOST_BUFFERS])
+                else:
+                    poller = select.poll()
+                    poller.register(self._fd, select.POLLOUT)
+                    found = poller.poll(0)
+                    if not found:
+                        return
+                    if found[0][1] & (select.POLLERR | select.POLLNVAL):
+                        raise BrokenPipeError
+                    written = os.write(self._fd, memoryview(self._held[0])[: select.PIPE_BUF])
+                self._held_bytes -= written
+                drop(self._held, written)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._die(error)
 
     def _wait(self) -> None:
         if self._is_waiting:
@@ -127,9 +122,9 @@ class Writer:
         self._is_waiting = True
         loop = asyncio.get_running_loop()
         if self._is_file:
-            taken, self._held = b"".join(self._held), []
-            FILES.run(partial(write_all, self._fd, taken)).add_done_callback(
-                lambda done: self._file_written(done, len(taken))
+            taken, size = self._held, self._held_bytes
+            FILES.run(partial(write_all, self._fd, *taken)).add_done_callback(
+                lambda done: self._file_written(done, size)
             )
             # It counts as held until it is written.
             self._held = [b""]
@@ -149,18 +144,9 @@ class Writer:
         self._signal_room()
 
     def _go_on(self) -> None:
-        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        try:
-            written = self._write_some(data)
-        except OSError as error:
-            self._die(error)
-            return
-        self._held_bytes -= written
-        if written == len(data):
-            self._held.clear()
+        self._write_some()
+        if not self._held:
             self._stop_waiting()
-        else:
-            self._held = [memoryview(data)[written:]]
         self._signal_room()
 
     def _stop_waiting(self) -> None:

@@ -45,8 +45,17 @@ func newLineGuard(path string, emit func([]byte)) *lineGuard {
 	return &lineGuard{emit: emit, path: path, room: keptBytes}
 }
 
-// feed takes the stream's next bytes, cut anywhere.
-func (g *lineGuard) feed(data []byte) {
+// ahead is how many bytes of a piece have to be free before what is read into it.
+func (g *lineGuard) ahead() int {
+	if g == nil {
+		return 0
+	}
+	return len(g.held)
+}
+
+// feed takes the stream's next bytes, cut anywhere: those of the piece behind its room.
+func (g *lineGuard) feed(piece []byte) {
+	data := piece[len(g.held):]
 	start := 0
 	if g.long != nil {
 		start = bytes.IndexByte(data, '\n') + 1
@@ -57,17 +66,12 @@ func (g *lineGuard) feed(data []byte) {
 		g.spool(data[:start])
 		g.finishLong()
 	} else if len(g.held) > 0 {
-		start = bytes.IndexByte(data, '\n') + 1
-		if start == 0 && len(g.held)+len(data) < longestLine {
+		if len(piece) < longestLine && bytes.IndexByte(data, '\n') < 0 {
 			g.held = append(g.held, data...)
 			return
 		}
-		if whole := append(g.held, data[:start]...); start > 0 && len(whole) <= longestLine {
-			g.pass(whole)
-		} else {
-			data, start = append(g.held, data...), 0
-		}
-		g.held = nil
+		copy(piece, g.held)
+		data, g.held = piece, nil
 	}
 	ready := start + bytes.LastIndexByte(data[start:], '\n') + 1
 	position := start

@@ -14,6 +14,7 @@ import (
 type collected struct {
 	*lineGuard
 	pieces [][]byte
+	piece  []byte
 }
 
 func collect(t testing.TB) *collected {
@@ -26,10 +27,16 @@ func collect(t testing.TB) *collected {
 
 func (c *collected) data() string { return string(bytes.Join(c.pieces, nil)) }
 
+// feed feeds from a buffer that is used again, so must not be kept.
+func (c *collected) feed(data []byte) {
+	c.piece = append(append(c.piece[:0], make([]byte, c.ahead())...), data...)
+	c.lineGuard.feed(c.piece)
+}
+
 func (c *collected) feedAll(data []byte, chunk int) {
 	for len(data) > 0 {
 		n := min(chunk, len(data))
-		c.feed(bytes.Clone(data[:n])) // a buffer that is used again must not be kept
+		c.feed(data[:n])
 		data = data[n:]
 	}
 }

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	pieceBytes = 32 << 10
+	// As much as a frame, with the beginning of a line whose end had not come.
+	pieceBytes = 64 << 10
 	// A pipe holds no more than this, unless root says otherwise.
 	pipeBytes = 1 << 20
 )
@@ -74,7 +75,7 @@ func (p *pump) next() bool {
 	var piece *[pieceBytes]byte
 	var n int
 	err := p.raw.Read(func(file uintptr) bool {
-		piece, n = readPiece(file)
+		piece, n = p.read(file)
 		return piece != nil || n == 0
 	})
 	if err != nil {
@@ -84,8 +85,7 @@ func (p *pump) next() bool {
 	if piece == nil {
 		return false
 	}
-	p.take(piece[:n])
-	pieces.Put(piece)
+	p.take(piece, n)
 	return true
 }
 
@@ -94,25 +94,28 @@ func (p *pump) rest() {
 	for taken := 0; taken < pipeBytes; {
 		var piece *[pieceBytes]byte
 		var n int
-		if p.raw.Control(func(file uintptr) { piece, n = readPiece(file) }) != nil || piece == nil {
+		if p.raw.Control(func(file uintptr) { piece, n = p.read(file) }) != nil || piece == nil {
 			return
 		}
-		p.take(piece[:n])
-		pieces.Put(piece)
+		p.take(piece, n)
 		taken += n
 	}
 }
 
-// readPiece returns no piece at the end (0) and where nothing is there yet (-1).
-func readPiece(file uintptr) (*[pieceBytes]byte, int) {
+// read returns no piece at the end (0) and where nothing is there yet (-1); it takes what comes meanwhile as well.
+func (p *pump) read(file uintptr) (*[pieceBytes]byte, int) {
 	piece := pieces.Get().(*[pieceBytes]byte)
-	for {
-		n, err := syscall.Read(int(file), piece[:])
-		if n > 0 {
-			return piece, n
-		}
+	into := piece[p.guard.ahead():]
+	for taken := 0; ; {
+		n, err := syscall.Read(int(file), into[taken:])
 		if err == syscall.EINTR {
 			continue
+		}
+		if taken += max(n, 0); n > 0 && taken < len(into) {
+			continue
+		}
+		if taken > 0 {
+			return piece, taken
 		}
 		pieces.Put(piece)
 		if err == syscall.EAGAIN {
@@ -122,12 +125,13 @@ func readPiece(file uintptr) (*[pieceBytes]byte, int) {
 	}
 }
 
-func (p *pump) take(data []byte) {
+func (p *pump) take(piece *[pieceBytes]byte, n int) {
 	if p.guard != nil {
-		p.guard.feed(data)
+		p.guard.feed(piece[:p.guard.ahead()+n])
 	} else {
-		p.write(data)
+		p.write(piece[:n])
 	}
+	pieces.Put(piece)
 }
 
 // write goes on without a client: an application that is told to end may have much to say until then.

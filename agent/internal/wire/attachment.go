@@ -41,6 +41,8 @@ type Attachment struct {
 	// guarded by the session's mu
 	attached bool   // HELLO has come
 	next     uint64 // the number of the next frame to write
+	alone    uint64 // frames above this one no attachment before has had to write
+	written  uint64 // the number of the last frame that is written, and looked at no more
 	control  []byte // unnumbered frames to write
 	probe    probe  // since stdin ended
 	silence  *time.Timer
@@ -166,6 +168,9 @@ func (a *Attachment) batch(batch [][]byte) [][]byte {
 	defer s.mu.Unlock()
 	if s.current != a {
 		return batch
+	}
+	if a.attached {
+		a.written = a.next - 1 // all that was taken before
 	}
 	if len(a.control) > 0 {
 		batch = append(batch, a.control)

@@ -194,7 +194,7 @@ func (s *Session) put(e *entry) {
 	s.sent++
 	e.frame.number = s.sent
 	size := len(e.frame.payload)
-	raw := appendFrame(make([]byte, 0, headerSize+size), e.frame)
+	raw := appendFrame(newFrame(size), e.frame)
 	s.kept = append(s.kept, keptFrame{raw: raw, size: size, bulk: e.bulk, out: e.out, at: time.Now()})
 	s.keptSize += size + keptCost
 	if e.bulk {
@@ -205,6 +205,22 @@ func (s *Session) put(e *entry) {
 	}
 	close(e.admitted)
 	s.kick()
+}
+
+// large has memory for large frames that nobody reads any more: a stream that says much makes no garbage.
+var large = sync.Pool{New: func() any { return new([headerSize + maxData]byte) }}
+
+func newFrame(size int) []byte {
+	if size <= maxData/2 || size > maxData {
+		return make([]byte, 0, headerSize+size)
+	}
+	return large.Get().(*[headerSize + maxData]byte)[:0]
+}
+
+func freeFrame(raw []byte) {
+	if cap(raw) == headerSize+maxData {
+		large.Put((*[headerSize + maxData]byte)(raw[:headerSize+maxData]))
+	}
 }
 
 // kick wakes the writer of the transport.
@@ -241,6 +257,9 @@ func (s *Session) acknowledged(number uint64) error {
 		}
 		if k.out != nil {
 			k.out.unacked -= k.size
+		}
+		if a := s.current; a != nil && a.alone < before+uint64(i)+1 && before+uint64(i)+1 <= a.written {
+			freeFrame(k.raw)
 		}
 		*k = keptFrame{}
 	}
@@ -387,7 +406,7 @@ func (s *Session) greet(a *Attachment, payload []byte) error {
 		s.lostTimer.Stop()
 		s.lostTimer = nil
 	}
-	a.attached, a.next = true, h.Received+1
+	a.attached, a.next, a.alone = true, h.Received+1, s.sent
 	if s.alive > 0 {
 		a.watch(s.alive)
 	}

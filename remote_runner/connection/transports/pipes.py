@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +12,21 @@ from typing import TYPE_CHECKING
 from remote_runner.errors import (
     LocalProgramError,
 )
+from remote_runner.machine.descriptors import MOST_BUFFERS, drop, widen
 from remote_runner.machine.process import start
 
 if TYPE_CHECKING:
     from subprocess import Popen  # noqa: TID251 (a type only)
 
 _READ_BYTES = 256 << 10
+_READS = 4  # of so much in one turn of the loop
 _WORDS_BYTES = 16 << 10
 MOST_SAID_BYTES = 4 << 20  # before the login: a server may send banners for as long as it likes
 _PIPE_BYTES = 256 << 10
-_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux only
-_MOST_BUFFERS = 512  # of one writev; IOV_MAX is 1024 at least
+_FULL_PIPE_BYTES = 1 << 20  # once as much as it holds has come at once
+# After a read of so much the next one waits as long: ssh writes 32 KiB at a time, and to take each costs more than ssh.
+_MUCH_BYTES = 16 << 10
+_PAUSE_S = 0.001
 _TURN_BYTES = 1 << 20  # written in one turn of the loop
 _ENDING_S = 2.0
 _WORDS_S = 0.5  # a proxy may say why when ssh has ended already
@@ -49,14 +52,14 @@ class Pipes:
         self._has_said_all = asyncio.Event()
         self._is_writing = False
         self._is_closed = False
+        self._is_over = False
+        self._pause: asyncio.TimerHandle | None = None
         self._ended: Callable[[str], None] = lambda reason: None
         self._pull: Callable[[], list[bytes]] = list
         theirs_in, self._stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
         self._stderr, theirs_err = os.pipe()
-        if _PIPE_SIZE is not None:
-            with suppress(OSError):  # the user's share of pipe memory is used up
-                fcntl.fcntl(self._stdout, _PIPE_SIZE, _PIPE_BYTES)
+        widen(self._stdout, _PIPE_BYTES)
         try:
             self._process: Popen[bytes] = start(
                 argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, environ=environ, cwd="/"
@@ -113,26 +116,42 @@ class Pipes:
 
     def carry(
         self,
-        receive: Callable[[bytes], None],
+        receive: Callable[[memoryview], None],
         pull: Callable[[], list[bytes]],
         ended: Callable[[str], None],
     ) -> None:
-        """Hand what comes to `receive`, b"" excepted; `flush` writes what `pull` gives. `ended` is called once."""
+        """Hand what comes to `receive`, which may not keep it; `flush` writes what `pull` gives.
+
+        `ended` is called once.
+        """
         self._pull = pull
         self._ended = ended
 
+        buffer = memoryview(bytearray(_READ_BYTES))
+        is_wide = False
+
         def readable() -> None:
-            try:
-                data = os.read(self._stdout, _READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                data = b""
-                self._end(f"cannot be read: {error.strerror}")
-            if data:
-                receive(data)
-            else:
-                self._end("")
+            nonlocal is_wide
+            for _ in range(_READS):
+                try:
+                    size = os.readv(self._stdout, [buffer])
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    self._end(f"cannot be read: {error.strerror}")
+                    return
+                if not size:
+                    self._end("")
+                    return
+                receive(buffer[:size])
+                if size < _READ_BYTES or self._is_over:
+                    break
+                if not is_wide:
+                    is_wide = True
+                    widen(self._stdout, _FULL_PIPE_BYTES)
+            if size >= _MUCH_BYTES and not self._is_over:
+                self._loop.remove_reader(self._stdout)
+                self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._stdout, readable)
 
         self._loop.add_reader(self._stdout, readable)
 
@@ -150,7 +169,7 @@ class Pipes:
                 if not self._out:
                     break
             try:
-                written = os.writev(self._stdin, self._out[:_MOST_BUFFERS])
+                written = os.writev(self._stdin, self._out[:MOST_BUFFERS])
             except BlockingIOError:
                 room = 0
                 break
@@ -158,7 +177,7 @@ class Pipes:
                 self._end(f"takes nothing more: {error.strerror}")
                 return
             room -= written
-            self._drop(written)
+            drop(self._out, written)
         wants = room <= 0
         if wants != self._is_writing:
             self._is_writing = wants
@@ -167,19 +186,11 @@ class Pipes:
             else:
                 self._loop.remove_writer(self._stdin)
 
-    def _drop(self, written: int) -> None:
-        done = 0
-        for buffer in self._out:
-            if len(buffer) > written:
-                break
-            written -= len(buffer)
-            done += 1
-        del self._out[:done]
-        if written:
-            self._out[0] = memoryview(self._out[0])[written:]
-
     def _end(self, reason: str) -> None:
         ended, self._ended = self._ended, lambda reason: None
+        self._is_over = True
+        if self._pause is not None:
+            self._pause.cancel()
         self._loop.remove_reader(self._stdout)
         self._loop.remove_writer(self._stdin)
         self._is_writing = False

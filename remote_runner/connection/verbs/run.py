@@ -24,6 +24,8 @@ Sink = Callable[[bytes], Awaitable[None]]
 _REASONS = ("ended", "stop", "timeout", "lost", "processes")
 # How long the host may take to end processes and say so, beyond TERM, grace and KILL.
 _ENDING_S = 30.0
+# A stream that has said so much may have as much on its way.
+_MUCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,21 @@ class Run:
         return None if self._job.run_s is None else self._job.run_s + self._ending_s
 
     async def _pass_on(self, lane: int, sink: Sink) -> None:
-        while data := await self._stream.read(lane):
-            if self._sink_error is None:
-                try:
-                    await sink(data)
-                except Exception as error:  # noqa: BLE001 (told when the application has ended)
-                    self._sink_error = error
-                    await self.stop("stop")
+        size_bytes = granted_bytes = 0
+        try:
+            while data := await self._stream.read(lane):
+                size_bytes += len(data)
+                if not granted_bytes and size_bytes > _MUCH_BYTES:
+                    granted_bytes = self._allowance.take(_MUCH_BYTES)
+                    self._stream.grant(lane, granted_bytes)
+                if self._sink_error is None:
+                    try:
+                        await sink(data)
+                    except Exception as error:  # noqa: BLE001 (told when the application has ended)
+                        self._sink_error = error
+                        await self.stop("stop")
+        finally:
+            self._allowance.give_back(granted_bytes)
 
     @contextmanager
     def _stopped_by(self, stop: Cancellation) -> Iterator[None]:

@@ -20,7 +20,9 @@ from remote_runner.machine.outputs import LeftOut, OutputsReport, unpack
 OUTPUTS_LANE = 3
 # Up to here outputs are unpacked when all are there: one call to a thread.
 _SMALL_BYTES = 256 << 10
-# Of larger ones so much may wait for the disk, and so much may be on its way, for all of a connection.
+# Of larger ones a thread is woken for so much, so much may wait for it, and so much may be on its way, for all of a
+# connection.
+_TOGETHER_BYTES = 256 << 10
 _WAITING_BYTES = 1 << 20
 _ON_THE_WAY_BYTES = 8 << 20
 
@@ -31,9 +33,9 @@ class Allowance:
     def __init__(self, size_bytes: int = 2 * _ON_THE_WAY_BYTES) -> None:
         self._left_bytes = size_bytes
 
-    def take(self) -> int:
+    def take(self, most_bytes: int = _ON_THE_WAY_BYTES) -> int:
         """Take a part of what is left, and return its size."""
-        taken_bytes = min(_ON_THE_WAY_BYTES, self._left_bytes // 2)
+        taken_bytes = min(most_bytes, self._left_bytes // 2)
         self._left_bytes -= taken_bytes
         return taken_bytes
 
@@ -131,7 +133,7 @@ def _judged(source: Source, said: Mapping[str, Any], report: OutputsReport) -> O
 
 
 class _Feed:
-    """Bytes on their way from the event loop to one thread, which takes all that wait at once."""
+    """Bytes on their way from the event loop to one thread, which takes all that wait at once, and not for little."""
 
     def __init__(self, first: list[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -150,7 +152,8 @@ class _Feed:
                 self._has_room.clear()
             else:
                 self._has_room.set()
-            self._changed.notify()
+            if self._size_bytes >= _TOGETHER_BYTES:
+                self._changed.notify()
         await self._has_room.wait()
 
     def end(self) -> None:
@@ -177,4 +180,4 @@ class _Feed:
             if was_full:
                 with suppress(RuntimeError):  # the loop has been closed
                     self._loop.call_soon_threadsafe(self._has_room.set)
-            yield from taken
+            yield b"".join(taken)

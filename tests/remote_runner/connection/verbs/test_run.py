@@ -180,6 +180,22 @@ def test_words_of_a_host_are_no_command_and_no_control_characters() -> None:
     play(refuses, test)
 
 
+def test_a_stream_that_says_much_is_granted_more_while_it_does() -> None:
+    async def much(stream: FakeStream) -> None:
+        stream.says(started={})
+        stream.data(1, *(bytes(65536) for _ in range(40)))
+        stream.data(2)
+        stream.says(exited=exited())
+
+    async def test(agent: Agent, link: FakeLink) -> None:
+        _, out, _ = await followed(await agent.start_run(JOB))
+        assert len(out) == 40 * 65536
+        assert link.streams[0].granted == {1: 1 << 20}
+        assert agent._allowance.take() == 8 << 20  # all of it is there again
+
+    play(much, test)
+
+
 def test_a_sink_that_fails_stops_the_application() -> None:
     async def waits(stream: FakeStream) -> None:
         stream.says(started={})
