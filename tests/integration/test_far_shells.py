@@ -103,3 +103,18 @@ def test_mounts_without_exec(
     assert where.startswith(f"{base}/runs/")
     assert list(netns_host.here(f"{base}/runs").iterdir()) == []
     assert len(list(netns_host.here(f"{base}/artifacts").iterdir())) == 1
+
+
+def test_a_host_that_shows_no_processes(netns_host: NetnsHost, tmp_path: Path, machine: Machine) -> None:
+    """Linux without /proc, as a login in a chroot may be."""
+    assert netns_host.server is not None
+    inside = ["nsenter", "-t", str(netns_host.server.pid), "-m"]
+    subprocess.run([*inside, "mount", "-t", "tmpfs", "none", "/proc"], check=True)
+    place = place_on(netns_host, grace_s=1, timeouts={"run_s": 3})
+    script = 'echo precious >"$TEST_OUTPUTS_PATH/file"; sleep 1000 & ok\n'
+    plan = Plan.of_script(tmp_path / "plan", machine, script, [place])
+    outcome = plan.single().all_ok()
+    assert outcome.instances[0].text("file") == "precious\n"
+    nothing_left(outcome.run, [place])
+    assert plan.fab("run", "--host", "t1", "--", "sleep", "4321").status != 0
+    assert netns_host.processes() == []

@@ -64,11 +64,23 @@ func (f found) isAlive() bool {
 	if base.Alive(f.record) {
 		return true
 	}
-	// Process numbers and markers say nothing after a restart of the machine, and what ended has left nothing.
-	if _, ended := f.record["exit"]; ended || f.record["boot"] != base.BootID() {
+	// What ended has left nothing.
+	if _, ended := f.record["exit"]; ended {
 		return false
 	}
-	return len(process.Marked(f.record["marker"])) > 0
+	return len(f.marked()) > 0
+}
+
+// marked finds what the run started, also where its record was cut off, or replaced by the application.
+func (f found) marked() []int {
+	marker := f.record["marker"]
+	if marker == "" {
+		return process.Marked(f.id + ":")
+	}
+	if f.record["boot"] != base.BootID() {
+		return nil // of another start of the machine
+	}
+	return process.Marked(marker)
 }
 
 // age is the time since the start while it runs, since its end when that was seen.
@@ -182,7 +194,7 @@ func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Mes
 func (f found) end(ctx context.Context, grace time.Duration) {
 	group := f.group()
 	find := func() []int {
-		pids := process.Marked(f.record["marker"])
+		pids := f.marked()
 		if group > 0 {
 			pids = append(pids, process.Members(group)...)
 		}

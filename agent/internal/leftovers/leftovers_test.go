@@ -238,6 +238,38 @@ func TestRemoveEndsWhatIsAlive(t *testing.T) {
 	}
 }
 
+func TestARunWhoseRecordIsNoneIsAliveAsLongAsItsProcesses(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("finds what is left by /proc")
+	}
+	service, client := serve(t)
+	_, first := application(t, "cut:secret", waits)
+	_, second := application(t, "pipe:secret", waits)
+	record := makeRun(t, service.Base, "cut", nil).Record()
+	if err := os.WriteFile(record, []byte("id=cut\nagent=1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(makeRun(t, service.Base, "pipe", nil).Record(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	makeRun(t, service.Base, "none", nil)
+	removed, alive, failed, _ := remove(t, client, map[string]any{"ids": nil})
+	if removed != "none" || alive != "cut pipe" || failed != "" {
+		t.Errorf("%q, %q, %q", removed, alive, failed)
+	}
+	removed, alive, failed, _ = remove(t, client, map[string]any{"ids": nil, "end_alive": true, "grace_s": 0.5})
+	if removed != "cut pipe" || alive+failed != "" {
+		t.Errorf("%q, %q, %q", removed, alive, failed)
+	}
+	for _, ended := range []<-chan struct{}{first, second} {
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			t.Error("something goes on")
+		}
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	home, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -388,19 +389,21 @@ func (k *Keeper) owned(owner *Process) ([]int, bool) {
 	return found, len(found) > 0
 }
 
-// Marked finds the processes whose environment has that marker, wherever they are: for runs whose agent is gone.
+// Marked finds the processes whose environment has that marker, wherever they are: for runs whose agent is gone. One that
+// ends in a colon is the beginning of a marker.
 func Marked(marker string) []int {
 	if marker == "" {
 		return nil
 	}
-	var found []int
+	var all []int
 	self := os.Getpid()
 	for _, pid := range pids() {
-		if pid != self && markerOf(pid) == marker {
-			found = append(found, pid)
+		found := markerOf(pid)
+		if pid != self && (found == marker || strings.HasSuffix(marker, ":") && strings.HasPrefix(found, marker)) {
+			all = append(all, pid)
 		}
 	}
-	return found
+	return all
 }
 
 // Members finds the processes of a session or group.
