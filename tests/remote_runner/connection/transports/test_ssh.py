@@ -318,7 +318,7 @@ def test_a_master_of_the_users_serves_the_first_attachment_and_none_after_it(
 def test_a_master_that_is_stopped_is_left_alone(
     user_sshd: UserSshd, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remote_runner.connection.transports.transport._MASTER_S", 1.0)
+    monkeypatch.setattr("remote_runner.connection.transports.ssh._MASTER_S", 1.0)
 
     async def check() -> None:
         target = with_options(user_sshd.target, ControlPath=str(short / "m"))
