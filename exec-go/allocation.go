@@ -1,8 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -10,7 +10,7 @@ import (
 // in one. The daemon hands none of its own variables to an instance, but is its parent. The names are those by which
 // `fab local.*` hands them on (remote_runner/inventory/sources/slurm.py).
 func inheritAllocation() {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
+	environ, err := os.ReadFile("/proc/" + strconv.Itoa(os.Getppid()) + "/environ")
 	if err != nil {
 		return // no Linux, or another user's
 	}

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,7 +27,7 @@ const (
 
 var (
 	errNotTaken = errors.New("it ended before it took the instance")
-	errSilent   = fmt.Errorf("it says nothing within %s", patience)
+	errSilent   = errors.New("it says nothing within " + patience.String())
 )
 
 // handOver lets a broker run the instance and returns its exit status. An error says why none could: then nothing
@@ -59,7 +57,7 @@ func handOver(instance command) (int, error) {
 			return 0, err
 		}
 	}
-	return 0, fmt.Errorf("%d of them ended before one took it", attempts)
+	return 0, errors.New(strconv.Itoa(attempts) + " of them ended before one took it")
 }
 
 // A place is where the broker of a command listens: everything that it is started with decides it.
@@ -75,7 +73,7 @@ func newPlace(instance command) (place, error) {
 		return place{}, err
 	}
 	for _, name := range []string{"broker", "locks"} {
-		if err := ownDirectory(filepath.Join(runtimeDir, name)); err != nil {
+		if err := makeOwn(filepath.Join(runtimeDir, name)); err != nil {
 			return place{}, err
 		}
 	}
@@ -87,10 +85,20 @@ func newPlace(instance command) (place, error) {
 	}
 	sort.Strings(environ)
 	whole := append(append([]string{protocol, instance.directory}, instance.words...), environ...)
-	key := fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(whole, "\x00"))))[:16]
+	key := keyOf(strings.Join(whole, "\x00"))
 	socket := filepath.Join(runtimeDir, "broker", key)
 	lock := filepath.Join(runtimeDir, "locks", "broker-"+key)
 	return place{instance, socket, socket + ".log", lock, environ}, nil
+}
+
+// keyOf is FNV-1a of 64 bits, in hexadecimal. Importing any hash of the standard library's package crypto costs as much
+// as all else that starts before main.
+func keyOf(text string) string {
+	hash := uint64(0xcbf29ce484222325)
+	for i := 0; i < len(text); i++ {
+		hash = (hash ^ uint64(text[i])) * 0x100000001b3
+	}
+	return strconv.FormatUint(hash, 16)
 }
 
 // isForInterpreter says whether a variable decides how an interpreter starts. The others are an instance's own.
@@ -158,7 +166,7 @@ func (place place) listen() (int, error) {
 	if err != nil {
 		syscall.Close(fd)
 		os.Remove(fresh)
-		return 0, fmt.Errorf("%s: %w", place.socket, err)
+		return 0, at(place.socket, err)
 	}
 	return fd, nil
 }
@@ -187,12 +195,12 @@ func (place place) start(listener int) (int, error) {
 	}
 	pid, err := syscall.ForkExec(place.words[0], place.words, &syscall.ProcAttr{
 		Dir:   directory,
-		Env:   append(place.environ, fmt.Sprintf("%s=%d %s", startVariable, socket.Ino, place.socket)),
+		Env:   append(place.environ, startVariable+"="+strconv.FormatUint(uint64(socket.Ino), 10)+" "+place.socket),
 		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)}, // which is descriptor 3 there
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", place.words[0], err)
+		return 0, at(place.words[0], err)
 	}
 	return pid, nil
 }
@@ -204,8 +212,7 @@ func keepDescriptors() error {
 		return err
 	}
 	for _, name := range names {
-		var fd int
-		if _, err := fmt.Sscan(name.Name(), &fd); err == nil && fd > 2 {
+		if fd, err := strconv.Atoi(name.Name()); err == nil && fd > 2 {
 			syscall.CloseOnExec(fd)
 		}
 	}
@@ -220,7 +227,7 @@ func (place place) explain(pid int, reason error) error {
 	said, _ := os.ReadFile(place.log)
 	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
 	if last := lines[len(lines)-1]; last != "" {
-		return fmt.Errorf("%w: %s", reason, last)
+		return errors.New(reason.Error() + ": " + last)
 	}
 	return reason
 }
@@ -249,7 +256,7 @@ func connect(socket string) (int, error) {
 	}
 	if err != nil {
 		syscall.Close(fd)
-		return 0, fmt.Errorf("%s: %w", socket, err)
+		return 0, at(socket, err)
 	}
 	return fd, nil
 }
@@ -272,7 +279,7 @@ func readAnswer(connection int) (byte, error) {
 		read += count
 	}
 	if string(answer[:len(protocol)]) != protocol {
-		return 0, fmt.Errorf("it speaks %q, and this launcher %q", answer[:len(protocol)], protocol)
+		return 0, errors.New("it speaks " + strconv.Quote(string(answer[:len(protocol)])) + ", and this launcher " + strconv.Quote(protocol))
 	}
 	kind := answer[len(protocol)]
 	if kind != answerTakes && kind != answerStale {
@@ -291,7 +298,7 @@ func follow(connection int, typed string) (int, error) {
 	}
 	if err != nil {
 		syscall.Close(connection) // it runs nothing before it has all of the request
-		return 0, fmt.Errorf("the instance cannot be handed over: %w", err)
+		return 0, at("the instance cannot be handed over", err)
 	}
 	go func() {
 		for number := range signals {
@@ -304,8 +311,8 @@ func follow(connection int, typed string) (int, error) {
 	if err != nil || count == 0 {
 		run := os.Getenv("TEST_RUN")
 		fail("the broker that ran this instance ended: it was killed, or has crashed",
-			fmt.Sprintf("run it again; the application ends on its host by itself, `%[1]s fetch --run %[2]s` brings what it had "+
-				"written, `%[1]s clean --run %[2]s` removes it", typed, run))
+			"run it again; the application ends on its host by itself, `"+typed+" fetch --run "+run+"` brings what it had "+
+				"written, `"+typed+" clean --run "+run+"` removes it")
 	}
 	return int(status[0]), nil
 }
@@ -317,24 +324,26 @@ func request() ([]byte, error) {
 	}
 	umask := syscall.Umask(0)
 	syscall.Umask(umask)
-	fields := append([]string{fmt.Sprintf("%o", umask), directory}, os.Environ()...)
+	fields := append([]string{strconv.FormatInt(int64(umask), 8), directory}, os.Environ()...)
 	body := strings.Join(fields, "\x00") + "\x00"
-	head := make([]byte, len(protocol)+4)
-	copy(head, protocol)
-	binary.BigEndian.PutUint32(head[len(protocol):], uint32(len(body)))
+	size := len(body)
+	head := append([]byte(protocol), byte(size>>24), byte(size>>16), byte(size>>8), byte(size))
 	return append(head, body...), nil
 }
 
 // send sends all of the request, and stdin, stdout and stderr with its first bytes.
 func send(connection int, request []byte) error {
-	head := len(protocol) + 4
-	err := ignoringInterrupts(func() error {
-		return syscall.Sendmsg(connection, request[:head], syscall.UnixRights(0, 1, 2), nil, 0)
-	})
-	for sent := head; err == nil && sent < len(request); {
+	rights := syscall.UnixRights(0, 1, 2)
+	for len(request) > 0 {
 		count := 0
-		err = ignoringInterrupts(func() (err error) { count, err = syscall.Write(connection, request[sent:]); return })
-		sent += count
+		err := ignoringInterrupts(func() (err error) {
+			count, err = syscall.SendmsgN(connection, request, rights, nil, 0)
+			return
+		})
+		if err != nil {
+			return err
+		}
+		request, rights = request[count:], nil
 	}
-	return err
+	return nil
 }
