@@ -49,6 +49,30 @@ class Controller:
         return FileLock(self.runtime / "locks" / name, shared=shared)
 
 
+class Controllers:
+    """Those of many environments; the directories of each are checked once for as long as they are the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, ...], tuple[Controller, object]] = {}
+
+    def of(self, environ: Mapping[str, str]) -> Controller:
+        """As `Controller.from_environ`, which takes 0.3 ms."""
+        key = tuple(environ.get(name) for name in ("REMOTE_RUNNER_RUNTIME_DIR", "REMOTE_RUNNER_CACHE_DIR", "HOME"))
+        known = self._known.get(key)
+        if known is None or known[1] != _identity(known[0]):
+            controller = Controller.from_environ(environ)
+            known = self._known[key] = (controller, _identity(controller))
+        return known[0]
+
+
+def _identity(controller: Controller) -> object:
+    try:
+        found = [path.lstat() for path in (controller.runtime, controller.cache)]
+    except OSError:
+        return object()  # none of before
+    return [(one.st_dev, one.st_ino, one.st_mode, one.st_uid) for one in found]
+
+
 def home_directory(environ: Mapping[str, str]) -> str | None:
     """This user's home by passwd; `HOME` for a user id that passwd does not know (a container's), else `None`."""
     try:
