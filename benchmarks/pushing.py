@@ -15,10 +15,10 @@ from pathlib import Path
 from remote_runner.artifact.build import AnyArtifact, Artifact
 from remote_runner.artifact.nix import push as nix_push
 from remote_runner.artifact.nix.artifact import StoreArtifact
+from remote_runner.controller import Controller
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 
 
 async def main(name: str, kind: str, what: str) -> None:

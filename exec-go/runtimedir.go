@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/machine/controller.py finds the same
+// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/controller.py finds the same
 // one, and refuses it for the same reasons.
 func runtimeDirectory() (string, error) {
 	path := os.Getenv("REMOTE_RUNNER_RUNTIME_DIR")
@@ -138,7 +138,7 @@ func owner(found os.FileInfo) int {
 	return int(found.Sys().(*syscall.Stat_t).Uid)
 }
 
-// A fileLock is an flock(2) on a file of its own, as remote_runner/machine/controller.py has it.
+// A fileLock is an flock(2) on a file of its own, as remote_runner/controller.py has it.
 type fileLock struct{ fd int }
 
 // acquire waits for the lock, but not for ever: who holds it may have been stopped.

@@ -16,7 +16,7 @@ from pathlib import Path
 from remote_runner.broker.place import DIRECTORY, BrokerPlace
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.transports.login import is_listening
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 
 # A run that goes on reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0

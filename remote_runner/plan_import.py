@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from remote_runner.controller import home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, PlanImportError
 from remote_runner.example import example_plan
 from remote_runner.machine import process
-from remote_runner.machine.controller import home_directory
 from remote_runner.typed import typed_program
 from testground.manifest import Manifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from remote_runner.machine.files import write_atomically
 
 _MOST_NOTES = 200

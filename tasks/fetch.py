@@ -12,7 +12,7 @@ from remote_runner.connection.verbs.job import is_run_id
 from remote_runner.errors import OutputsError, RemoteRunnerError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.machine.outputs import OutputsReport
+from remote_runner.outputs import OutputsReport
 from remote_runner.runs import noted_run
 from remote_runner.sizes import size
 from tasks.command_line.task import Failed, task

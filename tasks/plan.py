@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from remote_runner.controller import Controller, home_directory
 from remote_runner.inventory.inventory import HostEntry, Inventory
-from remote_runner.machine.controller import Controller, home_directory
 from remote_runner.machine.descriptors import raise_limit
 from tasks.command_line.task import Failed
 from tasks.say import keep_secret, say

@@ -23,7 +23,7 @@ from remote_runner.instance.environment import run_environment
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import SHELL_WORDS
-from remote_runner.machine.outputs import OutputsReport
+from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
 from tasks.command_line.input import Input

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests import hosts_nix
 from tests.arm_tree import arm_tree as make_arm_tree
 from tests.brokers_end import end_brokers

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.example import PARTS
-from remote_runner.machine.controller import Controller
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
 from tests.brokers_end import brokers

@@ -18,6 +18,7 @@ from remote_runner.artifact.content import hash_content
 from remote_runner.artifact.nix.artifact import TABLE_VARIABLE, StoreArtifact
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller, home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -33,7 +34,6 @@ from remote_runner.inventory.command_template import fill
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller, home_directory
 from remote_runner.machine.file_names import safe_name
 from remote_runner.machine.files import write_atomically
 from remote_runner.shared_failure import pack_failure, unpack_failure

@@ -12,9 +12,9 @@ from remote_runner.artifact.content import tar_content
 from remote_runner.artifact.delivery import Delivery
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.machine.controller import Controller
 from remote_runner.sizes import size
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
-from remote_runner.machine.controller import Controller
 from remote_runner.records.attending import Attending
 
 

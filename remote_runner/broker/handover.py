@@ -13,8 +13,8 @@ from types import FrameType
 
 from remote_runner.broker.place import DIRECTORY, VARIABLE, BrokerPlace, interpreter_variables
 from remote_runner.broker.protocol import ANSWER_BYTES, MAGIC, STALE, TAKES, Request
+from remote_runner.controller import Controller, own_directory
 from remote_runner.deadline import Deadline
-from remote_runner.machine.controller import Controller, own_directory
 from remote_runner.typed import typed_program
 
 _PATIENCE_S = 30.0

@@ -13,11 +13,11 @@ from typing import Self
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.verbs.forwards import Relayed
+from remote_runner.controller import Controller
 from remote_runner.instance.environment import around_instances
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
-from remote_runner.machine.controller import Controller
 from remote_runner.progress import Tell, nobody
 from testground.local_exec import Started
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from remote_runner.broker.protocol import MAGIC
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 
 VARIABLE = "REMOTE_RUNNER_BROKER"
 """What the broker is told of its socket (inode and path); `off` makes an instance run in its own process."""

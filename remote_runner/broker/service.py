@@ -29,12 +29,12 @@ from remote_runner.broker.protocol import (
     parse_request,
 )
 from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller, Controllers, FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
-from remote_runner.machine.controller import Controller, Controllers, FileLock
 from remote_runner.machine.descriptors import raise_limit
 from remote_runner.records.attending import Attending
 

@@ -19,13 +19,13 @@ from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.forwards import ASKING_PORTS, Listener, Listeners, LocalForward
 from remote_runner.connection.verbs.said import nonsense, part, whole, words
 from remote_runner.connection.workers import FILES
+from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
-from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES
+from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from remote_runner.connection.verbs.command import Command, Finished
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
     from remote_runner.connection.verbs.run import Run
     from remote_runner.connection.verbs.taking import Allowance
-    from remote_runner.machine.outputs import OutputsReport
+    from remote_runner.outputs import OutputsReport
 
 _LANE = 0
 # What a request may take that says little; removing a large directory is slow on some disks.

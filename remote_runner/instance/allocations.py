@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
-from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.typed import as_typed
 
 _LINGER_S = 10.0  # for instances of the run that have not come yet

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from remote_runner.connection.agent import Agent
     from remote_runner.connection.verbs.run import Exited, Run
     from remote_runner.instance.forwarding import Forwarded
-    from remote_runner.machine.outputs import OutputsReport
+    from remote_runner.outputs import OutputsReport
     from remote_runner.truth.observation import Seat
 
 # Digits of an instance's number.
@@ -399,7 +399,7 @@ class _Instance:
 
     async def _bring_home(self, run: Run, ready: _Ready, exited: Exited, exited_s: float) -> _Ended:
         from remote_runner.instance import steps
-        from remote_runner.machine.outputs import OutputsReport
+        from remote_runner.outputs import OutputsReport
 
         entry, outputs, error = ready.entry, OutputsReport(), None
         self._begins("fetch")

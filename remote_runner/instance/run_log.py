@@ -14,7 +14,7 @@ from pathlib import Path
 
 from remote_runner.connection.workers import FILES
 from remote_runner.machine.descriptors import write_all
-from remote_runner.machine.outputs import STREAM_FILES
+from remote_runner.outputs import STREAM_FILES
 
 LOG_FILE = "run.log"
 # A thread takes what has come in this time from all instances at once: an instance costs no thread and no descriptor.

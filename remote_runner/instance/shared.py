@@ -14,6 +14,7 @@ from remote_runner.cancellation import Cancellation, in_thread
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs.forwards import Listener, LocalForward, Relayed
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.allocations import Allocations
@@ -24,7 +25,6 @@ from remote_runner.inventory.inventory import LOCALHOST, AppSettings, HostEntry,
 from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from testground.runenv import RunEnv
 from testground.sync.shared_client import SharedSyncClient

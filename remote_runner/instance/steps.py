@@ -20,7 +20,7 @@ from remote_runner.instance.forwarding import Forwarded, open_forwards
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
-from remote_runner.machine.outputs import OutputsReport
+from remote_runner.outputs import OutputsReport
 
 __all__ = ["Chosen", "build", "choose", "clean", "fetch", "follow", "forward", "push", "run"]
 

@@ -67,7 +67,7 @@ from remote_runner.inventory.sources.source import (
     SshConfigSource,
 )
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar
-from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES
+from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
 
 class Place(Enum):

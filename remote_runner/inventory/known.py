@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.controller import Controller
 from remote_runner.errors import UnknownSystemError
 from remote_runner.inventory.inventory import HostEntry, host_key
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.files import write_atomically
 
 _TRUSTED_S = 86400.0  # a machine behind a name is replaced now and then

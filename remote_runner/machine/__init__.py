@@ -1,1 +1,1 @@
-"""This machine: its directories and locks, files, descriptors and programs, and how outputs are unpacked into it."""
+"""This machine's programs, files and descriptors."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_runner.connection.workers import FILES
+from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.run_log import run_directory
-from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.machine.file_names import safe_name
 from remote_runner.secrets import Secrets
 from testground.errors import TestgroundError

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from remote_runner.controller import Controller
 from remote_runner.errors import RunNotFoundError
 from remote_runner.instance.run_log import LOG_FILE
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.files import write_atomically
 from remote_runner.records.run import RUN_FILE, RUNNING, RunRecord
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.frames import PROTOCOL
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.sources.source import CommandSource
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.process import run
 from remote_runner.secrets import Secrets
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from remote_runner.controller import Controller
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.instance.record import read_record
 from remote_runner.instance.run_log import LOG_FILE, NEW_LOG
-from remote_runner.machine.controller import Controller
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance, secrets_of_run
 from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value, with_facts

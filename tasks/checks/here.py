@@ -13,13 +13,13 @@ from pathlib import Path
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.connection.bootstrap.program import find_go, find_program, has_sources, program_for
 from remote_runner.connection.transports.login import is_listening
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
 from remote_runner.leftovers_here import StaleKind, list_stale, remove_stale
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.process import run
 from remote_runner.sizes import size
 from tasks.checks.finding import HERE, Finding, fail, ok, warn

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from testground.runenv import RunEnv
 from testground.sync.service import SyncService
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from testground.sync.service import SyncService
 from tests.delay import DelayProxy
 from tests.hosts_netns import NetnsHost

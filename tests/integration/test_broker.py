@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from remote_runner.broker.place import BrokerPlace
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.brokers_end import brokers, is_gone
 from tests.hosts import which
 from tests.integration.runs import ROOT, wait_for
@@ -463,7 +463,7 @@ def others_parent(place: Path, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["a link of another user", "another user's", "writable by a group", "writable by all"])
 def test_below_what_another_user_may_change_nothing_is_made(ground: Ground, tmp_path: Path, kind: str) -> None:
-    """As Python's side has it: tests/remote_runner/machine/test_controller.py."""
+    """As Python's side has it: tests/remote_runner/test_controller.py."""
     need("netns")  # only root gives something away
     ground.write("return 0")
     ground.runtime = tmp_path / "shared" / "rr"
@@ -542,7 +542,7 @@ def test_without_a_variable_it_is_the_same_directory_as_everybody_elses(ground: 
     need("netns")  # root: a directory of the test's own stands for the user's
     ground.write("return 0", idle_s=0.1)
     given = {"REMOTE_RUNNER_CACHE_DIR": str(tmp_path / "cache")}
-    code = f"from remote_runner.machine.controller import Controller; print(Controller.from_environ({given}).runtime)"
+    code = f"from remote_runner.controller import Controller; print(Controller.from_environ({given}).runtime)"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     asked = subprocess.run([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True, check=True)
     own = tmp_path / "own"

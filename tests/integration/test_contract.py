@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from remote_runner.demo.server import DemoHost
-from remote_runner.machine.outputs import STREAM_FILES
+from remote_runner.outputs import STREAM_FILES
 from testground.sync.service import SyncService
 from tests.hosts import Keys, UserSshd
 from tests.hosts_netns import NetnsHost

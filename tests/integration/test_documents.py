@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.hosts import Keys, TestHost
 from tests.hosts_netns import Lan, NetnsHost
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.integration.failing import FailingPlan
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from testground.sync.service import SyncService
 from tests.brokers_end import brokers, connections, is_gone
 from tests.faults import FaultClock, fault

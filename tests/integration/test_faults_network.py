@@ -18,7 +18,7 @@ from typing import Protocol
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from testground.sync.service import SyncService
 from tests.brokers_end import connections
 from tests.delay import DelayProxy

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.leftovers_here import list_stale, remove_stale
-from remote_runner.machine.controller import Controller
 from testground.sync.service import SyncService
 from tests.brokers_end import brokers, connections, end_brokers, is_gone
 from tests.hosts import TestHost

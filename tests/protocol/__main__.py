@@ -11,10 +11,10 @@ from pathlib import Path
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.job import Job
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import HostError
 from remote_runner.inventory.inventory import Inventory
-from remote_runner.machine.controller import Controller
 from tests.protocol import CONVERSATION
 
 _HEADER = struct.Struct(">IBBIQ")

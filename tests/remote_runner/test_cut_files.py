@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from remote_runner.controller import Controller
 from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE, Record, Step, read_record
 from remote_runner.inventory.inventory import Inventory
@@ -15,7 +16,6 @@ from remote_runner.inventory.sources.program import Asking
 from remote_runner.inventory.sources.reading import read_for_run
 from remote_runner.inventory.systems import System
 from remote_runner.inventory.yaml_tree import parse_yaml
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.files import write_atomically
 from remote_runner.runs import KeptRun, note_run, noted_run
 from remote_runner.secrets import Secrets

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from testground.sync.service import SyncService
 from tests.brokers_end import brokers, connections, end_brokers
 from tests.delay import DelayProxy

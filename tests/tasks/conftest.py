@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.hosts import TestHost, UserSshd
 from tests.tasks.fab import ONE_LINE_FABFILE, PlanDirectory
 

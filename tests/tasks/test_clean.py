@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from remote_runner.connection.bootstrap.program import identity
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.hosts import UserSshd
 from tests.tasks.fab import PlanDirectory
 

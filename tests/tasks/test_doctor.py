@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.hosts import Keys, TestHost, free_port
 from tests.hosts_netns import Lan, NetnsHost
 from tests.tasks.conftest import APP

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from remote_runner.controller import Controller
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, UserSshd, free_port, which
 from tests.hosts_netns import Lan, NetnsHost

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tests.hosts import TestHost, UserSshd
 from tests.needs import need
 from tests.tasks.fab import ONE_LINE_FABFILE, PlanDirectory, Ran

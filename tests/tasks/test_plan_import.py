@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import PlanImportError
-from remote_runner.machine.controller import Controller
 from remote_runner.plan_import import check_builders, home_of_testground, instance_command
 from testground.manifest import Manifest
 from tests.hosts import which

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from remote_runner.records.places import chosen_id, note_place
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import Secrets

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.frames import PROTOCOL
+from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError, RemoteRunnerError
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.machine.process import last_lines, run, run_logged
 from remote_runner.sizes import size
 

@@ -20,10 +20,10 @@ from remote_runner.connection.transports.openssh import (
     login_argv,
     ssh_environment,
 )
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, SshFailedError
 from remote_runner.inventory.ssh_target import SshTarget
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.process import run, run_at_terminal
 
 _PERSIST_S = 4 * 3600  # after its last use: typing a code once lasts half a working day

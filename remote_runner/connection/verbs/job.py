@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from remote_runner.connection.verbs.far_artifact import FarArtifact
 from remote_runner.errors import JobError
 from remote_runner.machine.file_names import safe_name
-from remote_runner.machine.outputs import DEFAULT_LIMIT_BYTES
+from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 # A request is one frame (docs/protocol.md, "Frames"); its head takes some of it.

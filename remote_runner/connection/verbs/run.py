@@ -17,7 +17,7 @@ from remote_runner.connection.verbs.job import Job, Window
 from remote_runner.connection.verbs.said import nonsense, part, real, whole, words
 from remote_runner.connection.verbs.taking import Allowance, Source, take_outputs
 from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError, SupervisorLostError
-from remote_runner.machine.outputs import OutputsReport
+from remote_runner.outputs import OutputsReport
 
 Sink = Callable[[bytes], Awaitable[None]]
 

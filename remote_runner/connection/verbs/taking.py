@@ -15,7 +15,7 @@ from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.said import pairs, part, texts
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import OutputsError
-from remote_runner.machine.outputs import LeftOut, OutputsReport, unpack
+from remote_runner.outputs import LeftOut, OutputsReport, unpack
 
 OUTPUTS_LANE = 3
 # Up to here outputs are unpacked when all are there: one call to a thread.

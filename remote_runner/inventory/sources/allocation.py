@@ -18,12 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import LocalProgramError, SourceError
 from remote_runner.inventory.sources.program import Asking
 from remote_runner.inventory.sources.slurm import SlurmPrograms, position, slurm_environment
 from remote_runner.inventory.sources.source import SlurmSource
-from remote_runner.machine.controller import Controller, FileLock
 from remote_runner.machine.files import write_atomically
 from remote_runner.machine.process import end, ends_within, last_lines, start
 

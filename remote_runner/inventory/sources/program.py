@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller, home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
-from remote_runner.machine.controller import Controller, home_directory
 
 _MOST_BYTES = 4 << 20
 

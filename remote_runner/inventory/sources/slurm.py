@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remote_runner.controller import home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
 from remote_runner.inventory.sources.source import Listing, SlurmConnect, SlurmSource
-from remote_runner.machine.controller import home_directory
 from remote_runner.machine.process import Finished, run
 
 ASK_S = 20.0

@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from remote_runner.controller import home_directory
 from remote_runner.deadline import Deadline
 from remote_runner.errors import HostNameError, LocalProgramError, SourceError
 from remote_runner.inventory.sources.source import Listing, SshConfigSource
 from remote_runner.inventory.ssh_target import check_host_name
-from remote_runner.machine.controller import home_directory
 from remote_runner.machine.process import run
 
 _MOST_DEPTH = 16  # as ssh

@@ -18,6 +18,7 @@ import pytest
 from remote_runner.artifact import build as artifacts
 from remote_runner.artifact.build import Artifact, BuilderChoice, build_for, decide_builder, plan_build
 from remote_runner.artifact.content import hash_content, tar_content, tar_entries, walk_content
+from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -29,7 +30,6 @@ from remote_runner.errors import (
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from remote_runner.shared_failure import pack_failure, unpack_failure
 
 X86 = System("x86_64", "linux")

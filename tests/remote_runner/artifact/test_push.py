@@ -16,12 +16,12 @@ from remote_runner.artifact.build import Artifact
 from remote_runner.artifact.content import hash_content
 from remote_runner.artifact.push import Pushed, push_artifact
 from remote_runner.connection.agent import Agent
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, FarDiskFullError, FarReadOnlyError, PushFailedError, WrongSystemError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests.hosts import UserSshd
 from tests.needs import need
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from remote_runner.connection.bootstrap.program import find_program, program_for
+from remote_runner.controller import Controller
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests.needs import need
 
 

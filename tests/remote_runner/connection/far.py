@@ -13,9 +13,9 @@ from remote_runner.connection.bootstrap.program import program_for
 from remote_runner.connection.link import Link, Stream
 from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import LocalTransport, Transport
+from remote_runner.controller import Controller
 from remote_runner.inventory.ssh_target import SshTarget
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests.needs import need
 from tests.remote_runner.connection import peer
 

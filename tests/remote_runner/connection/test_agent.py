@@ -32,7 +32,7 @@ from remote_runner.errors import (
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.machine.outputs import OutputsReport
+from remote_runner.outputs import OutputsReport
 from tests.remote_runner.connection.fake_link import FakeLink, FakeStream
 from tests.remote_runner.connection.verbs.test_run import WHOLE, play, tar_of
 

@@ -20,6 +20,7 @@ from remote_runner.connection.verbs.command import STDOUT_LANE
 from remote_runner.connection.verbs.facts import WHAT
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.connection.verbs.job import Job
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactMissingError,
@@ -36,8 +37,7 @@ from remote_runner.errors import (
 )
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry, Inventory
-from remote_runner.machine.controller import Controller
-from remote_runner.machine.outputs import LeftOut, OutputsReport
+from remote_runner.outputs import LeftOut, OutputsReport
 from tests.hosts import free_port
 from tests.remote_runner.connection.test_agent import Echo
 from tests.remote_runner.connection.verbs.test_run import followed

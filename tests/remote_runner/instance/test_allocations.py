@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import SourceError
 from remote_runner.instance import allocations
 from remote_runner.instance.allocations import Allocations
@@ -15,7 +16,6 @@ from remote_runner.inventory.sources import reading
 from remote_runner.inventory.sources.allocation import Allocation
 from remote_runner.inventory.sources.program import Asking
 from remote_runner.inventory.sources.source import SlurmConnect, SlurmSource
-from remote_runner.machine.controller import Controller
 from remote_runner.machine.files import write_atomically
 
 PLAN = Path("/plan")

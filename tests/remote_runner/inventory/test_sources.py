@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import InventoryError, SourceError
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.sources.program import Asking
@@ -24,7 +25,6 @@ from remote_runner.inventory.sources.source import (
     as_node,
 )
 from remote_runner.inventory.sources.ssh_config import matches, names_of
-from remote_runner.machine.controller import Controller
 from tests.needs import need
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import RunNotFoundError
-from remote_runner.machine.controller import Controller
 from remote_runner.records.places import choose_run, chosen_id, forget_place, found_runs, is_written, note_place
 from remote_runner.records.recorder import Recorder
 from remote_runner.records.run import RunRecord

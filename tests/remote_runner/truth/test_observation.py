@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from remote_runner.cancellation import Cancellation
+from remote_runner.controller import Controller
 from remote_runner.errors import HostError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.machine.controller import Controller
 from remote_runner.truth.observation import Observation, RunOn
 from remote_runner.truth.values import Trips
 from remote_runner.truth.watch import Watch

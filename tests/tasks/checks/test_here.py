@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from remote_runner.connection.bootstrap import program
+from remote_runner.controller import Controller
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tasks.checks.finding import Outcome
 from tasks.checks.here import _agent
 from tests.needs import need

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.machine.controller import Controller
+from remote_runner.controller import Controller
 from tasks.command_line.mistakes import Line, explain
 from tests.tasks.fab import PlanDirectory
 

@@ -17,9 +17,9 @@ from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.leftovers import LeftArtifact, Removal
 from remote_runner.connection.verbs.run import Exited, Run
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.machine.controller import Controller
 
 WAIT_S = 30.0
 _R = TypeVar("_R")

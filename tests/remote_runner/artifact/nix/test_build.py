@@ -26,6 +26,7 @@ from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.artifact.nix.serve import ServeClient
 from remote_runner.artifact.nix.source import LocalServer
 from remote_runner.cancellation import Cancellation, WorkCancelledError
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -39,7 +40,6 @@ from remote_runner.errors import (
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder, BuildOn
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
+from remote_runner.controller import Controller
 from remote_runner.errors import ArtifactMissingError
 from remote_runner.inventory.inventory import Inventory
-from remote_runner.machine.controller import Controller
 from tests.hosts import TestHost, which
 from tests.hosts_netns import NetnsHost
 from tests.nix_bed import NixHere

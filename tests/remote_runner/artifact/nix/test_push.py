@@ -21,6 +21,7 @@ from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.push import Pushed, push_artifact
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     DeadlineError,
@@ -35,7 +36,6 @@ from remote_runner.errors import (
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import BuildOn, StoreChoice
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan, NetnsHost

@@ -17,6 +17,7 @@ from remote_runner.artifact.nix import progress
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.user_store import push_user_store
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
+from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -28,7 +29,6 @@ from remote_runner.errors import (
 )
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller
 from tests import hosts_nix
 from tests.hosts import Keys, TestHost, which
 from tests.hosts_netns import Lan, NetnsHost

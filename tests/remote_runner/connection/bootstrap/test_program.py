@@ -15,9 +15,9 @@ import pytest
 from remote_runner.cancellation import in_thread
 from remote_runner.connection.bootstrap import program
 from remote_runner.connection.bootstrap.program import find_go, find_program, identity, program_for
+from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import BuildFailedError
 from remote_runner.inventory.systems import System
-from remote_runner.machine.controller import Controller, FileLock
 
 ARM = System.parse("armv6l-linux")
 GO = """#!/bin/sh

@@ -36,7 +36,7 @@ from remote_runner.errors import (
     SupervisorLostError,
     UnwritableOutputsError,
 )
-from remote_runner.machine.outputs import LeftOut, OutputsReport
+from remote_runner.outputs import LeftOut, OutputsReport
 from tests.remote_runner.connection.fake_link import FakeLink, FakeStream
 
 JOB = Job("r-g-0", ("app", b"\xff arg"), {"A": "1", "TMPDIR": "/t", "B": b"\xfe"}, FarArtifact(Store.CACHE, "f" * 32))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner import controller
+from remote_runner.controller import Controller, home_directory, own_directory
 from remote_runner.errors import ControllerError
-from remote_runner.machine import controller
-from remote_runner.machine.controller import Controller, home_directory, own_directory
 from tests.needs import need
 
 OTHER_USER = 4242

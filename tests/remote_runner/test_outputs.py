@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeOutputsError, UnwritableOutputsError
-from remote_runner.machine.outputs import OutputsReport, unpack
+from remote_runner.outputs import OutputsReport, unpack
 from tests.needs import need
 
 FAR = "/far/runs/r 1/outputs"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from remote_runner.errors import ControllerError
-from remote_runner.machine.controller import Controller
 from tests.hostile_places import HOSTILE
 from tests.needs import need
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError
-from remote_runner.machine.controller import FileLock
 
 
 def test_who_opened_the_removed_file_takes_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
