@@ -150,7 +150,7 @@ def test_a_service_is_known_by_its_answer(alone: Alone, port: int, name: str, st
     alone.environ["DOCKER_HOST"] = "unix:///nonexistent/docker.sock"
     start(alone)
     check = alone.doctor(status=1)[f"port {port}"]
-    assert (check["outcome"], check["found"]) == ("ok", f"a {name} answers")
+    assert (check["outcome"], check["found"]) == ("ok", f"{name} answers")
 
 
 def test_containers_are_counted(alone: Alone) -> None:

@@ -94,7 +94,8 @@ def test_one_whose_instances_are_on_their_way_is_not_made_twice(tmp_path: Path) 
     async def run() -> None:
         shared = Shared(Controller(tmp_path / "runtime", tmp_path / "cache"))
         entries = [
-            SimpleNamespace(name=str(n), ssh=(), directory="", tolerate_s=1, connect="", job="") for n in range(80)
+            SimpleNamespace(name=str(n), ssh=(), directory="", tolerate_s=1, connect="", job="", by_step=False)
+            for n in range(80)
         ]
 
         def observe(entry: object) -> Observation:
