@@ -17,6 +17,7 @@ from remote_runner.broker.place import DIRECTORY, BrokerPlace
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.transports.login import is_listening
 from remote_runner.controller import Controller
+from remote_runner.errors import PlanImportError
 
 # A run that goes on reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
@@ -82,6 +83,7 @@ def list_stale(
         *_aged(StaleKind.OLDER, _of_older_versions(runtime)),
         *_left_temporary(Path(environ.get("TMPDIR") or "/tmp"), older_than_s),
         *_aged(StaleKind.TEMP, (path for name in _ASIDE for path in cache.glob(name)), max(older_than_s, _DAY_S)),
+        *_aged(StaleKind.TEMP, _left_imports(environ), max(older_than_s, _DAY_S)),
         *(
             lock
             for lock in _aged(StaleKind.LOCK, runtime.glob("locks/*"), older_than_s)
@@ -167,6 +169,14 @@ def _left_temporary(parent: Path, older_than_s: float) -> Iterator[Stale]:
         # Where nothing tells who uses one, only its age does.
         least_s = max(older_than_s, _DAY_S) if used is None else _LEAST_TEMP_AGE_S
         yield from _aged(StaleKind.TEMP, (path for path in others if str(path) not in (used or ())), least_s)
+
+
+def _left_imports(environ: Mapping[str, str]) -> Iterator[Path]:
+    """What killed imports left in the Testground home that `testground` uses."""
+    from remote_runner.plan_import import ASIDE, home_of_testground
+
+    with suppress(PlanImportError):
+        yield from (home_of_testground(environ) / "plans").glob(f"{ASIDE}*")
 
 
 def _used_temporary() -> set[str] | None:

@@ -25,6 +25,8 @@ from testground.manifest import Manifest
 SHIM = PurePath("exec-go")
 COMMAND = SHIM / "command"
 EXEC_PKG = f"./{SHIM}"
+ASIDE = ".remote-runner-import-"
+"""What the names of directories in Testground's home begin with in which an import is made."""
 _ROOT = Path(__file__).resolve().parent.parent
 _GIT_S = 60.0
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".jj"}
@@ -99,7 +101,7 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
         raise PlanImportError(f"{target}: exists, and is no import of this program", next_step=next_step)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{target.name}-", dir=target.parent))
         try:
             fresh = aside / "plan"
             _copy(plan, own_files(plan, environ), fresh)

@@ -16,6 +16,7 @@ import pytest
 
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.controller import Controller
+from remote_runner.plan_import import ASIDE
 from tests.hosts import UserSshd
 from tests.tasks.fab import PlanDirectory
 
@@ -232,8 +233,10 @@ def test_a_broker_that_takes_instances_stays_and_a_dead_one_goes(plan: PlanDirec
 
 
 def test_temporary_directories_of_killed_processes_go(
-    plan: PlanDirectory, controller: Controller, temporary: Path
+    plan: PlanDirectory, controller: Controller, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = tmp_path / "testground home"
+    monkeypatch.setenv("TESTGROUND_HOME", str(home))
     gone_process = subprocess.Popen(["true"])
     gone_process.wait()
     gone = [temporary / f"testground-{gone_process.pid}-abcd", temporary / "testground123"]
@@ -248,6 +251,9 @@ def test_temporary_directories_of_killed_processes_go(
         for path, age_h in ((controller.cache / name, 25), (controller.cache / f"{name}e", 1)):
             path.mkdir(parents=True)
             (gone if age_h == 25 else stays).append(aged(path, age_h * 3600.0))
+    for name, age_h in ((f"{ASIDE}greeter-abcd", 25), (f"{ASIDE}greeter-efgh", 1), ("greeter", 25)):
+        (home / "plans" / name / "old").mkdir(parents=True)
+        (gone if age_h == 25 and name != "greeter" else stays).append(aged(home / "plans" / name, age_h * 3600.0))
     aged(stays[2], 0.0)
     user = subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], "TEST_TEMP_PATH": str(stays[1])})
     try:

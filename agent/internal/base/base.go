@@ -7,10 +7,13 @@
 package base
 
 import (
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 )
 
 // Directory is the path of our directory, absolute and without links.
@@ -50,6 +53,34 @@ var id = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$`)
 
 // IsName tells whether a run or an artifact can have this name; it is safe as the name of a file.
 func IsName(name string) bool { return id.MatchString(name) }
+
+// ReadFile reads as much of a small file of ours as `most` bytes, where an application may have put anything in its place: a
+// pipe is not waited for, no link is followed.
+func ReadFile(path string, most int64) ([]byte, error) {
+	file, err := openPlain(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, most))
+}
+
+// openPlain opens a file that is one.
+func openPlain(path string, flags int) (*os.File, error) {
+	file, err := os.OpenFile(path, flags|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: is no file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
 
 // WriteFile writes a file so that its readers see the old content or the new one.
 func WriteFile(path string, data []byte, mode os.FileMode) error {

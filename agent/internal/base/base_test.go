@@ -7,7 +7,9 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestARecordIsReadAsItWasWritten(t *testing.T) {
@@ -27,6 +29,48 @@ func TestARecordIsReadAsItWasWritten(t *testing.T) {
 	if text := string(wrote.Format()); !strings.HasPrefix(text, "id=r\n") {
 		t.Errorf("%q", text)
 	}
+}
+
+func TestARecordThatIsCutOffSaysNothingElse(t *testing.T) {
+	wrote := Record{"id": "r", "agent": "1234", "application": "5678", "exit": "137"}
+	text := wrote.Format()
+	for end := range text {
+		for key, value := range ParseRecord(text[:end]) {
+			if wrote[key] != value {
+				t.Errorf("%q says %s=%s", text[:end], key, value)
+			}
+		}
+	}
+}
+
+func TestAPipeInTheRecordsPlaceIsNotWaitedFor(t *testing.T) {
+	run := Run(t.TempDir())
+	if err := syscall.Mkfifo(run.Record(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.OpenFile(run.Record(), os.O_RDWR, 0) // an application that says nothing, and reads nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if record, err := ReadRecord(run); err == nil || len(record) != 0 {
+			t.Errorf("%v, %v", record, err)
+		}
+		for n := 0; n < 2; n++ {
+			if err := Append(run, Record{"exit": strings.Repeat("0", 1<<20)}); err == nil {
+				t.Error("a pipe takes what happened")
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits")
+	}
+	held.Close()
+	<-done
 }
 
 func TestWhoIsAlive(t *testing.T) {

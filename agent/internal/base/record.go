@@ -1,7 +1,6 @@
 package base
 
 import (
-	"io"
 	"os"
 	"sort"
 	"strconv"
@@ -23,10 +22,12 @@ type Record map[string]string
 // A record of ours has less than 4 KiB.
 const longestRecord = 64 << 10
 
-// ParseRecord reads a record; a line that is none is left out.
+// ParseRecord reads a record; a line that is none is left out, also the last one where it was cut off: half a number is
+// another process's.
 func ParseRecord(text []byte) Record {
 	record := Record{}
-	for _, line := range strings.Split(string(text), "\n") {
+	lines := strings.Split(string(text), "\n")
+	for _, line := range lines[:len(lines)-1] {
 		if key, value, found := strings.Cut(line, "="); found && key != "" {
 			record[key] = value
 		}
@@ -36,12 +37,7 @@ func ParseRecord(text []byte) Record {
 
 // ReadRecord reads the record of a run. No record is an empty one beside the error.
 func ReadRecord(run Run) (Record, error) {
-	file, err := os.OpenFile(run.Record(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return Record{}, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, longestRecord))
+	text, err := ReadFile(run.Record(), longestRecord)
 	return ParseRecord(text), err
 }
 
@@ -68,7 +64,7 @@ func (r Record) Format() []byte {
 
 // Append adds lines to the record of a run.
 func Append(run Run, more Record) error {
-	file, err := os.OpenFile(run.Record(), os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	file, err := openPlain(run.Record(), os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return err
 	}

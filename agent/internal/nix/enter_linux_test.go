@@ -166,6 +166,31 @@ func TestWhatCannotBeShownIsANamespaceProblem(t *testing.T) {
 	}
 }
 
+func TestTheApplicationMayPutAPipeInTheReportsPlace(t *testing.T) {
+	_, own := service(t)
+	place := &Place{own: own, run: base.Run(t.TempDir())}
+	if err := syscall.Mkfifo(place.report(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if problem, err := place.Ended(); problem != "" || err != nil {
+			t.Errorf("%q, %v", problem, err)
+		}
+	}()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for somebody who writes")
+		writer, err := os.OpenFile(place.report(), os.O_WRONLY, 0)
+		if err == nil {
+			writer.Close()
+		}
+		<-ended
+	}
+}
+
 func TestTermReachesTheProgram(t *testing.T) {
 	s, _, _ := proved(t)
 	running, said := start(t, s, place(t, s, "bin/app"), "exec 2>/dev/null; trap 'echo told; exit 4' TERM; echo ready >ready; while :; do sleep 0.01; done")

@@ -2,7 +2,6 @@ package nix
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,6 +17,9 @@ const (
 	HostStore = "nix"
 	UserStore = "user"
 )
+
+// A report is a sentence with a path or two.
+const longestReport = 16 << 10
 
 // Place is where the program of a run lies that is in a Nix store; nil for one that is in none.
 type Place struct {
@@ -97,7 +99,7 @@ func (p *Place) Ended() (problem string, exec error) {
 	if !p.isOwn() {
 		return "", nil
 	}
-	text, _ := os.ReadFile(p.report())
+	text, _ := base.ReadFile(p.report(), longestReport) // the application may write there too
 	if len(text) == 0 {
 		return "", nil
 	}

@@ -24,6 +24,8 @@ const (
 	abandoned = 24 * time.Hour
 	// Everything under the lock of the cache is short, unless a disk hangs.
 	longestLocked = time.Minute
+	// Notes beside what is kept are a line.
+	longestNote = 4 << 10
 )
 
 // Cache is the directory with the artifacts. Changes of it are made under its lock.
@@ -44,14 +46,14 @@ func (c *Cache) use(hash string) bool {
 	if err != nil {
 		return false
 	}
-	seen, err := os.ReadFile(filepath.Join(place, "seen"))
+	seen, err := base.ReadFile(filepath.Join(place, "seen"), longestNote)
 	if err != nil || string(seen) != content.Seen {
 		content, err = ReadContent(filepath.Join(place, top))
 		if err != nil || content.Hash != hash {
 			return false
 		}
 		// Where nothing can be written it is read each time.
-		_ = os.WriteFile(filepath.Join(place, "seen"), []byte(content.Seen), 0o600)
+		_ = base.WriteFile(filepath.Join(place, "seen"), []byte(content.Seen), 0o600)
 	}
 	touch(filepath.Join(place, "used"))
 	return true
@@ -141,7 +143,7 @@ func (c *Cache) measured() (found []measured, total int64) {
 		if !entry.IsDir() || strings.HasPrefix(entry.Name(), ".") {
 			continue
 		}
-		text, _ := os.ReadFile(filepath.Join(place, "kib"))
+		text, _ := base.ReadFile(filepath.Join(place, "kib"), longestNote)
 		kib, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 		if err != nil {
 			kib = SizeOf(place) / 1024

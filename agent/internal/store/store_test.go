@@ -228,9 +228,21 @@ func TestPush(t *testing.T) {
 		t.Errorf("%v", first)
 	}
 	// As the supervisor before this agent left it.
-	os.Remove(filepath.Join(service.Base.Artifact(golden), "seen"))
+	seen := filepath.Join(service.Base.Artifact(golden), "seen")
+	os.Remove(seen)
 	if first, _, _ := push(t, client, golden, goldenSize, 1<<30, nil); first["have"] != content {
 		t.Errorf("%v", first)
+	}
+	// An application may do that.
+	os.Remove(seen)
+	if err := syscall.Mkfifo(seen, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if first, _, _ := push(t, client, golden, goldenSize, 1<<30, nil); first["have"] != content {
+		t.Errorf("%v", first)
+	}
+	if info, err := os.Lstat(seen); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("%v, %v", info, err)
 	}
 	onlyArtifacts(t, service, golden)
 }

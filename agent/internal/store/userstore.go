@@ -40,7 +40,7 @@ func (s UserStore) howFile() string {
 
 // How is the way by which a program of this host was seen to get to it, "" while none was.
 func (s UserStore) How() string {
-	text, _ := os.ReadFile(s.howFile())
+	text, _ := base.ReadFile(s.howFile(), longestNote)
 	return strings.TrimSpace(string(text))
 }
 
@@ -110,13 +110,20 @@ func (s UserStore) goneList(closure string) string {
 	return filepath.Join(filepath.Dir(closure), Aside+"gone-"+filepath.Base(closure))
 }
 
-func (s UserStore) named(visit func(closure, name string)) {
-	for _, closure := range s.closures() {
-		text, _ := os.ReadFile(closure)
+// named visits what the lists name. The error is the first of what could not be read: then nothing counts as unnamed.
+func (s UserStore) named(visit func(closure, name string)) error {
+	lists, failed := os.ReadDir(s.closure(""))
+	for _, list := range lists {
+		closure := s.closure(list.Name())
+		text, err := base.ReadFile(closure, longestList)
+		if err != nil && failed == nil {
+			failed = err
+		}
 		for _, name := range strings.Fields(string(text)) {
 			visit(closure, name)
 		}
 	}
+	return failed
 }
 
 // weigh has the sizes of closures by their lists, and those of paths that no closure names. Of a path that several
@@ -126,10 +133,13 @@ func (s UserStore) weigh() (closures, unnamed map[string]int64) {
 	for _, path := range names(s.path("")) {
 		unnamed[filepath.Base(path)] = SizeOf(path)
 	}
-	s.named(func(closure, name string) {
+	err := s.named(func(closure, name string) {
 		closures[closure] += unnamed[name]
 		delete(unnamed, name)
 	})
+	if err != nil {
+		clear(unnamed)
+	}
 	return closures, unnamed
 }
 
@@ -139,8 +149,8 @@ func (s UserStore) sweep() {
 	for _, path := range names(s.path("")) {
 		unnamed[filepath.Base(path)] = true
 	}
-	s.named(func(_, name string) { delete(unnamed, name) })
-	if len(unnamed) == 0 {
+	err := s.named(func(_, name string) { delete(unnamed, name) })
+	if err != nil || len(unnamed) == 0 {
 		return
 	}
 	gone, err := os.MkdirTemp(string(s), Aside)
@@ -151,11 +161,15 @@ func (s UserStore) sweep() {
 		_ = move(s.path(name), filepath.Join(gone, name))
 	}
 	// A push that began meanwhile has written its list first and looked then: what it found here goes back.
-	s.named(func(_, name string) {
+	again := map[string]bool{}
+	if s.named(func(_, name string) { again[name] = true }) != nil {
+		again = unnamed
+	}
+	for name := range again {
 		if unnamed[name] {
 			_ = move(filepath.Join(gone, name), s.path(name))
 		}
-	})
+	}
 	_ = base.Remove(gone)
 }
 

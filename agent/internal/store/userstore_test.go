@@ -84,6 +84,25 @@ func (s UserStore) has(t testing.TB, want ...string) {
 	}
 }
 
+func TestAListThatCannotBeReadKeepsWhatItMayName(t *testing.T) {
+	_, own, client := serveClosures(t)
+	if _, last, failure := pushClosure(t, client, 1<<30, textName, textName); last["done"] == nil {
+		t.Fatalf("%v, %v", last, failure)
+	}
+	os.Remove(own.closure(textName))
+	if err := os.Mkdir(own.closure(textName), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	own.sweep()
+	own.has(t, textName)
+	if _, unnamed := own.weigh(); len(unnamed) > 0 {
+		t.Errorf("no closure has %v", unnamed)
+	}
+	os.Remove(own.closure(textName))
+	own.sweep()
+	own.has(t)
+}
+
 func TestOnlyWhatIsMissingOfAClosureIsTaken(t *testing.T) {
 	service, own, client := serveClosures(t)
 	missing, last, failure := pushClosure(t, client, 1<<30, textName, textName)

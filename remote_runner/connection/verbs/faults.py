@@ -173,6 +173,13 @@ def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, 
             f"outputs: {came}, and the host could not send the rest, which it keeps",
             next_step=f"fab fetch --run {run_id} brings what it can read",
         )
+    if [path for path, _ in unread] == ["."]:  # the application may have removed it
+        return OutputsError(
+            host,
+            f"outputs: {came}; the host cannot read their directory",
+            stderr=unread[0][1],
+            next_step=f"where it is still there, make it readable, then fab fetch --run {run_id}",
+        )
     return OutputsError(
         host,
         f"outputs: {came}; what cannot be read there stays there:",

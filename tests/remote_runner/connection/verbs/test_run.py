@@ -318,6 +318,21 @@ def test_large_outputs_go_through_a_thread_and_are_granted_more(tmp_path: Path) 
     play(lambda stream: sends(stream, tar_of(big=content)), test)
 
 
+def test_an_outputs_directory_that_is_gone_is_not_said_to_be_kept(tmp_path: Path) -> None:
+    async def test(agent: Agent, link: FakeLink) -> None:
+        run = await agent.start_run(JOB)
+        await followed(run)
+        with pytest.raises(OutputsError) as caught:
+            await run.fetch(tmp_path)
+        first, why, next_step = str(caught.value).splitlines()
+        assert first.endswith("outputs: 0 files came; the host cannot read their directory")
+        assert why == "  | no such file or directory"
+        assert next_step.startswith("  next: where it is still there, ")
+
+    unread = [[".", "no such file or directory"]]
+    play(lambda stream: sends(stream, tar_of(), files=0, size=0, unread=unread, whole=False), test)
+
+
 def test_outputs_that_cannot_be_read_there_are_an_error_that_names_them(tmp_path: Path) -> None:
     async def test(agent: Agent, link: FakeLink) -> None:
         run = await agent.start_run(JOB)
