@@ -56,7 +56,6 @@ ELSEWHERE: Mapping[str, str] = {
     "remote_runner/inventory/yaml_mistake": "remote_runner/inventory/test_inventory",
     "remote_runner/inventory/yaml_tree": "remote_runner/inventory/test_inventory",
     "remote_runner/leftovers_here": "tasks/test_clean",
-    "remote_runner/machine/process": "remote_runner/artifact/test_build",
     "remote_runner/plan_import": "tasks/test_plan_import",
     "remote_runner/progress": "tasks/view/test_model",
     "remote_runner/records/attending": "integration/test_daemon_records",

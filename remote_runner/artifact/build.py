@@ -198,7 +198,7 @@ def build_for(
     result = directory / "result.json"
     _make_directory(directory)
     if not result.exists():
-        lock = controller.lock(f"build-{hashlib.sha256(str(directory).encode()).hexdigest()[:24]}")
+        lock = controller.lock(f"build-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:24]}")
         try:
             is_ours = lock.acquire_unless(lambda: _is_settled(result, cancellation), deadline)
         except DeadlineError as error:

@@ -278,7 +278,10 @@ def _write_private(path: Path, data: bytes) -> None:
 
 def _environment(home: Path) -> dict[str, str]:
     """What a command finds: its own home, and the way to programs that this process has."""
-    account = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        account = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user
+        account = str(os.getuid())
     return {
         "HOME": str(home),
         "USER": account,

@@ -144,24 +144,27 @@ def run(
 
     Raises `LocalProgramError` when it cannot be started, `DeadlineError` (its group has then been ended).
     """
-    process = start(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        environ=environ,
-        cwd=None if cwd is None else str(cwd),
-    )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with _interrupts_held_off():
+            process = start(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                environ=environ,
+                cwd=None if cwd is None else str(cwd),
+            )
         stdout, stderr = process.communicate(stdin, deadline.timeout_s)
     except subprocess.TimeoutExpired:
         raise DeadlineError(" ".join(argv[:3]), deadline.budget_s) from None
     finally:
-        if process.returncode is None:
-            _end_group(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            if process.returncode is None:
+                _end_group(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
     return Finished(tuple(argv), process.returncode, stdout, stderr)
 
 

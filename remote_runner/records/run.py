@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -79,7 +80,8 @@ class RunRecord:
         try:
             values: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
             found = cls(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            time.gmtime(found.started_at + 0.0)  # raises for what is no time, and for one that has no date
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         return found if found.format == FORMAT else None
 

@@ -5,9 +5,12 @@ Named in `fabric.yaml` (`tasks: {executor_class: …}`); `install` does the same
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import fabric
@@ -26,6 +29,8 @@ def install(program: invoke.Program) -> None:
     from tasks.command_line.program import Program
 
     _hold_standard_streams()
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # inherited, it hides how every program ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     Program.adopt(program)
     program.executor_class = Executor
     if hasattr(program, "config"):
@@ -66,11 +71,15 @@ def _takes_value(task: invoke.Task | None, flag: str) -> bool:
 
 def _hold_standard_streams() -> None:
     """Give a standard stream that was closed (`>&-`) to /dev/null, before something else gets its number."""
-    for fd in range(3):
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+        if getattr(sys, name) is None:  # `print` takes stdout then, also for what is meant for stderr
+            setattr(sys, name, Path(os.devnull).open("w" if fd else "r", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a character, as stderr's may
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def typed_command(argv: Sequence[str]) -> tuple[str, ...]:

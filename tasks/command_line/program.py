@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,9 @@ class Program(fabric.main.Fab):
             ) from None
         except KeyboardInterrupt:
             raise Failed("ended here by Ctrl-C", 130) from None
+        finally:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would print a traceback while it ends
 
     def print_version(self) -> None:
         """Ours."""

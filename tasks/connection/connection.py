@@ -42,6 +42,10 @@ class AgentConnection(fabric.Connection):
             self.user, self.port = entry.ssh.user or self.user, entry.ssh.port or self.port
         self._set(_entry=entry, _plan=plan, _shared=shared, _background=background)
 
+    def derive_shorthand(self, host_string: str) -> dict[str, Any]:
+        """A name of the inventory is not taken apart, as Fabric does with `user@host:port`."""
+        return {"user": None, "host": host_string, "port": None}
+
     @property
     def name(self) -> str:
         """The host's name in the inventory."""

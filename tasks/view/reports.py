@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from remote_runner.instance.reporter import STEP, WARNING
 from tasks.say import result_width, say
@@ -50,7 +51,8 @@ class RunLines:
         if self._display.is_drawn:
             self._display.line("\n".join(_line(report, tag, started_ns) for report in shown), wait=True)
         else:
-            self._daemon.said(tag, shown, started_ns)
+            with suppress(OSError):  # a stderr that takes nothing ends no run
+                self._daemon.said(tag, shown, started_ns)
 
     def ending(self, living: int, *, at_once: bool) -> None:
         """Say what happens now, and what else could be done."""

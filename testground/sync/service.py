@@ -128,11 +128,11 @@ class SyncService:
         self._selector.register(ended, selectors.EVENT_READ)
         for sock in listening:
             sock.setblocking(False)
-        tick_s, until_s, is_stopping = 0.0, math.inf, False
+        tick_s, until_s, is_stopping = time.monotonic(), math.inf, False
         while not is_stopping or (self._peers and time.monotonic() < until_s):
             if (now_s := time.monotonic()) >= tick_s:
+                self._tick(now_s, now_s - tick_s, () if is_stopping else listening)
                 tick_s = now_s + _TICK_S
-                self._tick(now_s, () if is_stopping else listening)
             peers: list[tuple[Peer, int]] = []
             for key, events in self._selector.select(max(0.0, tick_s - time.monotonic())):
                 if isinstance(key.data, Peer):
@@ -193,15 +193,18 @@ class SyncService:
             self._peers[peer.connection] = peer
             self._selector.register(connected, peer.interest, peer)
 
-    def _tick(self, now_s: float, listening: Sequence[socket.socket]) -> None:
-        """What is due by the clock."""
+    def _tick(self, now_s: float, late_s: float, listening: Sequence[socket.socket]) -> None:
+        """What is due by the clock; while this process was stopped (Ctrl-Z), the time of no client went on."""
         registered = self._selector.get_map()
         for sock in listening:
             if sock not in registered:
                 self._selector.register(sock, selectors.EVENT_READ)
         with self._core_lock:
             for peer in list(self._peers.values()):
-                if peer.until_s is not None and now_s >= peer.until_s:
+                if peer.until_s is None:
+                    continue
+                peer.until_s += late_s
+                if now_s >= peer.until_s:
                     self._drop(peer)
             self._core.forget_idle()
 

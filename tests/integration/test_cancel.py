@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from tests.integration.runs import (
     nothing_left,
     place_on,
     processes_of,
+    processes_with,
     read_until,
     single_words,
     wait_for,
@@ -71,6 +76,32 @@ def instances_of(fab: subprocess.Popen[bytes]) -> list[int]:
 def the_run(plan: Plan) -> str:
     (run,) = (plan.directory / "outputs" / "local_exec" / "script").iterdir()
     return run.name
+
+
+def test_a_signal_at_any_moment_leaves_nothing(tmp_path: Path, machine: Machine) -> None:
+    place = localhost(tmp_path / "far", tolerate_s=TOLERATE_S, grace_s=GRACE_S)
+    plan = Plan.of_script(tmp_path / "plan", machine, "ok\n", [place])
+    plan.single()  # builds the agent's program, if that is missing
+    began_s = time.monotonic()
+    plan.single()
+    took_s = time.monotonic() - began_s
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    for number in [signal.SIGTERM, signal.SIGINT] * 10:
+        fab = plan.start(*single_words())
+        after_s = moments.uniform(0, took_s)
+        with suppress(subprocess.TimeoutExpired):
+            fab.wait(after_s)
+        fab.send_signal(number)
+        done = ended(fab)
+        what = f"{number.name} after {after_s:.3f} of {took_s:.3f} s (seed {seed}): {done}"
+        assert done.status in (0, 1, 128 + number, -number), what
+        # Before our first line it is Python's and Fabric's own to tell.
+        assert not re.search(r'File ".*/(tasks|remote_runner|testground)/', done.stderr), what
+        assert "Exception ignored" not in done.stderr, what
+        assert "crash" not in (done.stdout + done.stderr).lower(), what
+        wait_for(lambda: processes_with(str(tmp_path)) == [], TOLERATE_S + GRACE_S + 8)
+        assert place.runs_left() == [], what
 
 
 @pytest.mark.parametrize(("script", "told"), [(PATIENT, True), (STUBBORN, False)], ids=["patient", "stubborn"])

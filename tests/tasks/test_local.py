@@ -48,6 +48,16 @@ def test_dry_run_names_the_runs_in_their_order_and_starts_none(plan: PlanDirecto
     assert [run["run"] for run in picked.data] == ["two", "one"]
 
 
+def test_directories_whose_names_are_no_utf8(plan: PlanDirectory, tmp_path: Path) -> None:
+    write_plan(plan, "ok\n")
+    odd = tmp_path / "caf\udce9"
+    odd.mkdir()
+    moved = PlanDirectory(plan.path.rename(odd / "plan"), {"REMOTE_RUNNER_CACHE_DIR": str(odd / "cache")})
+    moved.ok("local.single", "--testcase", "greet")
+    moved.ok("runs")
+    moved.ok("runs.show")
+
+
 def test_a_build_has_the_environment_of_the_prompt_and_the_application_only_what_is_named(plan: PlanDirectory) -> None:
     plan = replace(plan, environ={"TOOL_SETTING": "fine", "WORD": "hello", "TEST_CASE": "stale", "REDIS_HOST": "stale"})
     write_plan(plan, '[ "$WORD$TOOL_SETTING$REDIS_HOST" = hello ] && ok\n')

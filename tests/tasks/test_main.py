@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def test_ctrl_c_while_importing_is_a_line(shadowed: PlanDirectory, tmp_path: Pat
     (tmp_path / "shadow" / "platform.py").write_text(code, encoding="utf-8")
     ran = shadowed.fab("hosts", program=program)
     assert (ran.status, ran.out, ran.words) == (130, "", "ended here by Ctrl-C\n")
+
+
+@pytest.mark.parametrize("program", ["fab", "remote-runner"])
+def test_ctrl_c_when_all_is_done_is_no_traceback(shadowed: PlanDirectory, tmp_path: Path, program: str) -> None:
+    code = "import atexit, os, signal\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(code, encoding="utf-8")
+    ran = shadowed.fab("hosts", "--json", program=program)
+    assert (ran.status, ran.words) == (-signal.SIGINT, "")
+    assert ran.data[0]["host"] == "localhost"
 
 
 @pytest.mark.parametrize("program", ["fab", "remote-runner"])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from websockets.sync.server import ServerConnection, serve
@@ -264,6 +269,27 @@ def test_a_silent_service_that_answers_pings_is_waited_for(monkeypatch: pytest.M
 
     with misbehaving(handler) as port, client_of(port) as client:
         assert client.signal_entry("s") == 7
+
+
+def test_a_client_that_was_stopped_is_still_connected() -> None:
+    program = "import sys; from testground.sync import link; from testground.sync.client import SyncClient\n"
+    program += "link.PING_INTERVAL_S, link.PING_TIMEOUT_S = 0.1, 0.5\n"
+    program += "with SyncClient('localhost', int(sys.argv[1]), run='r', plan='p', case='c') as client:\n"
+    program += "    print(client.signal_entry('here'), flush=True)\n"
+    program += "    client.barrier('go', 1)\n    print(client.signal_entry('here'), flush=True)"
+    with SyncService() as service, SyncClient("localhost", service.port, run="r", plan="p", case="c") as other:
+        argv = [sys.executable, "-c", program, str(service.port)]
+        with subprocess.Popen(argv, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as stopped:
+            try:
+                assert stopped.stdout is not None
+                assert stopped.stdout.readline() == "1\n"
+                os.kill(stopped.pid, signal.SIGSTOP)
+                time.sleep(1.5)  # longer than a service may be silent
+                os.kill(stopped.pid, signal.SIGCONT)
+                other.signal_entry("go")
+                assert stopped.stdout.readline() == "2\n"
+            finally:
+                stopped.kill()
 
 
 def test_a_service_that_answers_no_ping_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

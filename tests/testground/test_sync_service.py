@@ -330,6 +330,28 @@ def test_served_alone_it_ends_at_ctrl_c() -> None:
             served.kill()
 
 
+def test_the_time_of_a_client_stands_still_while_the_service_is_stopped() -> None:
+    program = "from testground.sync import peer, service; peer._OPEN_TIMEOUT_S = 2.0\n"
+    program += "service.serve_forever(0, lambda port: print(port, flush=True))"
+    root = Path(__file__).resolve().parents[2]
+    head = websocket.request_head("localhost", "MDEyMzQ1Njc4OWFiY2RlZg==")
+    with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE) as served:
+        try:
+            assert served.stdout is not None
+            port = int(served.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as early:
+                early.sendall(head[:20])
+                with SyncClient("localhost", port, run="r", plan="p", case="c") as client:
+                    assert client.signal_entry("s") == 1  # the other one was taken before
+                os.kill(served.pid, signal.SIGSTOP)
+                time.sleep(2.5)  # longer than it may take to open
+                early.sendall(head[20:])
+                os.kill(served.pid, signal.SIGCONT)
+                assert early.recv(100).startswith(b"HTTP/1.1 101 ")
+        finally:
+            served.kill()
+
+
 @pytest.mark.parametrize("action", ['"barrier":{"state":"x","target":0}', '"publish":{"topic":"x","payload":1}'])
 def test_a_client_that_reads_no_answers_is_held_up_and_then_cut_off(action: str) -> None:
     asked = b'{"id":"' + b"i" * 10_000 + b'",' + action.encode() + b"}"

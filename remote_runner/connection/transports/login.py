@@ -6,6 +6,7 @@ It is the master that the user's configuration names (ControlPath), or else one 
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ _SOCKET_PATH_BYTES = 104 - 1 - 17  # sun_path of macOS, its NUL, and the ".XXXXX
 def login_socket(target: SshTarget, controller: Controller, environ: Mapping[str, str]) -> Path:
     """Where a login's master listens, or a link to where it does; the same for all names of a host."""
     text = "\0".join([*config_argv("ssh", target), Account.here(environ).home])
-    return controller.runtime / f"login-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return controller.runtime / f"login-{hashlib.sha256(os.fsencode(text)).hexdigest()[:12]}"
 
 
 def is_listening(path: Path) -> bool:
@@ -59,7 +60,7 @@ def open_login(target: SshTarget, controller: Controller, environ: Mapping[str, 
     config = SshConfig.parse(asked.stdout.decode(errors="replace"))
     ours = login_socket(target, controller, environ)
     path = config.control_path or ours
-    if len(str(path).encode()) > _SOCKET_PATH_BYTES:
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise ControllerError(
             f"{path}: too long for a socket ({_SOCKET_PATH_BYTES} bytes at most)",
             next_step="name a shorter directory with REMOTE_RUNNER_RUNTIME_DIR, or in ControlPath",

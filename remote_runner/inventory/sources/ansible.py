@@ -47,7 +47,11 @@ class _Unreadable(Exception):  # noqa: N818 (becomes a `SourceError`, which name
 
 def read_ansible(source: AnsibleSource, asking: Asking) -> Listing:
     """The hosts of the inventory. Raises `SourceError`, `DeadlineError`."""
-    path = asking.plan_dir / Path(source.path).expanduser()
+    try:
+        path = asking.plan_dir / Path(source.path).expanduser()
+    except RuntimeError as error:
+        problem = f"{source.path}: nobody's home is known here"
+        raise SourceError(str(source), problem, next_step="write the path without ~") from error
     if not path.exists():
         raise SourceError(str(source), f"{path} is not there", next_step="correct the path; it starts at the plan")
     program = asking.find("ansible-inventory")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
     It is kept beside the run's builds. Raises what reading raises, `ControllerError`, `WorkCancelledError`.
     """
     kept = _kept_file(sources, asking, run_id)
-    lock = asking.controller.lock(f"hosts-{hashlib.sha256(str(kept).encode()).hexdigest()[:24]}")
+    lock = asking.controller.lock(f"hosts-{hashlib.sha256(os.fsencode(kept)).hexdigest()[:24]}")
     each_s = [asking.allocate_s if isinstance(source, SlurmSource) else asking.source_s for source in sources]
     budget = Deadline.after(sum(each_s) + 60.0)
 

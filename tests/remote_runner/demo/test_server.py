@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import select
 import stat
 import subprocess
@@ -15,9 +16,18 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.demo import sshd
 from remote_runner.demo.server import DemoHost, DemoServer
 from remote_runner.errors import DemoServerError
 from tests.needs import need
+
+
+def test_a_containers_user_is_called_by_its_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nobody(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert sshd._environment(tmp_path)["USER"] == str(os.getuid())
 
 
 class Client:

@@ -297,6 +297,8 @@ def test_a_file_that_is_no_ansible_inventory(asking: Asking, tmp_path: Path, nam
 def test_an_ansible_inventory_that_is_not_there(asking: Asking) -> None:
     with pytest.raises(SourceError, match=r"ansible gone.ini: .*gone.ini is not there"):
         read_source(AnsibleSource("gone.ini"), asking)
+    with pytest.raises(SourceError, match=r"ansible ~nobody-at-all/hosts: .*nobody's home is known here\n  next: "):
+        read_source(AnsibleSource("~nobody-at-all/hosts"), asking)
 
 
 # A command

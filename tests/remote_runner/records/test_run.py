@@ -42,6 +42,14 @@ def test_what_is_no_record_is_none(tmp_path: Path, text: str | bytes) -> None:
     assert RunRecord.read(tmp_path) is None
 
 
+@pytest.mark.parametrize("started_at", ["1e30", "-1e30", "1e999", "9" * 400, "NaN", "null", '"now"', "[]"])
+def test_a_record_of_no_time_is_none(tmp_path: Path, started_at: str) -> None:
+    text = RECORD.to_text(Secrets()).replace('"started_at": 1800000000.0', f'"started_at": {started_at}')
+    assert started_at in text
+    (tmp_path / "run.json").write_text(text)
+    assert RunRecord.read(tmp_path) is None
+
+
 def test_another_format_is_none(tmp_path: Path) -> None:
     replace(RECORD, format=2).write(tmp_path, Secrets())
     assert RunRecord.read(tmp_path) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tasks.fab import PlanDirectory
+from tests.tasks.local_runs import write_plan
 
 
 @pytest.mark.parametrize("words", [("run", "--host", "dex", "--", "echo", "hi"), ("hosts",), ("hosts", "--json")])
@@ -76,6 +78,36 @@ def test_every_option_has_help_and_every_task_a_line() -> None:
         task = ns[name]
         assert task.body.__doc__, name
         assert all(task.help.values()), name
+
+
+def test_a_stdout_of_another_encoding_takes_what_it_can(plan: PlanDirectory) -> None:
+    plan.inventory("hosts: {dex: {labels: [lück, 戊]}}\n")
+    other = PlanDirectory(plan.path, {"PYTHONIOENCODING": "latin-1"})
+    process = other.start("hosts", "--json")
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, b"")
+    assert "lück".encode("latin-1") in out
+    assert b"\\u620a" in out
+
+
+def test_a_build_that_fails_is_seen_where_signals_of_children_are_ignored(plan: PlanDirectory) -> None:
+    plan.inventory("app: {name: greeter, builder: command, command: 'false'}\n")
+    plain = plan.fab("build")
+    words = ("sh", "-c", """trap '' CHLD; exec "$0" build""", str(Path(sys.executable).with_name("fab")))
+    done = subprocess.run(words, cwd=plan.path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, plain.status) == (1, 1)
+    assert "status 1" in done.stderr
+    assert "status 1" in plain.words
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_what_stderr_does_not_take_is_nowhere_else_and_ends_no_run(plan: PlanDirectory, closed: str) -> None:
+    write_plan(plan, """event message_event '"message":"hello"'\nok\n""")
+    fab = str(Path(sys.executable).with_name("fab"))
+    words = ("sh", "-c", f'exec "$0" local.single --testcase greet --json -vv {closed}', fab)
+    done = subprocess.run(words, cwd=plan.path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout)[0]["ok"]
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])

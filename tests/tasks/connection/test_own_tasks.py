@@ -24,6 +24,13 @@ def test_a_fabric_task_for_each_host(hosts_plan: PlanDirectory, tmp_path: Path) 
     assert [(hosts_plan.path / f"logs/{host}/log").read_text() for host in ("dex", "rex")] == ["its log\n"] * 2
 
 
+def test_a_hosts_name_is_a_name(plan: PlanDirectory, tmp_path: Path) -> None:
+    plan.inventory(f"hosts: {{'rack:a': {{connect: {{command: [/bin/sh, -s]}}, directory: {tmp_path}/near}}}}\n")
+    task = "@task\ndef who(c):\n    print(c.name, c.host, c.port, c.run('echo hi', hide=True).stdout)\n"
+    plan.write("fabfile.py", f"from fabric import task\nfrom tasks import ns\n\n{task}\nns.add_task(who)\n")
+    assert plan.ok("-H", "rack:a", "who").out == "rack:a rack:a 22 hi\n\n"
+
+
 @pytest.fixture
 def together(hosts_plan: PlanDirectory) -> PlanDirectory:
     """The plan with the second example, and an application that needs what was pushed to all."""
