@@ -36,11 +36,12 @@ _CACHE_TAG = "CACHEDIR.TAG"
 
 @dataclass(frozen=True)
 class Imported:
-    """A plan in a Testground home: where it is, and how many files of how many bytes it has there."""
+    """A plan in a Testground home: where it is, how many files of how many bytes it has there, and what chose them."""
 
     path: Path
     files: int
     size_bytes: int
+    choice: str
 
 
 def home_of_testground(environ: Mapping[str, str]) -> Path:
@@ -104,7 +105,8 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
         aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{target.name}-", dir=target.parent))
         try:
             fresh = aside / "plan"
-            _copy(plan, own_files(plan, environ), fresh)
+            names, choice = own_files(plan, environ)
+            _copy(plan, names, fresh)
             add_shim(fresh)
             if os.path.lexists(target):
                 target.rename(aside / "old")
@@ -116,32 +118,37 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
         next_step = "name another home with --home, or move what is there"
         raise PlanImportError(f"{where}{error.strerror or error}", next_step=next_step) from error
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
-    return Imported(target, len(sizes), sum(sizes))
+    return Imported(target, len(sizes), sum(sizes), choice)
 
 
-def own_files(plan: Path, environ: Mapping[str, str]) -> list[PurePath]:
-    """The files that make up the plan, below its directory.
+def own_files(plan: Path, environ: Mapping[str, str]) -> tuple[list[PurePath], str]:
+    """The files that make up the plan, below its directory, and what chose them.
 
     In a checkout of git, what it tracks or would add; else all but version control, environments of Python, caches
     and what runs put into `outputs`. `.testgroundignore` is left to `testground`, which reads it in the copy.
     """
-    return sorted(set(_by_git(plan, environ) or _by_looking(plan)))
+    names, why_not = _by_git(plan, environ)
+    if names:
+        return sorted(set(names)), "what git tracks or would add"
+    return sorted(set(_by_looking(plan))), f"all but caches, outputs and version control, since {why_not}"
 
 
-def _by_git(plan: Path, environ: Mapping[str, str]) -> list[PurePath]:
+def _by_git(plan: Path, environ: Mapping[str, str]) -> tuple[list[PurePath], str]:
+    """What git lists, or why it lists nothing."""
     git = shutil.which("git", path=environ.get("PATH"))
     if git is None:
-        return []
+        return [], "git is not on PATH"
     # Not whose checkout it is, only what is in it: nothing of it is run but its ignore rules.
     argv = [git, "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = process.run(argv, deadline=Deadline.after(_GIT_S), environ=environ, cwd=plan)
-    except LocalProgramError:
-        return []
+    except LocalProgramError as error:
+        return [], str(error)
     if done.status != 0:
-        return []
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        return [], f"git says: {said[0]}" if said else f"git ended with status {done.status}"
     names = [PurePath(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
-    return [name for name in names if os.path.lexists(plan / name)]
+    return [name for name in names if os.path.lexists(plan / name)], "git lists nothing of it"
 
 
 def _by_looking(plan: Path) -> Iterator[PurePath]:

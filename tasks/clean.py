@@ -117,10 +117,10 @@ async def _on_host(plan: Plan, shared: Shared, entry: HostEntry, wanted: _Wanted
     going = [one.name for one in runs if one.outcome == WOULD_GO]
     if going:
         removal = await agent.remove_runs(going, end_alive=wanted.force, grace_s=entry.grace_s)
-        runs = _with_outcomes(runs, removal)
+        runs = _with_outcomes(entry, runs, removal)
     going = [one.name for one in artifacts if one.outcome == WOULD_GO]
     if going:
-        artifacts = _with_outcomes(artifacts, await agent.remove_artifacts(going))
+        artifacts = _with_outcomes(entry, artifacts, await agent.remove_artifacts(going))
     return runs + artifacts
 
 
@@ -157,11 +157,13 @@ def _planned_artifact(entry: HostEntry, found: LeftArtifact, outcome: str) -> _F
     return _Found(entry.name, kind, found.name, place, float(found.age_s), found.size_bytes, outcome)
 
 
-def _with_outcomes(planned: Iterable[_Found], removal: Removal) -> list[_Found]:
+def _with_outcomes(entry: HostEntry, planned: Iterable[_Found], removal: Removal) -> list[_Found]:
+    for place, why in removal.failed:
+        say(f"{entry.name}: {place} cannot be removed: {why}")
     said: Mapping[str, str] = {
         **dict.fromkeys(removal.removed, REMOVED),
         **dict.fromkeys(removal.alive, ALIVE),
-        **dict.fromkeys(removal.failed, FAILED),
+        **dict.fromkeys(dict(removal.failed), FAILED),
         **dict.fromkeys(removal.unknown, GONE),
     }
     return [

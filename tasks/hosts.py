@@ -59,6 +59,8 @@ def hosts(c: invoke.Context, host: list[str] | None = None, probe: bool = False,
     least = ("slots", "labels", "address", "last contact")
     show_table(rows, header=columns, least=least, cut="reached as")
     for listing in plan.listings:
+        if listing.how:
+            say(f"hosts_from: {listing.source}: {listing.how}")
         for left_out in listing.left_out:
             say(f"hosts_from: {listing.source}: left out {left_out}")
 
@@ -74,7 +76,8 @@ def sources(c: invoke.Context, json: bool = False) -> None:
         return
     for listing in listings:
         count = "1 host" if len(listing.hosts) == 1 else f"{len(listing.hosts)} hosts"
-        say(f"{listing.source}: {count}" + "".join(f"; left out {words}" for words in listing.left_out))
+        told = [count, *filter(None, [listing.how]), *(f"left out {words}" for words in listing.left_out)]
+        say(f"{listing.source}: {'; '.join(told)}")
         for name, keys in listing.hosts:
             show(f"{name}: {dumps(keys)}" if keys else name)
     if not listings:

@@ -29,5 +29,6 @@ def import_(c: invoke.Context, home: str = "") -> None:
         Path(home) if home else home_of_testground(plan.environ),
         environ=plan.environ,
     )
-    say(f"plan {manifest.name}: {done.files} files, {size(done.size_bytes)}; import it again after a change")
+    say(f"plan {manifest.name}: {done.files} files, {size(done.size_bytes)} ({done.choice})")
+    say("import it again after a change")
     show(str(done.path))

@@ -108,13 +108,9 @@ class Composition:
     def load(cls, path: Path, templates: Templates | None = None) -> Composition:
         """Read the file; one with `{{` in it is filled in by `templates` before. Raises `CompositionError`."""
         file, text = plan_file.load(path, CompositionError)
-        if "{{" not in text:
-            return cls.from_toml(text, file=file)
-        if templates is None:
-            line = text[: text.index("{{")].count("\n") + 1
-            next_step = "write the values into a composition of its own"
-            raise CompositionError(file, f"line {line}", "is a template, {{…}}", next_step=next_step)
-        return cls.from_toml(templates.fill_in(text, path), file=f"{file}, filled in")
+        if "{{" in text and templates is not None:
+            return cls._read(templates.fill_in(text, path), f"{file}, filled in")
+        return cls.from_toml(text, file=file)
 
     @classmethod
     def from_toml(cls, text: str, *, file: str = "composition.toml") -> Composition:
@@ -127,6 +123,10 @@ class Composition:
                 "is a template, {{…}}, which only testground itself fills in",
                 next_step="write the values into a composition of its own",
             )
+        return cls._read(text, file)
+
+    @classmethod
+    def _read(cls, text: str, file: str) -> Composition:
         root = plan_file.parse(text, file, CompositionError, ("metadata", "global", "groups", "runs"))
         metadata = root.table("metadata", ("name", "author"))
         global_ = root.table("global", _GLOBAL)
@@ -192,9 +192,7 @@ def _group(table: Table) -> Group:
 def _check_build(table: Table) -> None:
     """Raises for a `build` that testground could not read; what it says is for its own builders."""
     build = table.table("build", ("selectors", "dependencies"))
-    selectors = build.values.get("selectors", [])
-    if not isinstance(selectors, list) or not all(isinstance(item, str) for item in selectors):
-        raise build.fail("selectors", "is not a list of strings")
+    build.strings("selectors")
     for dependency in build.tables("dependencies", ("module", "target", "version")):
         for name in ("module", "target", "version"):
             dependency.text(name, "")

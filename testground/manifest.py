@@ -133,6 +133,9 @@ class Manifest:
         if not testcases:
             raise root.missing("testcases", "at least one [[testcases]]")
         defaults = root.table("defaults", KEYS["defaults"])
+        extra_sources = root.free("extra_sources")
+        for builder in extra_sources.values:
+            extra_sources.strings(builder)
         return cls(
             name=root.text("name"),
             testcases=testcases,

@@ -87,6 +87,13 @@ class Table:
                 raise table.fail(key, f"{_found(value)}; expected a string", next_step="write the value in quotes")
         return dict(table.values)
 
+    def strings(self, name: str) -> list[str]:
+        """A list of strings; empty where it is absent."""
+        value = self.values.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.fail(name, "is not a list of strings")
+        return value
+
     def free(self, name: str) -> Table:
         """A table whose keys are its writer's own; empty where it is absent."""
         return self._below(name, self._get(name, dict, "a table") or {}, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,7 +122,7 @@ class AgentRunner(Runner):
 
     def kill(self) -> None:
         """End it there (TERM, then KILL), and wait no longer."""
-        with suppress(Exception):
+        with suppress(InvalidStateError):  # it has ended by itself
             self._ended.set_result(128 + signal.SIGTERM)
         self.context.begin(self._running.close())
 

@@ -18,6 +18,7 @@ from remote_runner.connection.bootstrap.program import identity
 from remote_runner.controller import Controller
 from remote_runner.plan_import import ASIDE
 from tests.hosts import UserSshd
+from tests.needs import need
 from tests.tasks.fab import PlanDirectory
 
 LEAVE = ("sh", "-c", 'echo kept >"$TEST_OUTPUTS_PATH/file"')
@@ -33,6 +34,21 @@ def cleaned(plan: PlanDirectory, *words: str) -> list[tuple[str, str, str]]:
     """Host, name and outcome of what `fab clean --json` tells of things on hosts."""
     data: list[dict[str, Any]] = plan.ok("clean", "--json", *words).data
     return [(one["host"], one["name"], one["outcome"]) for one in data if one["host"]]
+
+
+def test_why_a_run_could_not_be_removed_is_told(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+    need("netns")  # for a mount
+    run = kept_run(hosts_plan)
+    outputs = tmp_path / "dex/runs" / run / "outputs"
+    subprocess.run(["mount", "--bind", outputs, outputs], check=True)
+    try:
+        ran = hosts_plan.fab("clean", "--host", "dex")
+    finally:
+        subprocess.run(["umount", outputs], check=True)
+    assert ran.status != 0
+    assert f"dex: {outputs.parent} cannot be removed: " in ran.words
+    assert "device or resource busy" in ran.words
+    assert cleaned(hosts_plan) == [("dex", run, "removed")]
 
 
 @pytest.fixture

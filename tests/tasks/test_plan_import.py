@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 
 from remote_runner.controller import Controller
 from remote_runner.errors import PlanImportError
-from remote_runner.plan_import import check_builders, home_of_testground, instance_command
+from remote_runner.plan_import import check_builders, home_of_testground, instance_command, own_files
 from testground.manifest import Manifest
 from tests.hosts import which
 from tests.launcher import build
@@ -64,6 +64,7 @@ def test_a_plan_arrives_with_its_own_files_and_the_shim(importing: PlanDirectory
     done = importing.ok("plan.import", "--home", str(home))
     there = home / "plans" / "greeter"
     assert done.out == f"{there}\n"
+    assert "(all but caches, outputs and version control, since git says: fatal: " in done.words
     assert files_in(there) == OWN_FILES | SHIM_FILES | {"data", "linked/data"}
     assert (there / "linked" / "data").read_text() == "by a link"
     assert os.access(there / "greeter.sh", os.X_OK)
@@ -80,8 +81,12 @@ def test_in_a_checkout_of_git_it_is_what_git_would_add(importing: PlanDirectory,
     importing.write("gone", "")
     subprocess.run([*git, "add", "manifest.toml", "gone"], check=True)
     (importing.path / "gone").unlink()
-    importing.ok("plan.import", "--home", str(home))
+    done = importing.ok("plan.import", "--home", str(home))
+    assert "(what git tracks or would add)" in done.words
     assert files_in(home / "plans" / "greeter") == OWN_FILES | SHIM_FILES | {".gitignore", "new"}
+    names, choice = own_files(importing.path, {"PATH": str(home)})
+    assert PurePath("ignored") in names
+    assert choice == "all but caches, outputs and version control, since git is not on PATH"
 
 
 def test_it_is_imported_again_in_the_place_of_what_was_there(

@@ -101,6 +101,11 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
         ),
         ("min = 1,", "min = true,", r"m.toml: testcases\[0\].instances.min: is a flag, true; expected a whole number"),
         ("flag = {", "flag = 1 #", r"m.toml: testcases\[1\].params.flag: is a number, 1; expected a table"),
+        (
+            "[defaults]",
+            '[extra_sources]\n"exec:go" = ["../sdk", 1]\n[defaults]',
+            "m.toml: extra_sources.exec:go: is not a",
+        ),
         ("[defaults]", "[[defaults]]", "m.toml: defaults: is a list, .*; expected a table"),
         ("[[testcases]]", "[[testcase]]", r"m.toml: testcases: is missing; .* \(is it testcase in line 15\?\)"),
     ],

@@ -113,6 +113,12 @@ def test_what_is_wrong_is_named_with_its_line(cache: Path, tmp_path: Path, chang
     assert "VERSIONS:v1" not in str(caught.value)
 
 
+def test_braces_that_a_template_gives_are_text(cache: Path, tmp_path: Path) -> None:
+    text = '[global]\nplan = "p"\ncase = "{{ .Env.SHOWN }}"\nrunner = "r"\nbuilder = "b"\n[[groups]]\n'
+    loaded = Composition.load(write(tmp_path, text), Templates({"SHOWN": "{{.Name}}"}, cache, no_go))
+    assert loaded.case == "{{.Name}}"
+
+
 def test_without_braces_nothing_is_started(tmp_path: Path) -> None:
     text = '[global]\nplan = "p"\ncase = "c"\nrunner = "r"\nbuilder = "b"\n[[groups]]\n'
     templates = Templates({}, tmp_path / "cache", no_go)

@@ -77,17 +77,17 @@ class LeftArtifact:
 
 @dataclass(frozen=True)
 class Removal:
-    """What became of what should be removed: directories, and the names that the host does not know."""
+    """What became of what should be removed: directories, those that failed with why, and names that are unknown."""
 
     removed: tuple[str, ...] = ()
     alive: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
 
     @classmethod
     def from_said(cls, said: Mapping[str, Any]) -> Removal:
-        """What a message says of it; a failure comes as a path and why."""
-        failed = tuple(path for path, _ in pairs(said.get("failed")))
+        """What a message says of it."""
+        failed = pairs(said.get("failed"))
         return cls(texts(said.get("removed")), texts(said.get("alive")), failed, texts(said.get("unknown")))
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _VARIABLES = (
 _RANGE = re.compile(r"\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\]")
 _MOST_RANGE = 100_000
 _MOST_DIGITS = 18
+_ALONE = "read as a file, without Ansible's plugins: ansible-inventory is not on PATH"
 _OWN_GROUPS = ("all", "ungrouped")
 
 
@@ -57,10 +58,10 @@ def read_ansible(source: AnsibleSource, asking: Asking) -> Listing:
     program = asking.find("ansible-inventory")
     try:
         if program is not None:
-            groups = _from_json(asking.ask(source, [program, "-i", str(path), "--list"]))
-        else:
-            groups = _from_file(path)
-        return _listing(str(source), groups)
+            return _listing(str(source), _from_json(asking.ask(source, [program, "-i", str(path), "--list"])))
+        listing = replace(_listing(str(source), _from_file(path)), how=_ALONE)
+        asking.report(f"{source}: {listing.how}")
+        return listing
     except _Unreadable as error:
         raise SourceError(
             str(source), str(error), next_step="see what `ansible-inventory --list` makes of it (package ansible-core)"

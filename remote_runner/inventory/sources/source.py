@@ -74,13 +74,15 @@ Source = SshConfigSource | AnsibleSource | CommandSource | SlurmSource
 class Listing:
     """What a source said: hosts by name, each with keys of `hosts.NAME` (JSON values), and what was left out, and why.
 
-    source: the words for messages. job: the Slurm allocation whose nodes the hosts are; `by_step`: they are reached by
-    its steps; `later`: there is none yet, for a run makes it.
+    source: the words for messages. how: in which way it was read, where that depends on this machine.
+    job: the Slurm allocation whose nodes the hosts are; `by_step`: they are reached by its steps; `later`: there is
+    none yet, for a run makes it.
     """
 
     source: str
     hosts: tuple[tuple[str, AnyMapping[str, Any]], ...]
     left_out: tuple[str, ...] = ()
+    how: str = ""
     job: str = ""
     by_step: bool = False
     later: bool = False

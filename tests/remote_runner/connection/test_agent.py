@@ -273,7 +273,7 @@ def test_what_is_removed() -> None:
         stream.fails()
 
     async def test(agent: Agent, link: FakeLink) -> None:
-        removal = Removal(("/b/a",), (), ("/b/c",), ("d",))
+        removal = Removal(("/b/a",), (), (("/b/c", "denied"),), ("d",))
         assert await agent.remove_runs(None, older_than_s=60, end_alive=True, grace_s=2) == removal
         assert await agent.remove_artifacts(["h"]) == removal
         assert await agent.remove_artifacts([]) == Removal()

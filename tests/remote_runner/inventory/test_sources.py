@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,11 @@ def test_an_ansible_inventory(asking: Asking, tmp_path: Path, name: str, with_an
         need("ansible")
     else:
         asking = without_ansible(asking, tmp_path)
-    listing = read_source(AnsibleSource(name), asking)
+    said: list[str] = []
+    listing = read_source(AnsibleSource(name), replace(asking, report=said.append))
+    how = "read as a file, without Ansible's plugins: ansible-inventory is not on PATH"
+    assert (listing.how, said) == (("", []) if with_ansible else (how, [f"ansible {name}: {how}"]))
+    assert Listing.from_json(json.loads(json.dumps(listing.to_json()))) == listing
     assert shown(listing) == EXPECTED
     assert listing.left_out == ("odd: ansible_host is a template; list it in inventory.yaml, with ssh.host",)
     inventory = with_hosts("", listing)

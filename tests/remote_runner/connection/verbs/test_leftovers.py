@@ -62,4 +62,4 @@ def test_a_run_has_its_age_where_its_record_says_so() -> None:
 def test_what_became_of_a_removal_is_read_whatever_is_missing() -> None:
     assert Removal.from_said({}) == Removal()
     said = {"removed": ["/a"], "alive": "no list", "failed": [["/b", "why"], ["/c"]], "unknown": ["x", 3]}
-    assert Removal.from_said(said) == Removal(("/a",), (), ("/b",), ("x",))
+    assert Removal.from_said(said) == Removal(("/a",), (), (("/b", "why"),), ("x",))
