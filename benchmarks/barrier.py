@@ -24,7 +24,7 @@ def main(count: int, pause_s: float) -> None:
     times: list[tuple[float, float]] = []
     for number in range(count + 1):
         state = f"run:{environ['TEST_RUN']}:plan:p:case:c:states:{number}"
-        time.sleep(pause_s)
+        time.sleep(pause_s)  # so that a slow line is used between barriers as well
         came_s = time.time()
         client.socket.sendall(request(signal_entry={"state": state}))
         client.ask(request(barrier={"state": state, "target": int(environ["TEST_INSTANCE_COUNT"])}), answers=2)

@@ -72,11 +72,11 @@ def _sampled(stage: Stage) -> Trial:
     def during() -> None:
         until_s = time.monotonic() + LIVE_S - _WINDOW_S - 5
         while len(stage.started()) < FIFTY and time.monotonic() < until_s:
-            time.sleep(0.2)
+            time.sleep(0.2)  # each look counts files; without a pause that would be measured as well
         time.sleep(3.0)  # looks at the host ahead of the first sample
         groups = {"here": stage.stand.cgroup, "there": stage.ground.there}
         began_s, before = time.monotonic(), {side: group.cpu_s() for side, group in groups.items() if group}
-        time.sleep(_WINDOW_S)
+        time.sleep(_WINDOW_S)  # what is measured
         took_s = time.monotonic() - began_s
         shares.update(
             {f"{side}_share": (group.cpu_s() - before[side]) / took_s for side, group in groups.items() if group}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from remote_runner.errors import ControllerError
+from remote_runner.machine.descriptors import write_all
 
 
 def write_atomically(
@@ -24,9 +25,7 @@ def write_atomically(
         try:
             if umask is not None:
                 os.fchmod(fd, mode & ~umask)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_all(fd, data)
         finally:
             os.close(fd)
         aside.replace(path)

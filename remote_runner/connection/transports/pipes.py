@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from remote_runner.errors import (
-    LocalProgramError,
-)
+from remote_runner.errors import LocalProgramError
 from remote_runner.machine.descriptors import MOST_BUFFERS, drop, widen
 from remote_runner.machine.process import start
 
