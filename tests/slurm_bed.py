@@ -147,7 +147,8 @@ class SlurmBed:
 
     def _begin_with(self, conf: str) -> None:
         self.conf.write_text(conf, encoding="utf-8")
-        self.stop_controller()
+        # Asked to end, since a killed one forgets the jobs of the last seconds.
+        _kill([int((self.directory / "run" / "ctld.pid").read_text())], signal.SIGTERM)
         self.start_controller()
 
     def start_node(self, number: int) -> None:
@@ -304,10 +305,10 @@ def _pids(netns: str) -> list[int]:
     return [int(pid) for pid in said.split()]
 
 
-def _kill(pids: Sequence[int]) -> None:
+def _kill(pids: Sequence[int], by: signal.Signals = signal.SIGKILL) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, by)
     end_s = time.monotonic() + 10.0
     for pid in pids:
         while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < end_s and _lives(pid):

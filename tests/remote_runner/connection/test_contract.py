@@ -307,7 +307,7 @@ def test_outputs_that_cannot_be_read_are_an_error_and_stay(contract: Contract, t
     async def test(agent: Agent) -> None:
         run = await agent.start_run(sh("run-1", 'rmdir "$TEST_OUTPUTS_PATH"; echo x >"$TEST_OUTPUTS_PATH"'))
         await followed(run)
-        with pytest.raises(OutputsError, match="cannot be read there"):
+        with pytest.raises(OutputsError, match="the host cannot read their directory"):
             await run.fetch(tmp_path)
         await run.keep()
         assert Path(f"{run.directory}/outputs").read_text() == "x\n"
