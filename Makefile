@@ -37,7 +37,7 @@ fast: .venv/installed
 
 test: .venv/installed
 	@status=0; $(MAKE) --no-print-directory test-agent || status=1; \
-	$(IN_VENV) .venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) || status=1; exit $$status
+	$(IN_VENV) .venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) || status=1; exit $$status
 
 # With the race detector, where a C compiler is: it needs one.
 test-agent: .venv/installed

@@ -38,7 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with what it and its fixtures need, so that `-m 'not nix'` and `make fast` leave it out."""
+    """Mark each test with what it and its fixtures need, so that `-m 'not nix'` and `make fast` leave it out.
+
+    The files that take longest come first: with them at the end, one worker would be left alone with the last.
+    """
+    items.sort(key=lambda item: "integration" not in item.path.parts)
     for item in items:
         assert isinstance(item, pytest.Function)
         fixtures = item._fixtureinfo.name2fixturedefs.values()

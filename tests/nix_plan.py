@@ -64,7 +64,8 @@ def _with_requirements(name: str) -> Iterator[importlib.metadata.Distribution]:
         except importlib.metadata.PackageNotFoundError:
             continue  # a requirement of another Python or system
         yield distribution
-        todo += [re.split(r"[^\w.-]", required, maxsplit=1)[0] for required in distribution.requires or ()]
+        needed = [required for required in distribution.requires or () if "extra ==" not in required]
+        todo += [re.split(r"[^\w.-]", required, maxsplit=1)[0] for required in needed]
 
 
 def make_plan(directory: Path, nix: NixHere, stub: Path) -> Path:
