@@ -14,7 +14,7 @@ from pathlib import Path
 
 from remote_runner.connection.workers import FILES
 from remote_runner.machine.descriptors import write_all
-from remote_runner.outputs import STREAM_FILES
+from remote_runner.outputs import SAMPLES_FILE, STREAM_FILES
 
 LOG_FILE = "run.log"
 # A thread takes what has come in this time from all instances at once: an instance costs no thread and no descriptor.
@@ -61,7 +61,7 @@ class RunLog:
 
     While it is open it has a shared lock on `run.log`, by which others know that the run goes on. What cannot be
     written is dropped, and `problems` says of which file and why. `umask` holds for what is made. Only writers
-    to the same directory wait for a file whose disk hangs.
+    to the same file wait for one whose disk hangs.
     """
 
     def __init__(self, directory: Path | None, umask: int | None) -> None:
@@ -72,7 +72,10 @@ class RunLog:
         self._lock_fd = -1
         self._held: _Pieces = {}
         self._held_bytes = 0
-        self._unwritten: Counter[Path] = Counter()  # of each directory, how many pieces
+        # Of each file that is not all written: pieces, and who waits until so many are.
+        self._came: Counter[Path] = Counter()
+        self._done: Counter[Path] = Counter()
+        self._waiting: dict[Path, deque[tuple[int, asyncio.Future[None]]]] = {}
         self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._writing: _Writing | None = None
@@ -87,22 +90,31 @@ class RunLog:
             return
         self._held.setdefault(path, []).extend(pieces)
         self._held_bytes += sum(map(len, pieces))
-        self._unwritten[path.parent] += len(pieces)
+        self._came[path] += len(pieces)
         if self._timer is None and self._writing is None:
             self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._write)
 
-    async def drain(self, *directories: Path) -> None:
+    async def drain(self, *files: Path) -> None:
         """Return once there is room for more in these: while so much is written, so much more may come."""
-        if self._held_bytes > _HELD_BYTES:
-            await self.flush(*directories, held_bytes=_HELD_BYTES)
-
-    async def flush(self, *directories: Path, held_bytes: int = -1) -> None:
-        """Return once all that came for these is written, or cannot be; or no more than that waits."""
-        while any(self._unwritten[directory] for directory in directories):
+        while self._held_bytes > _HELD_BYTES and any(map(self._is_unwritten, files)):
             self._write()
-            if self._held_bytes <= held_bytes:
-                return
-            await asyncio.shield(self._changed)
+            if self._held_bytes > _HELD_BYTES:
+                await asyncio.shield(self._changed)
+
+    async def flush(self, *files: Path) -> None:
+        """Return once all that has come for these is written, or cannot be; what comes meanwhile is not waited for."""
+        self._write()
+        waiters = [self._waiter(file) for file in files if self._is_unwritten(file)]
+        for waiter in waiters:
+            await waiter
+
+    def _is_unwritten(self, file: Path) -> bool:
+        return self._came[file] > self._done[file]
+
+    def _waiter(self, file: Path) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(file, deque()).append((self._came[file], waiter))
+        return waiter
 
     def close(self) -> None:
         """Write what is left and close the files: readers of `run.log` see that it has ended."""
@@ -157,10 +169,21 @@ class RunLog:
         """What it has taken is written, but for that file."""
         for path, pieces in writing.taken.items():
             if path != but:
-                self._unwritten[path.parent] -= len(pieces)
+                self._note_done(path, len(pieces))
         writing.taken = {path: pieces for path, pieces in writing.taken.items() if path == but}
         self._changed.set_result(None)
         self._changed = asyncio.get_running_loop().create_future()
+
+    def _note_done(self, file: Path, pieces: int) -> None:
+        self._done[file] += pieces
+        waiting = self._waiting.get(file)
+        while waiting and waiting[0][0] <= self._done[file]:
+            waiter = waiting.popleft()[1]
+            if not waiter.done():  # whoever waited may be gone
+                waiter.set_result(None)
+        if not self._is_unwritten(file):
+            del self._came[file], self._done[file]
+            self._waiting.pop(file, None)
 
     def _append(self, writing: _Writing) -> None:
         """Write it, in a thread; why a file took nothing is noted."""
@@ -191,24 +214,26 @@ class InstanceLog:
 
     def __init__(self, log: RunLog, outputs: Path, name: str) -> None:
         self._log = log
-        self._outputs = outputs
         self._name = name
-        self._directories = (outputs,) if log.directory is None else (outputs, log.directory)
+        self._stdout, self._stderr = (outputs / stream for stream in STREAM_FILES)
+        self._files = [self._stdout, self._stderr, outputs / SAMPLES_FILE]
+        if log.path is not None:
+            self._files.append(log.path)
         self._begun = b""  # the line on stderr whose end has not come
 
     def start(self) -> None:
         """Its application has started: there are its files, though it may say nothing."""
-        for stream in STREAM_FILES:
-            self._log.add(self._outputs / stream, b"")
+        for file in (self._stdout, self._stderr):
+            self._log.add(file, b"")
 
     def stdout(self, data: bytes) -> None:
         """Whole lines of the application (its last one may lack the newline)."""
-        self._log.add(self._outputs / "stdout", data)
+        self._log.add(self._stdout, data)
         self._lines("stdout", data)
 
     def stderr(self, data: bytes) -> None:
         """The application's next bytes on stderr."""
-        self._log.add(self._outputs / "stderr", data)
+        self._log.add(self._stderr, data)
         end = data.rfind(b"\n") + 1
         if end:
             self._lines("stderr", self._begun + data[:end])
@@ -230,14 +255,13 @@ class InstanceLog:
 
     async def drain(self) -> None:
         """Return once there is room for more."""
-        await self._log.drain(*self._directories)
+        await self._log.drain(*self._files)
 
     async def flush(self) -> list[str]:
         """Return once everything is written; what of it could not be, as sentences."""
-        await self._log.flush(*self._directories)
-        mine = [self._outputs / stream for stream in STREAM_FILES]
-        found = [(path, self._log.problems[path]) for path in (*mine, self._log.path) if path in self._log.problems]
-        return [f"{path}: what the application says cannot be kept: {why}" for path, why in found]
+        await self._log.flush(*self._files)
+        found = [(path, self._log.problems[path]) for path in self._files if path in self._log.problems]
+        return [f"{path}: what comes for it cannot be kept: {why}" for path, why in found]
 
     def _lines(self, stream: str, data: bytes) -> None:
         if self._log.path is None or not data:

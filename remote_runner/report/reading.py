@@ -12,12 +12,13 @@ from typing import Any
 from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE
 from remote_runner.machine.file_names import safe_name
+from remote_runner.outputs import SAMPLES_FILE
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics
 from remote_runner.report.values import Host, Instance, Link, Run, Series, Signal, Span, Wait
 from remote_runner.truth.links import LEFT_OUT, LINKS_FILE
-from remote_runner.truth.observation import HOSTS_DIRECTORY, SAMPLES_FILE
+from remote_runner.truth.observation import HOSTS_DIRECTORY
 from testground.events import StageEndEvent, StageStartEvent, parse_line
 
 # Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.

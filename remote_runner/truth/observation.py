@@ -22,6 +22,7 @@ from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
 from remote_runner.machine.file_names import safe_name
 from remote_runner.machine.files import write_atomically
+from remote_runner.outputs import SAMPLES_FILE
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.influx import Influx, Point
 from remote_runner.truth.links import Links
@@ -29,7 +30,6 @@ from remote_runner.truth.values import INSTANCE_KEYS, HostState, Sample, Trips, 
 from remote_runner.truth.watch import Watch
 
 HOSTS_DIRECTORY = "remote-runner.hosts"
-SAMPLES_FILE = "remote-runner.samples.jsonl"
 _FACTS = ("cores", "kernel", "memory", "system", "processor", "governor", "virtualization")
 # Before they go to a file; a minute of one instance.
 _HELD_LINES = 60
