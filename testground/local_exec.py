@@ -408,6 +408,7 @@ class _Running:
         self._timeout_s = timeout_s
         self._stage = _Stage.RUNNING
         self._stage_ends_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._open_pipes = 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(stop, selectors.EVENT_READ)
 
@@ -427,9 +428,10 @@ class _Running:
         for fd, reader in ((pipes[0], instance.stdout), (pipes[2], instance.stderr)):
             os.set_blocking(fd, False)
             self._selector.register(fd, selectors.EVENT_READ, (instance, reader))
+            self._open_pipes += 1
 
     def read_to_the_end(self) -> None:
-        while self._pipes():
+        while self._open_pipes:
             wait_s = None if self._stage_ends_s is None else max(0.0, self._stage_ends_s - time.monotonic())
             # stderr first: what an instance said before it ended stands before the word that it has ended.
             for key, _ in sorted(self._selector.select(wait_s), key=lambda ready: _is_stdout(ready[0])):
@@ -475,6 +477,7 @@ class _Running:
 
     def _close(self, key: selectors.SelectorKey) -> None:
         self._selector.unregister(key.fileobj)
+        self._open_pipes -= 1
         os.close(key.fd)
 
     def _hurry(self, *, at_once: bool) -> None:
