@@ -15,6 +15,9 @@ from remote_runner.machine.descriptors import MOST_BUFFERS, drop, widen, write_a
 
 HELD_BYTES = 1 << 18
 """Up to which a writer takes more before it lets who feeds it wait."""
+# What comes to a file within so long goes by one call of a thread, unless it is much.
+_TOGETHER_S = 0.02
+_MUCH_BYTES = 1 << 14
 
 
 class Writer:
@@ -36,6 +39,7 @@ class Writer:
         self._is_dead = False
         self._is_waiting = False
         self._room: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         mode = os.fstat(fd).st_mode
         self._is_file = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
         self._own = -1
@@ -76,6 +80,8 @@ class Writer:
     async def flush(self) -> None:
         """Return once everything is written, or cannot be."""
         while self._held and not self._is_dead:
+            if self._timer is not None:
+                self._write_file()
             await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
@@ -86,6 +92,8 @@ class Writer:
     def close(self) -> None:
         """Let go of what is our own; the descriptor still belongs to the caller."""
         self._stop_waiting()
+        if self._timer is not None:
+            self._timer.cancel()
         self._is_dead = True
         self._unwatch()
         if self._own >= 0:
@@ -117,19 +125,24 @@ class Writer:
             self._die(error)
 
     def _wait(self) -> None:
-        if self._is_waiting:
-            return
-        self._is_waiting = True
-        loop = asyncio.get_running_loop()
-        if self._is_file:
-            taken, size = self._held, self._held_bytes
-            FILES.run(partial(write_all, self._fd, *taken)).add_done_callback(
-                lambda done: self._file_written(done, size)
-            )
-            # It counts as held until it is written.
-            self._held = [b""]
-        else:
-            loop.add_writer(self._write_fd, self._go_on)
+        if not self._is_waiting:
+            self._is_waiting = True
+            loop = asyncio.get_running_loop()
+            if self._is_file:
+                self._timer = loop.call_later(_TOGETHER_S, self._write_file)
+            else:
+                loop.add_writer(self._write_fd, self._go_on)
+        if self._timer is not None and self._held_bytes > _MUCH_BYTES:
+            self._write_file()
+
+    def _write_file(self) -> None:
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
+        taken, size = self._held, self._held_bytes
+        FILES.run(partial(write_all, self._fd, *taken)).add_done_callback(lambda done: self._file_written(done, size))
+        # It counts as held until it is written.
+        self._held = [b""]
 
     def _file_written(self, done: asyncio.Future[None], count: int) -> None:
         self._is_waiting = False
