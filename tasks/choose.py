@@ -43,7 +43,7 @@ def choose(
     plan = Plan.here()
     inventory = plan.inventory
     listed = parse_entries(remote_runners)
-    entries = inventory.entries() if listed is None else inventory.complete(listed)
+    entries = inventory.entries if listed is None else inventory.complete(listed)
     groups = _groups(group or [], instances)
     placements = place_all(entries, groups, inventory.spread)
     systems = {

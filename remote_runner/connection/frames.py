@@ -58,7 +58,7 @@ def encode_message(head: Mapping[str, Any], fields: tuple[bytes, ...] = ()) -> b
     """A message as a payload. Raises `ValueError` for a field with a zero byte, and for what does not fit."""
     if any(b"\0" in field for field in fields):
         raise ValueError("a field holds a zero byte")
-    payload = b"\0".join((json.dumps(head, separators=(",", ":"), allow_nan=False).encode(), *fields))
+    payload = b"\0".join((_COMPACT.encode(head).encode(), *fields))
     if len(payload) > MOST_PAYLOAD_BYTES:
         raise ValueError(f"a message of {len(payload)} bytes; at most {MOST_PAYLOAD_BYTES} can be sent")
     return payload
@@ -73,7 +73,7 @@ def decode_message(payload: bytes) -> Message:
 def decode_object(text: bytes) -> dict[str, Any]:
     """A JSON object as the protocol has it: no NaN, no numbers that Python would read for minutes."""
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = _DECODER.decode(text.decode(errors="surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise BreachError(f"no JSON: {error}") from None
     if not isinstance(value, dict):
@@ -83,6 +83,11 @@ def decode_object(text: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
+
+
+# Made once: json.dumps and json.loads make one for each call that is not the plainest.
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class Decoder:

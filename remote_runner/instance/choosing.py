@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class Chosen:
 
     number: int
     placement: Placement
-    others: tuple[Placement, ...]
+    others: Iterator[Placement]
     entries: tuple[Entry, ...]
 
 
@@ -36,7 +36,7 @@ async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: 
     Raises `PlacementError`, `SyncError` and its kinds, `UnknownHostError`.
     """
     listed = parse_entries(runenv.params.get(PARAM, ""))
-    entries = inventory.entries() if listed is None else inventory.complete(listed)
+    entries = inventory.entries if listed is None else inventory.complete(listed)
     group = runenv.group_id
     earlier: list[str] = []
     sync = await shared.sync_service(*service_address(environ))
@@ -54,7 +54,7 @@ async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: 
         await published.aclose()
         earlier = [groups[other] for other in range(1, number)]
     placement = place(entries, number, group, earlier, inventory.spread)
-    return Chosen(number, placement, tuple(places_after(entries, placement, group)), tuple(entries))
+    return Chosen(number, placement, places_after(entries, placement, group), entries)
 
 
 def _published_group(published: object) -> tuple[int, str]:

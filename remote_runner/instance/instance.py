@@ -293,7 +293,7 @@ class _Instance:
         """The host and its system; the connection opens meanwhile, and is waited for only where that is needed."""
         chosen = await choose(self._shared, inventory, self._runenv, self._environ)
         self._number, self._entries = chosen.number, chosen.entries
-        placement, others = chosen.placement, list(chosen.others)
+        placement = chosen.placement
         while True:
             self._placed = placement
             entry = inventory.host(placement.host)
@@ -306,9 +306,10 @@ class _Instance:
                 else:
                     await self._shared.agent_ahead(entry, self._environ, stack)
             except UNREACHABLE as error:
-                if not others or entry.on_unreachable is not OnUnreachable.NEXT:
+                following = next(chosen.others, None) if entry.on_unreachable is OnUnreachable.NEXT else None
+                if following is None:
                     raise
-                placement = others.pop(0)
+                placement = following
                 reason = str(error).partition("\n")[0]
                 self._reporter.message(f"choose: {reason}; so number {self._number} goes to {placement.host}")
                 continue

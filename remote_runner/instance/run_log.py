@@ -266,8 +266,8 @@ class InstanceLog:
     def _lines(self, stream: str, data: bytes) -> None:
         if self._log.path is None or not data:
             return
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        prefix = f"{now} {self._name} {stream} ".encode()
+        now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+        prefix = f"{now}Z {self._name} {stream} ".encode()
         lines = memoryview(data.replace(b"\n", b"\n" + prefix))
         if data.endswith(b"\n"):
             self._log.add(self._log.path, prefix, lines[: -len(prefix)])
@@ -280,6 +280,8 @@ def run_directory(outputs: Path, run: str, group: str) -> Path | None:
 
     A group's name may have a `/`. Elsewhere a directory that is called as the run is another's.
     """
-    above = outputs.parents[len(Path(group).parts) :]
-    is_laid_out = bool(run and group and above) and outputs.name.isdecimal() and outputs.parent == above[0] / group
-    return above[0] if is_laid_out and above[0].name == run else None
+    depth = len(Path(group).parts)
+    if not (run and group and outputs.name.isdecimal() and depth < len(outputs.parents)):
+        return None
+    above = outputs.parents[depth]
+    return above if above.name == run and outputs.parent == above / group else None

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -298,6 +299,7 @@ class Inventory:
                     values.add(value)
         return Secrets.of(values)
 
+    @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The hosts as the list that placement works on."""
         return tuple(Entry(h.name, h.system, h.slots, h.address, h.labels, h.groups) for h in self.hosts)

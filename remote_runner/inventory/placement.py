@@ -5,7 +5,7 @@ Pure: every instance computes the same from the same values, so nobody has to de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -166,16 +166,16 @@ def place(
     return place_all(entries, (*earlier, group), spread)[-1]
 
 
-def places_after(entries: Sequence[Entry], placement: Placement, group: str) -> list[Placement]:
+def places_after(entries: Sequence[Entry], placement: Placement, group: str) -> Iterator[Placement]:
     """Where an instance of `group` may go when the host of its placement is dead: the other hosts in the list's order,
     the next one first. Nobody else's placement depends on that, so these slots are shared."""
     names = [entry.name for entry in entries]
     start = names.index(placement.host)
-    found: dict[str, Placement] = {}
+    passed = {placement.host}
     for entry in (*entries[start + 1 :], *entries[:start]):
-        if entry.name != placement.host and (not entry.groups or group in entry.groups):
-            found.setdefault(entry.name, _placement(entry, 0, 0))
-    return list(found.values())
+        if entry.name not in passed and (not entry.groups or group in entry.groups):
+            passed.add(entry.name)
+            yield _placement(entry, 0, 0)
 
 
 def place_all(entries: Sequence[Entry], groups: Iterable[str], spread: Spread = Spread.FILL) -> list[Placement]:

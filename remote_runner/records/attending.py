@@ -39,31 +39,40 @@ class Attending:
     @asynccontextmanager
     async def instance(self, environ: Mapping[str, str], plan_dir: Path, controller: Controller) -> AsyncIterator[None]:
         """In the body the instance that `environ` describes runs."""
-        try:
-            runenv = RunEnv.from_environ(environ)
-        except TestgroundError:  # the instance tells
-            yield
-            return
-        directory = run_directory(runenv.outputs_path, runenv.run, runenv.group_id)
-        if directory is None:
-            yield
-            return
-        run = self._runs.get(directory)
+        run = self._run_of(environ, plan_dir, controller)
         if run is None:
-            run = self._runs[directory] = _Attended(directory, runenv, environ, plan_dir, controller)
-        run.come(runenv)
+            yield
+            return
+        run.here += 1
         try:
             yield
         finally:
             run.here -= 1
             if not run.here:
-                del self._runs[directory]
+                del self._runs[run.directory]
                 await run.write()
                 run.begin()
                 if not run.is_whole:  # a short run does not wait for what git says
                     later = asyncio.create_task(run.write_whole())
                     self._later.add(later)
                     later.add_done_callback(self._later.discard)
+
+    def _run_of(self, environ: Mapping[str, str], plan_dir: Path, controller: Controller) -> _Attended | None:
+        outputs, run_id, group = (environ.get(f"TEST_{name}", "") for name in ("OUTPUTS_PATH", "RUN", "GROUP_ID"))
+        directory = run_directory(Path(outputs), run_id, group)
+        if directory is None:
+            return None
+        run = self._runs.get(directory)
+        if run is not None and run.knows(group):
+            return run
+        try:
+            runenv = RunEnv.from_environ(environ)
+        except TestgroundError:  # the instance tells
+            return None
+        if run is None:
+            run = self._runs[directory] = _Attended(directory, runenv, environ, plan_dir, controller)
+        run.add_group(runenv)
+        return run
 
     async def close(self) -> None:
         """Return once every record is whole."""
@@ -75,7 +84,7 @@ class _Attended:
         self, directory: Path, runenv: RunEnv, environ: Mapping[str, str], plan_dir: Path, controller: Controller
     ) -> None:
         self.here = 0
-        self._directory = directory
+        self.directory = directory
         self._runenv = runenv
         self._environ = environ
         self._plan_dir = plan_dir
@@ -95,19 +104,19 @@ class _Attended:
         self._soon.cancel()
         self._asking = self._asking or FILES.run(self._begin)
 
-    def come(self, runenv: RunEnv) -> None:
-        """One more of its instances is here."""
-        self.here += 1
-        self._groups.setdefault(
-            runenv.group_id,
-            {
-                "id": runenv.group_id,
-                "instances": runenv.group_instance_count,
-                "ok": None,
-                "params": dict(runenv.params),
-                "profiles": dict(runenv.capture_profiles),
-            },
-        )
+    def knows(self, group: str) -> bool:
+        """Whether an instance of that group has been here."""
+        return group in self._groups
+
+    def add_group(self, runenv: RunEnv) -> None:
+        """The first instance of a group is here."""
+        self._groups[runenv.group_id] = {
+            "id": runenv.group_id,
+            "instances": runenv.group_instance_count,
+            "ok": None,
+            "params": dict(runenv.params),
+            "profiles": dict(runenv.capture_profiles),
+        }
 
     async def write(self) -> None:
         """Write how it stands."""
@@ -129,7 +138,7 @@ class _Attended:
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
             self._secrets = secrets_of_run(inventory, self._environ)
         with suppress(RemoteRunnerError), self._record_lock():
-            if RunRecord.read(self._directory) is None:
+            if RunRecord.read(self.directory) is None:
                 self._put(self._begun(time.time()), is_first=True)
         return provenance(self._plan_dir, self._environ, testground=True)
 
@@ -176,10 +185,10 @@ class _Attended:
         )
         from remote_runner.truth.observation import run_doubts
 
-        before = RunRecord.read(self._directory)
+        before = RunRecord.read(self.directory)
         if before is not None and before.task != TASK:
             return  # `fab local.*` keeps it
-        found = [(place, one) for place, one in records_below(self._directory) if one.run == self._runenv.run]
+        found = [(place, one) for place, one in records_below(self.directory) if one.run == self._runenv.run]
         records = [record for _, record in found]
         if not records:
             return
@@ -203,13 +212,13 @@ class _Attended:
                 outcome=outcome if is_over else RUNNING,
                 ended_at=round(ended_at, 6) if is_over else None,
                 duration_s=round(ended_at - began_at, 6) if is_over else None,
-                doubts=run_doubts(self._directory),
+                doubts=run_doubts(self.directory),
                 groups=list(groups.values()),
-                hosts=with_facts(self._directory, hosts),
+                hosts=with_facts(self.directory, hosts),
                 artifacts=artifacts_of(records),
                 provenance=made_by,
                 instances=[
-                    instance_value(self._directory, Ended(record.group, record.index, place), record)
+                    instance_value(self.directory, Ended(record.group, record.index, place), record)
                     for place, record in found
                 ],
             ),
@@ -220,6 +229,6 @@ class _Attended:
         from remote_runner.records.places import note_place
 
         with suppress(RemoteRunnerError, OSError):  # no disk for it; the instances tell of theirs
-            record.write(self._directory, self._secrets)
+            record.write(self.directory, self._secrets)
         if is_first:
-            note_place(self._controller, self._runenv.run, self._directory)
+            note_place(self._controller, self._runenv.run, self.directory)

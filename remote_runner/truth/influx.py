@@ -46,11 +46,11 @@ class Influx:
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._has_failed = False
+        self.has_failed = False
 
     def add(self, point: Point) -> None:
         """Write it soon."""
-        if not point.fields or self._has_failed or len(self._lines) >= _MOST_LINES:
+        if not point.fields or self.has_failed or len(self._lines) >= _MOST_LINES:
             return
         self._lines.append(point.line())
         if self._timer is None:
@@ -85,8 +85,8 @@ class Influx:
                 status = await _post(self._url, body)
         except (OSError, ValueError, TimeoutError) as error:
             status = str(error) or "no answer"
-        if not status.startswith("2") and not self._has_failed:
-            self._has_failed = True
+        if not status.startswith("2") and not self.has_failed:
+            self.has_failed = True
             self._lines = []
             self.told(f"samples are not written to InfluxDB: {Secrets().hide(status)}")
 

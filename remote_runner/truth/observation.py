@@ -193,7 +193,7 @@ class Observation:
 
     def point(self, measurement: str, tags: dict[str, str], fields: Any, at: float) -> None:
         """Into InfluxDB, where the run has one."""
-        if self._influx is not None:
+        if self._influx is not None and not self._influx.has_failed:
             run = {"plan": self.run_on.plan, "case": self.run_on.case, "run": self.run_on.run, "host": self.run_on.host}
             self._influx.add(Point(measurement, {**run, **tags}, dict(fields), at))
 

@@ -143,7 +143,7 @@ def test_without_a_file_there_is_this_machine(tmp_path: Path) -> None:
     assert [(host.name, host.is_local) for host in inventory.hosts] == [("localhost", True)]
     assert inventory.spread is Spread.FILL
     assert inventory.app.command is None
-    assert inventory.entries() == (Entry("localhost", slots=1),)
+    assert inventory.entries == (Entry("localhost", slots=1),)
 
 
 def test_an_empty_file_and_empty_sections_are_fine() -> None:
@@ -438,9 +438,7 @@ def test_the_nearest_names_are_found() -> None:
 
 def test_hosts_become_the_list_for_placement() -> None:
     inventory = parse(FULL)
-    assert inventory.entries()[1] == Entry(
-        "dex", System("aarch64", "linux"), 4, "192.0.2.7", ("lab", "10"), ("server",)
-    )
+    assert inventory.entries[1] == Entry("dex", System("aarch64", "linux"), 4, "192.0.2.7", ("lab", "10"), ("server",))
     given = (Entry("dex", slots=1), Entry("other", System("x86_64", "linux")))
     assert inventory.complete(given) == (
         Entry("dex", System("aarch64", "linux"), 1, "192.0.2.7", ("lab", "10")),
