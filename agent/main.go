@@ -1,5 +1,5 @@
-// Command agent is all of remote-runner that runs on a host. Its programs are `session BASE NONCE SESSION EPOCH`, which
-// the bootstrap becomes, `serve BASE SESSION`, the guardian, `agent BASE SESSION`, the agent itself, and `version`.
+// Command agent is the part of remote-runner that runs on a host. Its programs are `session BASE NONCE SESSION EPOCH`, which
+// the bootstrap executes, `serve BASE SESSION`, the guardian, `agent BASE SESSION`, the agent itself, and `version`.
 package main
 
 import (
@@ -28,7 +28,7 @@ func main() {
 	case "serve":
 		err = host.Guard(args)
 	case "agent":
-		debug.SetGCPercent(50) // with 200 applications this is 12 MB instead of 14, and half as much work again
+		debug.SetGCPercent(50) // with 200 applications this saves 2 of 14 MB, for half as much work again
 		err = host.Serve(args, identity, verbs)
 	case "enter":
 		err = nix.Enter(args)

@@ -31,7 +31,7 @@ func verbs(a *host.Agent) wire.Handler {
 	artifacts := &store.Service{Base: a.Base, Used: left.Used, Places: left.Places, Prove: nixes.Prove}
 	runs := &run.Service{Base: a.Base, Processes: keeper, Environ: environ, Nix: nixes, Artifact: artifacts.Use}
 	copies := &files.Service{Home: home}
-	// The session is made after this.
+	// The session is created later.
 	relays := &relay.Service{RunOfSocket: keeper.RunOfSocket, Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
 		return a.Session.Open(head, fields...)
 	}}

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// inheritAllocation takes over by which variables Slurm is found, and the allocation, where Testground's daemon was started
-// in one. The daemon hands none of its own variables to an instance, but is its parent. The names are those by which
-// `fab local.*` hands them on (remote_runner/inventory/sources/slurm.py).
+// inheritAllocation copies the variables that locate Slurm and its allocation, if Testground's daemon was started in one.
+// The daemon passes none of its own variables to an instance, but is its parent. The names are the same as those that
+// `fab local.*` passes on (remote_runner/inventory/sources/slurm.py).
 func inheritAllocation() {
 	environ, err := os.ReadFile("/proc/" + strconv.Itoa(os.Getppid()) + "/environ")
 	if err != nil {
-		return // no Linux, or another user's
+		return // not Linux, or another user's process
 	}
 	for _, variable := range strings.Split(string(environ), "\x00") {
 		for _, name := range []string{"SLURM_JOB_ID", "SLURM_CONF"} {

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// What both sides say is in remote_runner/broker/protocol.py.
+// The protocol is in remote_runner/broker/protocol.py.
 const (
 	protocol      = "rrb1"
 	answerBytes   = len(protocol) + 1
 	answerTakes   = 'y'
 	answerStale   = 's'
 	startVariable = "REMOTE_RUNNER_BROKER"
-	// A broker takes an instance in milliseconds. One that was stopped, or hangs at its start, is not waited for.
+	// A broker takes an instance in milliseconds. This limits the wait for one that was stopped, or hangs at its start.
 	patience = 30 * time.Second
 	attempts = 3
 	backlog  = 4096
@@ -30,8 +30,7 @@ var (
 	errSilent   = errors.New("it says nothing within " + patience.String())
 )
 
-// handOver lets a broker run the instance and returns its exit status. An error says why none could: then nothing
-// of the instance has begun.
+// handOver lets a broker run the instance and returns its exit status. On error, nothing of the instance has started.
 func handOver(instance command) (int, error) {
 	place, err := newPlace(instance)
 	if err != nil {
@@ -46,7 +45,7 @@ func handOver(instance command) (int, error) {
 			}
 			syscall.Close(connection)
 			if failure == nil && answer == answerStale {
-				continue // its code has changed, and it listens no more
+				continue // its code has changed, and it no longer listens
 			}
 			err = failure
 		}
@@ -60,7 +59,7 @@ func handOver(instance command) (int, error) {
 	return 0, errors.New(strconv.Itoa(attempts) + " of them ended before one took it")
 }
 
-// A place is where the broker of a command listens: everything that it is started with decides it.
+// A place is where a command's broker listens; it depends on everything that the broker is started with.
 type place struct {
 	command
 	socket, log, lock string
@@ -91,8 +90,8 @@ func newPlace(instance command) (place, error) {
 	return place{instance, socket, socket + ".log", lock, environ}, nil
 }
 
-// keyOf is FNV-1a of 64 bits, in hexadecimal. Importing any hash of the standard library's package crypto costs as much
-// as all else that starts before main.
+// keyOf is 64-bit FNV-1a in hexadecimal. Importing any hash of the standard library's crypto packages takes as long as
+// everything else before main.
 func keyOf(text string) string {
 	hash := uint64(0xcbf29ce484222325)
 	for i := 0; i < len(text); i++ {
@@ -101,7 +100,7 @@ func keyOf(text string) string {
 	return strconv.FormatUint(hash, 16)
 }
 
-// isForInterpreter says whether a variable decides how an interpreter starts. The others are an instance's own.
+// isForInterpreter reports whether a variable affects how an interpreter starts. The others belong to the instance.
 func isForInterpreter(variable string) bool {
 	name := strings.SplitN(variable, "=", 2)[0]
 	for _, other := range []string{"PATH", "HOME", "LANG", "TZ"} {
@@ -117,7 +116,7 @@ func isForInterpreter(variable string) bool {
 	return false
 }
 
-// reach connects to the broker. Where none listens, exactly one of all launchers starts it, and has its process id.
+// reach connects to the broker. If none listens, exactly one of all launchers starts it, and gets its process id.
 func (place place) reach() (connection, started int, err error) {
 	if connection, err = connect(place.socket); err == nil {
 		return connection, 0, nil
@@ -128,7 +127,7 @@ func (place place) reach() (connection, started int, err error) {
 	}
 	defer lock.release()
 	if connection, err = connect(place.socket); err == nil {
-		return connection, 0, nil // another was first
+		return connection, 0, nil // another launcher was first
 	}
 	listener, err := place.listen()
 	if err != nil {
@@ -146,14 +145,14 @@ func (place place) reach() (connection, started int, err error) {
 	return connection, started, nil
 }
 
-// listen makes the socket before there is a process behind it, so that everybody else connects and waits from then on.
+// listen creates the socket before there is a process behind it, so that other launchers connect and wait.
 func (place place) listen() (int, error) {
 	fd, err := unixSocket()
 	if err != nil {
 		return 0, err
 	}
 	fresh := place.socket + ".new"
-	os.Remove(fresh) // left by one who was killed here
+	os.Remove(fresh) // left by a launcher that was killed here
 	umask := syscall.Umask(0o177)
 	err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: fresh})
 	syscall.Umask(umask)
@@ -196,7 +195,7 @@ func (place place) start(listener int) (int, error) {
 	pid, err := syscall.ForkExec(place.words[0], place.words, &syscall.ProcAttr{
 		Dir:   directory,
 		Env:   append(place.environ, startVariable+"="+strconv.FormatUint(uint64(socket.Ino), 10)+" "+place.socket),
-		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)}, // which is descriptor 3 there
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(listener)}, // which becomes descriptor 3
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -205,7 +204,7 @@ func (place place) start(listener int) (int, error) {
 	return pid, nil
 }
 
-// keepDescriptors lets nothing that this process was given by chance (a lock, a pipe) live on in the broker.
+// keepDescriptors keeps descriptors that this process inherited by chance (a lock, a pipe) out of the broker.
 func keepDescriptors() error {
 	names, err := os.ReadDir("/dev/fd")
 	if err != nil {
@@ -219,7 +218,7 @@ func keepDescriptors() error {
 	return nil
 }
 
-// explain ends the broker that was started here and took nothing, and says what is known of it.
+// explain ends the broker that was started here and took nothing, and returns what is known of it.
 func (place place) explain(pid int, reason error) error {
 	syscall.Kill(pid, syscall.SIGKILL)
 	var status syscall.WaitStatus
@@ -245,7 +244,7 @@ func setLimit(fd, which int, limit time.Duration) error {
 	return syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, which, &value)
 }
 
-// connect waits while the listener's queue is full, which package net would take for an error.
+// connect waits while the listener's queue is full, which package net would report as an error.
 func connect(socket string) (int, error) {
 	fd, err := unixSocket()
 	if err != nil {
@@ -261,7 +260,7 @@ func connect(socket string) (int, error) {
 	return fd, nil
 }
 
-// readAnswer is what the broker says first: whether it takes the instance.
+// readAnswer reads the broker's first message: whether it takes the instance.
 func readAnswer(connection int) (byte, error) {
 	if err := setLimit(connection, syscall.SO_RCVTIMEO, patience); err != nil {
 		return 0, err
@@ -288,7 +287,7 @@ func readAnswer(connection int) (byte, error) {
 	return kind, setLimit(connection, syscall.SO_RCVTIMEO, 0)
 }
 
-// follow hands the instance over and waits for its end; signals go to it.
+// follow hands the instance over and waits for its end, forwarding signals.
 func follow(connection int, typed string) (int, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -297,7 +296,7 @@ func follow(connection int, typed string) (int, error) {
 		err = send(connection, request)
 	}
 	if err != nil {
-		syscall.Close(connection) // it runs nothing before it has all of the request
+		syscall.Close(connection) // it starts nothing before it has the whole request
 		return 0, at("the instance cannot be handed over", err)
 	}
 	go func() {
@@ -331,7 +330,7 @@ func request() ([]byte, error) {
 	return append(head, body...), nil
 }
 
-// send sends all of the request, and stdin, stdout and stderr with its first bytes.
+// send sends the whole request, with stdin, stdout and stderr attached to its first bytes.
 func send(connection int, request []byte) error {
 	rights := syscall.UnixRights(0, 1, 2)
 	for len(request) > 0 {

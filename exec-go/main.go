@@ -1,5 +1,5 @@
-// Command exec-go is what Testground starts for each instance: its builder exec:go makes it of a plan, and Nix the
-// flake's bin/remote-runner. It hands the instance to the broker (broker.go), or becomes the instance's own process.
+// Command exec-go is the launcher, which Testground starts for each instance: its builder exec:go builds it from a plan, and
+// Nix as the flake's bin/remote-runner. It hands the instance to the broker (broker.go), or runs it in a process of its own.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Written by `fab plan.import` beside this file: the command to start, one word a line.
+// `fab plan.import` writes this file: the command to start, one word per line.
 const commandFile = "exec-go/command"
 
 // Set by the linker where Nix builds this (flake.nix): the plan, its Python, and the table of what can be started.
@@ -22,7 +22,7 @@ var linkedPlan, linkedPython, linkedArtifacts string
 // A command is what one instance is started with.
 type command struct {
 	words []string
-	// Where its code is found, where that is not in the words alone; "" else.
+	// Where its code lies, if the words alone do not say it; else "".
 	directory string
 }
 
@@ -51,7 +51,7 @@ func main() {
 	instance.become()
 }
 
-// typed is the program for hints: what imported the plan says it as the last word, where it is not `fab`.
+// typed is the program to name in hints: plan.import adds it as the last word if it is not `fab`.
 func (c command) typed() string {
 	if c.words[len(c.words)-1] == "remote-runner" {
 		return "remote-runner"
@@ -63,7 +63,7 @@ func (c command) typed() string {
 func enterPlan() {
 	plan := linkedPlan
 	if plan == "" {
-		// The daemon builds without -trimpath and keeps the plan's unpacked copy.
+		// The daemon builds without -trimpath, and keeps the plan's unpacked copy.
 		_, source, _, _ := runtime.Caller(0)
 		plan = filepath.Dir(filepath.Dir(source))
 	}
@@ -72,7 +72,7 @@ func enterPlan() {
 	}
 }
 
-// becomeTasks starts the tasks of `fab` on the plan one stands in.
+// becomeTasks runs `fab`'s tasks on the plan in the current directory.
 func becomeTasks(words []string) {
 	path := linkedPlan
 	if given := os.Getenv("PYTHONPATH"); given != "" {
@@ -94,7 +94,7 @@ func instanceCommand() (command, error) {
 	}
 	words, err := readFile(commandFile)
 	if err == nil && len(words) > 0 {
-		// These find their code wherever they are started, so the runs of all plans share a broker.
+		// This command finds its code in any directory, so the runs of all plans share a broker.
 		return command{strings.Split(strings.TrimSuffix(string(words), "\n"), "\n"), ""}, nil
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -120,7 +120,7 @@ func findFab() (string, error) {
 	return "", errors.New("no `fab` on the PATH of Testground's daemon (" + path + "), and the plan names no Python")
 }
 
-// fail ends the instance as Testground wants to be told: by a failure event on stdout.
+// fail ends the instance with a failure event on stdout, as Testground expects.
 func fail(reason, next string) {
 	event("failure_event", `"group":`+quoted(os.Getenv("TEST_GROUP_ID"))+`,"error":`+quoted("remote-runner: "+reason+"\n  next: "+next))
 	os.Exit(1)
@@ -130,17 +130,17 @@ func message(text string) {
 	event("message_event", `"message":`+quoted(text))
 }
 
-// event writes it as JSON by hand: encoding/json and fmt are a fifth of what this program costs with them.
+// event writes an event as JSON by hand: encoding/json and fmt would add a quarter to this program's cost.
 func event(name, body string) {
 	os.Stdout.WriteString(`{"ts":` + strconv.FormatInt(time.Now().UnixNano(), 10) + `,"msg":"","group_id":` +
 		quoted(os.Getenv("TEST_GROUP_ID")) + `,"run_id":` + quoted(os.Getenv("TEST_RUN")) + `,"event":{"` + name + `":{` + body + "}}}\n")
 }
 
-// quoted is a string of JSON.
+// quoted returns a JSON string.
 func quoted(text string) string {
 	var out strings.Builder
 	out.WriteByte('"')
-	for _, each := range text { // what is no UTF-8 comes as U+FFFD
+	for _, each := range text { // invalid UTF-8 becomes U+FFFD
 		switch {
 		case each == '"' || each == '\\':
 			out.WriteByte('\\')

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// runtimeDirectory is this user's own directory for sockets and locks: remote_runner/controller.py finds the same
-// one, and refuses it for the same reasons.
+// runtimeDirectory returns this user's directory for sockets and locks: remote_runner/controller.py finds the same one, and
+// rejects it for the same reasons.
 func runtimeDirectory() (string, error) {
 	path := os.Getenv("REMOTE_RUNNER_RUNTIME_DIR")
 	if path == "" {
@@ -28,8 +28,8 @@ func runtimeDirectory() (string, error) {
 	return path, ownDirectory(path)
 }
 
-// ownDirectory makes the directory, 0700, or says why one that is there cannot be trusted. Nothing is made where others
-// could have a hand in it.
+// ownDirectory creates the directory with mode 0700, or returns why an existing one cannot be trusted. Nothing is created
+// where others could interfere.
 func ownDirectory(path string) error {
 	if err := checkWay(path); err != nil {
 		return err
@@ -37,7 +37,7 @@ func ownDirectory(path string) error {
 	return makeOwn(path)
 }
 
-// makeOwn makes a directory in one of our own, or takes the one that is there if it is ours alone.
+// makeOwn creates a directory below one of ours, or accepts an existing one if it is ours alone.
 func makeOwn(path string) error {
 	found, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -60,10 +60,10 @@ func makeOwn(path string) error {
 	return nil
 }
 
-// at says where something failed.
+// at adds the place to an error.
 func at(where string, err error) error { return errors.New(where + ": " + err.Error()) }
 
-// checkWay looks at each directory and each link that is passed on the way to path and is there.
+// checkWay checks each existing directory and link on the way to path.
 func checkWay(path string) error {
 	const mostLinks = 40 // as Linux
 	here, todo, links := "/", append([]string{"."}, strings.Split(filepath.Dir(path), "/")...), 0
@@ -103,27 +103,27 @@ func checkWay(path string) error {
 	return nil
 }
 
-// mayLieBelow says who could put another in the place of what lies below that directory, or behind that link.
+// mayLieBelow returns an error if somebody else could replace what lies below that directory, or behind that link.
 func mayLieBelow(path, place string, found os.FileInfo) error {
 	system := found.Sys().(*syscall.Stat_t)
 	if !isTrusted(int(system.Uid)) {
 		return errors.New(path + ": user " + strconv.Itoa(int(system.Uid)) + " may put another in its place, who owns " + place)
 	}
 	if !found.IsDir() || found.Mode()&os.ModeSticky != 0 {
-		return nil // in a sticky one (/tmp) nobody else can rename what is ours
+		return nil // in a sticky directory (/tmp) nobody else can rename what is ours
 	}
 	if found.Mode().Perm()&0o002 != 0 {
 		return errors.New(path + ": any user may put another in its place, for " + place + " is writable by all")
 	}
-	// A group that has the number of the directory's user is that user's own.
+	// A group with the same number as the directory's user is that user's private group.
 	if found.Mode().Perm()&0o020 != 0 && system.Gid != system.Uid {
 		return errors.New(path + ": group " + strconv.Itoa(int(system.Gid)) + " may put another in its place, which may write to " + place)
 	}
 	return nil
 }
 
-// isTrusted says whether ours may lie below a directory of that user: root's and this user's. In a user namespace all
-// that is outside of it, root's too, shows as one owner.
+// isTrusted reports whether our directory may lie below one of that user: root or this user. In a user namespace everything
+// from outside, root's included, shows as one owner.
 func isTrusted(user int) bool {
 	if user == 0 || user == os.Getuid() {
 		return true
@@ -138,10 +138,10 @@ func owner(found os.FileInfo) int {
 	return int(found.Sys().(*syscall.Stat_t).Uid)
 }
 
-// A fileLock is an flock(2) on a file of its own, as remote_runner/controller.py has it.
+// A fileLock is an flock(2) on a file of its own, as in remote_runner/controller.py.
 type fileLock struct{ fd int }
 
-// acquire waits for the lock, but not for ever: who holds it may have been stopped.
+// acquire waits for the lock for a limited time: its holder may have been stopped.
 func acquire(path string, limit time.Duration) (fileLock, error) {
 	type outcome struct {
 		lock fileLock
@@ -189,7 +189,7 @@ func (lock fileLock) release() {
 	syscall.Close(lock.fd)
 }
 
-// readFile does without package os's, which makes ready to wait for pipes first: ten system calls, and often a thread.
+// readFile avoids os.ReadFile, which sets up polling first: ten system calls, and often a thread.
 func readFile(path string) ([]byte, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package base knows the layout of our directory on a host, and the records of runs in it.
 //
 //	runs/ID/{outputs,tmp,record}   one run
-//	artifacts/HASH/c/…             an artifact, complete as soon as it is there
-//	artifacts/HASH/used            its time is that of the last use
+//	artifacts/HASH/c/…             an artifact, complete once it exists
+//	artifacts/HASH/used            its mtime is the time of the last use
 //	agents/                        programs and sockets
 package base
 
@@ -51,11 +51,11 @@ func (r Run) Record() string { return filepath.Join(string(r), "record") }
 
 var id = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$`)
 
-// IsName tells whether a run or an artifact can have this name; it is safe as the name of a file.
+// IsName reports whether a run or an artifact may have this name; such a name is safe as a file name.
 func IsName(name string) bool { return id.MatchString(name) }
 
-// ReadFile reads as much of a small file of ours as `most` bytes, where an application may have put anything in its place: a
-// pipe is not waited for, no link is followed.
+// ReadFile reads at most `most` bytes of a small file of ours. An application may have put anything in its place, so it
+// follows no link and does not block on a pipe.
 func ReadFile(path string, most int64) ([]byte, error) {
 	file, err := openPlain(path, os.O_RDONLY)
 	if err != nil {
@@ -65,7 +65,7 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, most))
 }
 
-// openPlain opens a file that is one.
+// openPlain opens a file if it is a regular one.
 func openPlain(path string, flags int) (*os.File, error) {
 	file, err := os.OpenFile(path, flags|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -82,7 +82,7 @@ func openPlain(path string, flags int) (*os.File, error) {
 	return file, nil
 }
 
-// WriteFile writes a file so that its readers see the old content or the new one.
+// WriteFile writes a file atomically: readers see the old content or the new.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
 	if err != nil {
@@ -104,12 +104,12 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	return err
 }
 
-// Remove removes a directory with all in it, also where directories in it are not writable.
+// Remove removes a directory with everything in it, including directories that are not writable.
 func Remove(path string) error {
 	if os.RemoveAll(path) == nil {
 		return nil
 	}
-	// What cannot be looked at is told by the second try.
+	// Errors are ignored here: the second RemoveAll reports them.
 	_ = filepath.WalkDir(path, func(found string, entry fs.DirEntry, _ error) error {
 		if entry != nil && entry.IsDir() {
 			_ = os.Chmod(found, 0o700) // before its content is read

@@ -2,7 +2,7 @@
 
 package base
 
-// StartTime tells when a process began, in the system's own unit; "" where nobody tells.
+// StartTime returns when a process started, in the system's own unit; "" where that is unknown.
 func StartTime(pid int) string { return "" }
 
 func stat(pid int) []string { return nil }

@@ -10,20 +10,20 @@ import (
 
 // Record is what a run's record says, lines of the form key=value:
 //
-//	id plan run group artifact      what was run; whatever the client gives stands there too
-//	agent agent_start               the process that watches the run, and when it began
-//	supervisor supervisor_start     the same, of a version that had a shell script for each run
-//	boot                            the machine since its last start; process numbers say nothing without it
+//	id plan run group artifact      what was run, with whatever else the client sends
+//	agent agent_start               the process that watches the run, and its start time
+//	supervisor supervisor_start     the same for an older version, which had a shell script per run
+//	boot                            the machine's boot id: process numbers mean nothing after another boot
 //	marker                          the value of REMOTE_RUNNER_INSTANCE
 //	application application_start   the application's process, whose number is its group's and its session's
-//	exit                            how it ended, as sh says it; then nothing of the run is left
+//	exit                            how it ended, as sh reports it; nothing of the run is left then
 type Record map[string]string
 
-// A record of ours has less than 4 KiB.
+// Our records are smaller than 4 KiB.
 const longestRecord = 64 << 10
 
-// ParseRecord reads a record; a line that is none is left out, also the last one where it was cut off: half a number is
-// another process's.
+// ParseRecord reads a record. It skips malformed lines and a last line that was cut off: half a number is another
+// process's.
 func ParseRecord(text []byte) Record {
 	record := Record{}
 	lines := strings.Split(string(text), "\n")
@@ -35,7 +35,7 @@ func ParseRecord(text []byte) Record {
 	return record
 }
 
-// ReadRecord reads the record of a run. No record is an empty one beside the error.
+// ReadRecord reads the record of a run. Where there is none, it returns an empty record and the error.
 func ReadRecord(run Run) (Record, error) {
 	text, err := ReadFile(run.Record(), longestRecord)
 	return ParseRecord(text), err
@@ -75,7 +75,7 @@ func Append(run Run, more Record) error {
 	return err
 }
 
-// Watcher is the process that watches the run; 0 where that is not of this machine since its start, or not alive.
+// Watcher returns the process that watches the run; 0 if it is not alive, or from another machine or boot.
 func (r Record) Watcher() int {
 	if r["boot"] != BootID() {
 		return 0
@@ -89,8 +89,8 @@ func (r Record) Watcher() int {
 	return 0
 }
 
-// Alive tells whether somebody still watches the run, and has not seen its end. An agent watches many runs and outlives
-// them. Processes that a dead watcher left are not looked for: process.Marked finds them.
+// Alive reports whether a process still watches the run and has not seen its end. An agent watches many runs and outlives
+// them. Processes that a dead watcher left behind do not count: process.Marked finds them.
 func Alive(r Record) bool {
 	_, ended := r["exit"]
 	return r.Watcher() != 0 && (!ended || r["supervisor"] != "")
@@ -98,11 +98,11 @@ func Alive(r Record) bool {
 
 func isSince(pid int, start string) bool {
 	now := StartTime(pid)
-	// Where the system does not tell, the number has to do.
+	// Where start times are unknown, the number has to do.
 	return now == "" || start == "" || now == start
 }
 
-// lives tells whether there is such a process, which has not ended and only waits for its parent.
+// lives reports whether the process exists and is not a zombie.
 func lives(pid int) bool {
 	if err := syscall.Kill(pid, 0); err != nil && err != syscall.EPERM {
 		return false

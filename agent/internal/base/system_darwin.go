@@ -2,7 +2,7 @@ package base
 
 import "syscall"
 
-// BootID is different after each start of the machine.
+// BootID changes with each boot of the machine.
 func BootID() string {
 	id, _ := syscall.Sysctl("kern.bootsessionuuid")
 	return id

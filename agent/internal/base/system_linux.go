@@ -7,13 +7,13 @@ import (
 	"sync"
 )
 
-// BootID is different after each start of the machine.
+// BootID changes with each boot of the machine.
 var BootID = sync.OnceValue(func() string {
 	text, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(text))
 })
 
-// StartTime tells when a process began, in the system's own unit; "" where nobody tells.
+// StartTime returns when a process started, in the system's own unit; "" where that is unknown.
 func StartTime(pid int) string {
 	if fields := stat(pid); len(fields) > 19 {
 		return fields[19]
@@ -27,6 +27,6 @@ func stat(pid int) []string {
 	if err != nil {
 		return nil
 	}
-	// The second field is the name in parentheses, which may hold anything.
+	// The second field is the name in parentheses, which may contain anything.
 	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 }

@@ -2,5 +2,5 @@
 
 package base
 
-// BootID is different after each start of the machine; here nobody tells.
+// BootID changes with each boot of the machine; it is unknown here.
 func BootID() string { return "" }

@@ -27,7 +27,7 @@ type Service struct {
 	Home string
 }
 
-// Exec is the verb `exec`. Its streams end when everybody who has them has closed them, as sshd's do.
+// Exec is the verb `exec`. As with sshd, a stream ends when every process that holds it has closed it.
 func (s *Service) Exec(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Argc     int
@@ -66,7 +66,7 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *piped
 		lane := stream.Reader(0)
 		_, _ = io.Copy(program.Stdin, lane)
 		program.Stdin.Close()
-		// What nobody reads any more must not stop the client.
+		// The client must not block on what nobody reads any more.
 		_, _ = io.Copy(io.Discard, lane)
 	}()
 	go func() {
@@ -77,7 +77,7 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *piped
 		telling.Add(1)
 		go func(lane io.WriteCloser, pipe *os.File) {
 			defer telling.Done()
-			// As plain ones: what the pipe does by itself to be copied quicker does not know our lanes.
+			// As a plain reader and writer: the pipe's own fast path for copying cannot write to our lanes.
 			_, err := io.Copy(struct{ io.Writer }{lane}, struct{ io.Reader }{pipe})
 			if err == nil {
 				_ = lane.Close()
@@ -98,7 +98,7 @@ func (s *Service) serve(ctx context.Context, stream *wire.Stream, program *piped
 	return err
 }
 
-// wait tells how the program ended, and returns when its streams have ended as well or the client is done.
+// wait returns how the program ended, once its streams have ended as well or the client has closed.
 func (s *Service) wait(ctx context.Context, stream *wire.Stream, program *piped.Program, told <-chan struct{}) error {
 	select {
 	case <-program.Done():
@@ -133,7 +133,7 @@ func passSignals(ctx context.Context, stream *wire.Stream, program *piped.Progra
 			continue
 		}
 		select {
-		case <-program.Done(): // its number may be another's
+		case <-program.Done(): // its number may have been reused
 		default:
 			program.Signal(syscall.Signal(said.Signal))
 		}
@@ -146,7 +146,7 @@ func (s *Service) start(argv, environ []string, cwd string) (*piped.Program, err
 	}
 	path, err := find(argv[0], environ, cwd)
 	if err == nil {
-		_, err = os.Stat(cwd) // what fork says would read as if it were of the program
+		_, err = os.Stat(cwd) // fork's error would read as if it came from the program
 	}
 	if err != nil {
 		return nil, cannotStart(argv[0], err)
@@ -174,7 +174,7 @@ func cannotStart(program string, err error) error {
 	return wire.Fail("program", "%s cannot be started: %v", program, err).With("program", program).With("problem", problem)
 }
 
-// find is what a shell would start: a name without a slash is looked for on the PATH of the environment.
+// find returns what a shell would start: a name without a slash is looked up on the environment's PATH.
 func find(name string, environ []string, cwd string) (string, error) {
 	if strings.Contains(name, "/") {
 		if name[0] != '/' {
@@ -215,7 +215,7 @@ func executable(path string) error {
 	return syscall.Access(path, 1) // X_OK
 }
 
-// merge has the variables of environ, but those that more has, in its order.
+// merge returns environ with the variables of more in place of its own.
 func merge(environ, more []string) []string {
 	given := map[string]bool{}
 	for _, variable := range more {

@@ -10,14 +10,14 @@ import (
 	"remote-runner/agent/internal/process"
 )
 
-// Finished is what a program did, and the beginning of what it said.
+// Finished is a program's exit status and the beginning of its output.
 type Finished struct {
 	Status         int
 	Stdout, Stderr string
 }
 
-// Output runs a program of the host without a stdin; of each of its streams limit bytes are kept. It is ended at once
-// when ctx is over.
+// Output runs a program of the host without stdin and keeps the first limit bytes of each stream. When ctx ends, the
+// program is killed.
 func (s *Service) Output(ctx context.Context, limit int64, argv ...string) (Finished, error) {
 	program, err := s.start(argv, s.Environ, "")
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Service) Output(ctx context.Context, limit int64, argv ...string) (Fini
 	return s.collect(ctx, limit, program)
 }
 
-// OutputOf is as Output, for a program that has to be started in a way of its own.
+// OutputOf is like Output, for a program that start starts.
 func (s *Service) OutputOf(ctx context.Context, limit int64, spec process.Spec) (Finished, error) {
 	program, err := s.launch(spec)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Service) collect(ctx context.Context, limit int64, program *piped.Progr
 	return done, err
 }
 
-// Find is the path of a program of the login's PATH, "" where there is none.
+// Find returns the path of a program on the login's PATH, "" if it is not there.
 func (s *Service) Find(name string) string {
 	path, err := find(name, s.Environ, s.Home)
 	if err != nil {

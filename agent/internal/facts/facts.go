@@ -1,5 +1,5 @@
-// Package facts tells what a host is: what it has free, what it is busy with, and what it could run. Whatever cannot be
-// told is left out.
+// Package facts collects facts about a host: its system, free resources, load, and what it can run. What cannot be found
+// out is left out.
 package facts
 
 import (
@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// A program that answers later is as good as none.
+	// A program that takes longer counts as missing.
 	programTime = 2 * time.Second
-	// Nix starts slowly on a small machine, and its daemon may be stopped.
+	// Nix starts slowly on small machines, and its daemon may hang.
 	nixTime     = 10 * time.Second
 	longestSaid = 64 << 10
 )
@@ -36,7 +36,7 @@ type Service struct {
 	Nix      *nix.Service
 }
 
-// Facts is the verb `facts`. Programs are asked at the same time; the clock is looked at last.
+// Facts is the verb `facts`. Programs run in parallel; the clock is read last.
 func (s *Service) Facts(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct{ What []string }
 	if err := open.Decode(&request); err != nil {
@@ -73,7 +73,7 @@ func (s *Service) Facts(ctx context.Context, stream *wire.Stream, open wire.Mess
 	return stream.Send(told)
 }
 
-// said is what the program says on its stdout, "" where it cannot be started or fails.
+// said returns the program's stdout, "" if it cannot be started or fails.
 func (s *Service) said(ctx context.Context, argv ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
@@ -99,7 +99,7 @@ func (s *Service) shell(context.Context) Fact {
 	return nil
 }
 
-// variable is one of the login's.
+// variable returns one of the login's environment variables.
 func (s *Service) variable(name string) string {
 	for _, variable := range s.Commands.Environ {
 		if value, found := strings.CutPrefix(variable, name+"="); found {
@@ -125,7 +125,7 @@ func (s *Service) python(ctx context.Context) Fact {
 	return Fact{"path": path, "version": version}
 }
 
-// nix says what this login may do with the Nix store here; `why` has the daemon's words where it serves no one.
+// nix describes what this login may do with the Nix store; `why` is the daemon's message if it refuses.
 func (s *Service) nix(ctx context.Context) Fact {
 	program := s.Nix.NixStore()
 	if program == "" {
@@ -141,9 +141,9 @@ func (s *Service) nix(ctx context.Context) Fact {
 	return fact
 }
 
-// limits are those of a program that is started here; null is none. The agent's own may have been raised since its start.
+// limits are those that programs started here get; null means unlimited. The agent may have raised its own.
 func (s *Service) limits(ctx context.Context) Fact {
-	// dash has its own letter for the processes.
+	// dash has another letter for the number of processes.
 	words := strings.Fields(s.said(ctx, "/bin/sh", "-c", "ulimit -n; ulimit -u 2>/dev/null || ulimit -p"))
 	fact := Fact{}
 	for i, name := range []string{"nofile", "nproc"} {
@@ -174,7 +174,7 @@ func loadOf(words []string) Fact {
 	return fact
 }
 
-// valueIn is the first value of that key in lines like `key : value`, "" where there is none.
+// valueIn returns the first value of that key in lines like `key : value`, "" if there is none.
 func valueIn(text, key, separator string) string {
 	for _, line := range strings.Split(text, "\n") {
 		name, value, found := strings.Cut(line, separator)
@@ -185,7 +185,7 @@ func valueIn(text, key, separator string) string {
 	return ""
 }
 
-// hypervisorOf is the hypervisor that a machine's vendor and product name, "" for a real one's.
+// hypervisorOf returns the hypervisor that a machine's vendor and product name imply, "" for a physical machine.
 func hypervisorOf(product string) string {
 	for _, known := range [][2]string{
 		{"KVM", "kvm"}, {"OpenStack", "kvm"}, {"Google Compute Engine", "kvm"}, {"Amazon EC2", "amazon"}, {"QEMU", "qemu"},
@@ -193,7 +193,7 @@ func hypervisorOf(product string) string {
 		{"Parallels", "parallels"}, {"BHYVE", "bhyve"}, {"Apple Virtualization", "apple"}, {"Xen", "xen"},
 		{"Hetzner", "kvm"}, {"DigitalOcean", "kvm"},
 	} {
-		// Amazon's real machines have names that end so.
+		// The names of Amazon's bare-metal machines end like this.
 		if strings.Contains(product, known[0]) && !strings.Contains(product, ".metal") {
 			return known[1]
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// read is a small file's text without what surrounds it, "" where it cannot be read.
+// read returns a small file's text without surrounding space, "" if it cannot be read.
 func read(path string) string {
 	text, _ := os.ReadFile(path)
 	return strings.Trim(string(text), " \t\r\n\x00")
@@ -24,7 +24,7 @@ func (s *Service) system(context.Context) Fact {
 	return nil
 }
 
-// processor is what cpuinfo calls it (s390x and some ARM say it elsewhere), or the board's name in the device tree.
+// processor returns the name in cpuinfo (s390x and some ARM have it elsewhere), or the board's in the device tree.
 func (s *Service) processor(context.Context) Fact {
 	info := read("/proc/cpuinfo")
 	for _, key := range []string{"model name", "cpu model", "cpu", "Processor", "Hardware", "uarch", "isa"} {
@@ -46,7 +46,7 @@ func (s *Service) cores(context.Context) Fact {
 	return fact
 }
 
-// governor names all that the cores have: those of one machine may differ.
+// governor lists the governors of all cores, which may differ.
 func (s *Service) governor(context.Context) Fact {
 	files, _ := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
 	seen := map[string]bool{}
@@ -65,7 +65,7 @@ func (s *Service) governor(context.Context) Fact {
 	return Fact{"name": strings.Join(names, ", ")}
 }
 
-// virtualization is the container where there is one, else the hypervisor, else "none"; nil where nothing tells.
+// virtualization returns the kind of container, else the hypervisor, else "none"; nil if it is unknown.
 func (s *Service) virtualization(context.Context) Fact {
 	for path, kind := range map[string]string{"/.dockerenv": "docker", "/run/.containerenv": "podman", "/proc/vz": "openvz"} {
 		if _, err := os.Stat(path); err == nil {

@@ -10,7 +10,7 @@ import (
 	"remote-runner/agent/internal/process"
 )
 
-// TryNamespaces is the argument with which this program is started to try what a program in namespaces may do.
+// TryNamespaces is the argument that makes this program test what namespaces allow.
 const TryNamespaces = "try-namespaces"
 
 func (s *Service) load(context.Context) Fact {
@@ -56,7 +56,7 @@ func (s *Service) disk(context.Context) Fact {
 	return Fact{"path": string(s.Base), "free": int64(found.Bavail) * size, "total": int64(found.Blocks) * size}
 }
 
-// namespaces says whether this login may have a user namespace with a mount namespace, and mount in it, by trying.
+// namespaces tests whether this login may create user and mount namespaces and mount in them.
 func (s *Service) namespaces(ctx context.Context) Fact {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
@@ -76,7 +76,7 @@ func (s *Service) namespaces(ctx context.Context) Fact {
 	return Fact{"user": err == nil && done.Status == 0, "problem": strings.TrimSpace(done.Stderr)}
 }
 
-// Try is what this program does as TryNamespaces, when it was started in new ones.
+// Try runs in the new namespaces, in this program started with TryNamespaces.
 func Try([]string) error {
 	return syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// TryNamespaces is the argument with which Linux is tried.
+// TryNamespaces is used on Linux only.
 const TryNamespaces = "try-namespaces"
 
 func (s *Service) load(ctx context.Context) Fact {
@@ -37,7 +37,7 @@ func (s *Service) kernel(ctx context.Context) Fact {
 func (s *Service) disk(ctx context.Context) Fact {
 	lines := strings.Split(s.said(ctx, "df", "-Pk", string(s.Base)), "\n")
 	fields := strings.Fields(lines[len(lines)-1])
-	// A device's name may hold spaces: the numbers are before the percentage.
+	// A device's name may contain spaces: the numbers stand before the percentage.
 	for i, field := range fields {
 		if i >= 3 && strings.HasSuffix(field, "%") {
 			total, _ := strconv.ParseInt(fields[i-3], 10, 64)
@@ -79,7 +79,7 @@ func (s *Service) cores(ctx context.Context) Fact {
 
 func (s *Service) governor(context.Context) Fact { return nil }
 
-// virtualization: FreeBSD names the guest's kind; a Mac only whether it is one.
+// virtualization: FreeBSD names the hypervisor; macOS only tells whether there is one.
 func (s *Service) virtualization(ctx context.Context) Fact {
 	if kind := s.said(ctx, "sysctl", "-n", "kern.vm_guest"); kind != "" {
 		return Fact{"kind": kind}
@@ -95,5 +95,5 @@ func (s *Service) virtualization(ctx context.Context) Fact {
 
 func (s *Service) namespaces(context.Context) Fact { return nil }
 
-// Try is for Linux alone.
+// Try is used on Linux only.
 func Try([]string) error { return errors.New("there are no namespaces here") }

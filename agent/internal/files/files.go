@@ -1,4 +1,4 @@
-// Package files brings single files to the host and from it.
+// Package files transfers single files to and from the host.
 package files
 
 import (
@@ -33,7 +33,7 @@ func (s *Service) absolute(path string) string {
 	return filepath.Clean(path)
 }
 
-// Put is the verb `put`: the file is written beside its place and renamed, so that there is the old one or the new one.
+// Put is the verb `put`: it writes a temporary file beside the target and renames it, so readers see the old or the new.
 func (s *Service) Put(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Path, Name string
@@ -52,7 +52,7 @@ func (s *Service) Put(ctx context.Context, stream *wire.Stream, open wire.Messag
 		info, err = os.Stat(path)
 	}
 	if err == nil {
-		// The file that a link names is written, not another put in the link's place.
+		// A link is followed, not replaced.
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return cannotWrite(path, err)
 		}
@@ -77,7 +77,7 @@ func (s *Service) Put(ctx context.Context, stream *wire.Stream, open wire.Messag
 	return stream.Send(map[string]any{"written": path})
 }
 
-// modeOf is the mode that was asked for, else that of the file which is there; nil leaves it to the umask.
+// modeOf returns the requested mode, else the existing file's; nil leaves it to the umask.
 func modeOf(asked *uint32, there fs.FileInfo) *uint32 {
 	if asked == nil && there != nil {
 		mode := bitsOf(there)
@@ -116,7 +116,7 @@ func replace(ctx context.Context, path string, mode *uint32, content io.Reader) 
 	return os.Rename(file.Name(), path)
 }
 
-// newBeside makes a file with the mode that the umask gives, as os.CreateTemp does not.
+// newBeside creates a file with the umask's mode, which os.CreateTemp does not.
 func newBeside(path string) (*os.File, error) {
 	temporary, err := os.CreateTemp(filepath.Dir(path), ".remote-runner-*")
 	if err != nil {
@@ -138,9 +138,9 @@ func writeInto(ctx context.Context, path string, content io.Reader) error {
 	return copyTo(ctx, file, content)
 }
 
-// copyTo writes all of the content; an end that the client did not mean is an error.
+// copyTo writes all of the content; a stream that breaks off is an error.
 func copyTo(ctx context.Context, file *os.File, content io.Reader) error {
-	// As a plain writer, for the file's own way of copying takes any reader for one that never pauses.
+	// As a plain writer: os.File.ReadFrom would not use this buffer.
 	if _, err := io.CopyBuffer(struct{ io.Writer }{file}, content, make([]byte, bufferSize)); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (s *Service) Get(_ context.Context, stream *wire.Stream, open wire.Message)
 		return wire.Fail("breach", "no file can be read by %s", open.Head)
 	}
 	path := s.absolute(request.Path)
-	// A pipe that nobody writes to would hold us here.
+	// Opening a pipe without a writer would block.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return failure("unknown", path, err)

@@ -19,17 +19,17 @@ import (
 
 const handOverTime = 10 * time.Second
 
-// Agent is the life of one agent around its session.
+// Agent serves one session from start to end.
 type Agent struct {
 	Base     base.Directory
-	Groups   Groups // the guardian's list
+	Groups   Groups // the process groups that the guardian knows
 	Session  *wire.Session
 	identity string
 	name     string
 }
 
-// Serve is the program `agent BASE SESSION`, as the guardian starts it. It ends when the session is over and all verbs
-// have ended. prepare makes what serves the streams.
+// Serve is the program `agent BASE SESSION`, which the guardian starts. It returns when the session is over and all verbs
+// have ended. prepare returns what serves the streams.
 func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) error {
 	if len(args) != 2 || !base.IsName(args[1]) {
 		return fmt.Errorf("usage: agent agent BASE SESSION")
@@ -37,7 +37,7 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 	for _, fd := range []int{firstConnection, groupsPipe} {
 		syscall.CloseOnExec(fd)
 	}
-	_ = syscall.SetNonblock(groupsPipe, true) // else no deadline would hold
+	_ = syscall.SetNonblock(groupsPipe, true) // deadlines need non-blocking descriptors
 	keepThreads(spareThreads)
 	a := &Agent{
 		Base:     base.Directory(args[0]),
@@ -82,7 +82,7 @@ func Serve(args []string, identity string, prepare func(*Agent) wire.Handler) er
 	}
 	a.Session.Wait()
 	a.Session.Close()
-	if a.Session.Reason() != "breach" { // the log tells of it
+	if a.Session.Reason() != "breach" { // the log has it
 		a.remove(logName(a.name))
 	}
 	return nil
@@ -94,10 +94,10 @@ func (a *Agent) remove(names ...string) {
 	}
 }
 
-// listen makes the socket for later attachments. What is there already is a dead agent's of this machine: the
-// program of the session has looked.
+// listen creates the socket for later attachments. An existing one belongs to a dead agent of this machine: the
+// session's program has checked.
 func (a *Agent) listen() (*net.UnixListener, error) {
-	// A socket's whole path must not have more than about 100 bytes.
+	// A socket's path must be shorter than about 100 bytes.
 	if err := os.Chdir(a.Base.Agents()); err != nil {
 		return nil, err
 	}
@@ -110,11 +110,11 @@ func (a *Agent) listen() (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener.SetUnlinkOnClose(false)                     // it would look for the bare name
-	return listener, os.Chmod(socketName(a.name), 0o600) // the directory is nobody else's anyway
+	listener.SetUnlinkOnClose(false)                     // it would unlink the bare name
+	return listener, os.Chmod(socketName(a.name), 0o600) // nobody else can enter the directory anyway
 }
 
-// attach takes a session program's standard streams, and holds its connection for as long as they are used.
+// attach takes over a session program's standard streams, and keeps its connection open while they are used.
 func (a *Agent) attach(conn *net.UnixConn) {
 	said, in, out, err := receive(conn)
 	if err != nil {
@@ -137,12 +137,12 @@ func (a *Agent) attach(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	// The program says nothing more; when it is killed, sshd closes stdin alone, as if the client had ended.
+	// The program sends nothing more. When it is killed, sshd closes stdin alone, as if the client had ended.
 	_, _ = conn.Read(make([]byte, 1))
 	attachment.Break()
 }
 
-// receive reads what a session's program says, and the two descriptors that come with it.
+// receive reads a session program's message and the two descriptors that come with it.
 func receive(conn *net.UnixConn) (said words, in, out *os.File, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(handOverTime))
 	text, control := make([]byte, 4096), make([]byte, 256)
@@ -172,7 +172,7 @@ func receive(conn *net.UnixConn) (said words, in, out *os.File, err error) {
 	}
 	files := [2]*os.File{}
 	for i, fd := range passed {
-		_ = syscall.SetNonblock(fd, true) // so that reading and writing can be given up
+		_ = syscall.SetNonblock(fd, true) // so that reads and writes can be interrupted
 		files[i] = os.NewFile(uintptr(fd), [...]string{"stdin", "stdout"}[i])
 	}
 	return said, files[0], files[1], nil

@@ -24,26 +24,26 @@ const (
 	lookTime  = 20 * time.Millisecond
 )
 
-// Groups is told of each process group that has to end when the agent dies.
+// Groups learns of each process group that must end when the agent dies.
 type Groups interface {
 	Add(group int)
 	Remove(group int)
 }
 
-// guardian holds what the agent has told.
+// guardian holds the process groups that the agent has announced.
 type guardian struct {
 	mu     sync.Mutex
 	groups map[int]bool
 }
 
-// Guard is the program `serve BASE SESSION`: it starts the agent, and when that ends, it ends every group that the
-// agent has told of, and whatever has become this process's child.
+// Guard is the program `serve BASE SESSION`: it starts the agent, and when that ends, it ends every announced group and
+// every process that was reparented to it.
 func Guard(args []string) error {
 	if len(args) != 2 {
 		return fmt.Errorf("usage: agent serve BASE SESSION")
 	}
 	becomeSubreaper()
-	_ = os.Chdir("/") // so that it keeps no directory busy
+	_ = os.Chdir("/") // keep no directory busy
 	program, err := self()
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func Guard(args []string) error {
 	}
 	select {
 	case <-heard:
-	case <-time.After(time.Second): // somebody else has got hold of the pipe
+	case <-time.After(time.Second): // another process holds the pipe
 	}
 	g.end()
 	return nil
@@ -118,7 +118,7 @@ func (g *guardian) listen(told io.Reader) {
 	}
 }
 
-// end ends all that is left: TERM, a short grace, KILL. New children come up while their parents end.
+// end ends everything that is left: TERM, a short grace, KILL. Children are reparented to us while their parents end.
 func (g *guardian) end() {
 	told := map[int]bool{}
 	for began := time.Now(); ; time.Sleep(lookTime) {
@@ -138,14 +138,14 @@ func (g *guardian) end() {
 			} else if !told[target] {
 				told[target] = true
 				_ = syscall.Kill(target, syscall.SIGTERM)
-				_ = syscall.Kill(target, syscall.SIGCONT) // what was stopped could not act on it
+				_ = syscall.Kill(target, syscall.SIGCONT) // a stopped process does not act on TERM
 			}
 		}
 	}
 }
 
-// alive are the groups that there still are, as negative numbers. One that is gone is forgotten, since its number
-// may be given anew.
+// alive returns the groups that still exist, as negative numbers. A group that is gone is forgotten, since its number
+// may be reused.
 func (g *guardian) alive() []int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -169,7 +169,7 @@ type teller struct {
 func (t *teller) Add(group int)    { t.tell('+', group) }
 func (t *teller) Remove(group int) { t.tell('-', group) }
 
-// tell gives up when the guardian is gone or has read nothing for very long: the agent goes on without it.
+// tell gives up if the guardian is gone or has not read for long: the agent goes on without it.
 func (t *teller) tell(sign byte, group int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -9,13 +9,13 @@ import (
 	"syscall"
 )
 
-// becomeSubreaper makes this process the parent of all orphans below it.
+// becomeSubreaper makes orphaned descendants children of this process.
 func becomeSubreaper() {
 	const setChildSubreaper = 36 // PR_SET_CHILD_SUBREAPER, since Linux 3.4
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0)
 }
 
-// children are the living children of this process; none where there is no /proc.
+// children returns this process's living children; none without /proc.
 func children() []int {
 	if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err == syscall.ECHILD {
 		return nil
@@ -24,7 +24,7 @@ func children() []int {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range files {
 		text, _ := os.ReadFile(file)
-		// The second field is the name in parentheses, which may hold anything.
+		// The second field is the name in parentheses, which may contain anything.
 		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 		if len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(os.Getpid()) {
 			continue

@@ -2,7 +2,7 @@
 
 package host
 
-// becomeSubreaper does nothing: here orphans are always init's.
+// becomeSubreaper does nothing: here orphans always go to init.
 func becomeSubreaper() {}
 
 func children() []int { return nil }

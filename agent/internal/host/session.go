@@ -1,5 +1,5 @@
-// Package host is what an agent is on its host: the program of a session, which hands its standard streams
-// over; the guardian, which ends what an agent that died has left; and the agent's own life around its session.
+// Package host has the three processes of an agent: the program of a session, which hands its standard streams over;
+// the guardian, which ends what a dead agent left behind; and the agent itself, which serves the session.
 package host
 
 import (
@@ -16,7 +16,7 @@ import (
 	"remote-runner/agent/internal/base"
 )
 
-// words are what the program of a session says to the agent, together with its stdin and stdout.
+// words is the message that a session's program sends to the agent with its stdin and stdout.
 type words struct {
 	Nonce   string `json:"nonce"`
 	Epoch   uint64 `json:"epoch"`
@@ -28,8 +28,8 @@ func socketName(session string) string { return session + ".sock" }
 func bootName(session string) string   { return session + ".boot" }
 func logName(session string) string    { return session + ".log" }
 
-// Session is the program `session BASE NONCE SESSION EPOCH`: it passes stdin and stdout to the session's agent,
-// which it starts with the first epoch, and ends when the agent lets go of them.
+// Session is the program `session BASE NONCE SESSION EPOCH`: it passes stdin and stdout to the session's agent, which it
+// starts in the first epoch, and ends when the agent closes them.
 func Session(args []string) error {
 	if len(args) != 4 || !base.IsName(args[2]) {
 		return fmt.Errorf("usage: agent session BASE NONCE SESSION EPOCH")
@@ -39,10 +39,10 @@ func Session(args []string) error {
 	if err != nil || epoch == 0 {
 		return fmt.Errorf("%q is no epoch", args[3])
 	}
-	say := func(format string, what ...any) { // after whatever stands on the line
+	say := func(format string, what ...any) { // after anything already on the line
 		fmt.Printf("\n%s %s\n", nonce, strings.ReplaceAll(fmt.Sprintf(format, what...), "\n", " "))
 	}
-	// A socket's whole path must not have more than about 100 bytes.
+	// A socket's path must be shorter than about 100 bytes.
 	if err := os.Chdir(directory.Agents()); err != nil {
 		say("fault directory %v", err)
 		return err
@@ -75,7 +75,7 @@ func Session(args []string) error {
 		say("fault program the agent took nothing; its last words may be in %s", filepath.Join(directory.Agents(), logName(session)))
 		return fmt.Errorf("handing over: %w", err)
 	}
-	_, _ = agent.Read(make([]byte, 1)) // until the agent lets go
+	_, _ = agent.Read(make([]byte, 1)) // until the agent closes it
 	return nil
 }
 
@@ -87,7 +87,7 @@ func ownAddress(connection string) string {
 	return ""
 }
 
-// startGuardian starts guardian and agent, and returns the agent's first connection.
+// startGuardian starts the guardian and the agent, and returns the agent's first connection.
 func startGuardian(directory base.Directory, session string) (*net.UnixConn, error) {
 	program, err := self()
 	if err != nil {
@@ -118,7 +118,7 @@ func startGuardian(directory base.Directory, session string) (*net.UnixConn, err
 	return conn.(*net.UnixConn), nil
 }
 
-// self is the path of this program. The bootstrap calls it by its whole path, so /proc is not needed.
+// self returns this program's path. The bootstrap starts it by its full path, so /proc is not needed.
 func self() (string, error) {
 	if filepath.IsAbs(os.Args[0]) {
 		return os.Args[0], nil

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// What nobody has used for so long is removed.
+// How long an unused program is kept.
 const abandoned = 24 * time.Hour
 
 var programName = regexp.MustCompile(`^[0-9a-f]{16}-`)
 
-// use says that a program is used now, and until the result is closed.
+// use marks a program as in use until the result is closed.
 func use(program string) (*os.File, error) {
 	file, err := os.Open(program)
 	if err != nil {
@@ -37,8 +37,8 @@ func isUsed(program string) bool {
 	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 
-// sweep removes from the directory of the agents what others have left there: programs of other versions, programs whose
-// sending was cut off, and the logs of agents that were killed. Sockets may be those of another machine with this home.
+// sweep removes what other agents left in their directory: programs of other versions, incomplete programs, and logs of
+// killed agents. Sockets stay: they may belong to another machine with the same home.
 func sweep(agents string) {
 	entries, _ := os.ReadDir(agents)
 	for _, entry := range entries {

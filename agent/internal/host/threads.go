@@ -7,8 +7,8 @@ import (
 
 const spareThreads = 8
 
-// keepThreads makes threads that the scheduler keeps from then on. Where an application takes all processes that the
-// host has left, none can be made any more, and Go ends a program that needs one while others wait for a disk.
+// keepThreads creates threads ahead, which the scheduler keeps. Once an application has used up the host's processes, no
+// thread can be created, and Go aborts a program that needs one while others wait for a disk.
 func keepThreads(count int) {
 	var made, ended sync.WaitGroup
 	made.Add(count)

@@ -2,7 +2,7 @@ package host
 
 import "syscall"
 
-// uname tells what `uname -s` and `uname -m` tell.
+// uname returns what `uname -s` and `uname -m` print.
 func uname() (system, machine string) {
 	var names syscall.Utsname
 	if syscall.Uname(&names) != nil {
@@ -11,7 +11,7 @@ func uname() (system, machine string) {
 	return text(names.Sysname[:]), text(names.Machine[:])
 }
 
-// text reads a C string; its characters are signed on some processors.
+// text reads a C string, whose characters are signed on some processors.
 func text[T int8 | uint8](characters []T) string {
 	var read []byte
 	for _, c := range characters {

@@ -4,7 +4,7 @@ package host
 
 import "syscall"
 
-// uname tells what `uname -s` and `uname -m` tell.
+// uname returns what `uname -s` and `uname -m` print.
 func uname() (system, machine string) {
 	system, _ = syscall.Sysctl("kern.ostype")
 	machine, _ = syscall.Sysctl("hw.machine")

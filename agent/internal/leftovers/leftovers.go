@@ -1,5 +1,5 @@
-// Package leftovers lists, sends and removes what runs left on the host, also those of agents that are gone and of the
-// supervisor before this agent. Everything is found by record, never by name.
+// Package leftovers lists, sends and removes what runs left on the host, including those of dead agents and of the older
+// supervisor. Everything is found by record, never by name.
 package leftovers
 
 import (
@@ -17,28 +17,28 @@ import (
 )
 
 const (
-	// KILL is repeated for so long: what sits in the kernel ends when the kernel lets go of it.
+	// How long KILL is repeated: a process inside the kernel ends only when it leaves it.
 	killFor = 5 * time.Second
-	// A watcher whose run was ended needs a moment to see it.
+	// A watcher needs a moment to notice that its run was ended.
 	watcherTime = 3 * time.Second
-	// A look at all processes takes 10 ms where there are many.
+	// Reading all processes takes 10 ms on a busy host.
 	firstPause = 10 * time.Millisecond
 	longPause  = 100 * time.Millisecond
 )
 
-// Service answers the verbs about runs that are over, or should be.
+// Service serves the verbs about runs that are over, or should be.
 type Service struct {
 	Base base.Directory
-	// Home is the user's, where one of the usual places is.
+	// Home is the user's home, one of the usual places for our directory.
 	Home string
-	// SendOutputs sends a run's outputs on lane 3 and tells about them, as the verb `run` does.
+	// SendOutputs sends a run's outputs on lane 3, with a report, as the verb `run` does.
 	SendOutputs func(ctx context.Context, stream *wire.Stream, run base.Run) error
 }
 
-// Places are the directories that are looked at.
+// Places are the directories to look in.
 func (s *Service) Places() []base.Directory { return Places(s.Base, s.Home) }
 
-// found is a run's directory with what its record says.
+// found is a run's directory with its record.
 type found struct {
 	id     string
 	run    base.Run
@@ -59,31 +59,31 @@ func (s *Service) all() (runs []found) {
 	return runs
 }
 
-// isAlive says whether somebody watches the run, or something that it started still runs.
+// isAlive reports whether the run is watched, or something that it started still runs.
 func (f found) isAlive() bool {
 	if base.Alive(f.record) {
 		return true
 	}
-	// What ended has left nothing.
+	// A run with a recorded end left nothing.
 	if _, ended := f.record["exit"]; ended {
 		return false
 	}
 	return len(f.marked()) > 0
 }
 
-// marked finds what the run started, also where its record was cut off, or replaced by the application.
+// marked finds what the run started, even if its record is damaged or was replaced by the application.
 func (f found) marked() []int {
 	marker := f.record["marker"]
 	if marker == "" {
 		return process.Marked(f.id + ":")
 	}
 	if f.record["boot"] != base.BootID() {
-		return nil // of another start of the machine
+		return nil // from another boot
 	}
 	return process.Marked(marker)
 }
 
-// age is the time since the start while it runs, since its end when that was seen.
+// age is the time since the run's end if that was recorded, else since its start.
 func (f found) age() (age time.Duration, known bool) {
 	info, err := os.Lstat(f.run.Record())
 	if err != nil {
@@ -100,7 +100,7 @@ func since(info os.FileInfo, err error) time.Duration {
 	return time.Since(info.ModTime())
 }
 
-// Used has the names of the artifacts that living runs started from: a hash, or a store path without its directory.
+// Used returns the artifacts that living runs use: a hash, or a store path's base name.
 func (s *Service) Used() map[string]bool {
 	used := map[string]bool{}
 	for _, run := range s.all() {
@@ -112,7 +112,7 @@ func (s *Service) Used() map[string]bool {
 	return used
 }
 
-// Runs is the verb `runs`: a message for each.
+// Runs is the verb `runs`: one message per run.
 func (s *Service) Runs(_ context.Context, stream *wire.Stream, _ wire.Message) error {
 	for _, run := range s.all() {
 		if age, known := run.age(); known {
@@ -144,7 +144,7 @@ func (s *Service) Fetch(ctx context.Context, stream *wire.Stream, open wire.Mess
 	return wire.Fail("unknown", "there is no run %s", request.ID)
 }
 
-// Remove is the verb `remove`. A run that is not over stays and is told of, unless it shall be ended.
+// Remove is the verb `remove`. A run that is not over stays and is reported, unless the request says to end it.
 func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		IDs      []string `json:"ids"`
@@ -189,8 +189,8 @@ func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Mes
 	return stream.Send(removal)
 }
 
-// end ends all that the run started: TERM, grace, KILL. Then its watcher sees that, or is ended too where it is a
-// supervisor that had but this run.
+// end ends everything that the run started: TERM, grace, KILL. Its watcher then notices; an old supervisor, which had this
+// run alone, is ended too.
 func (f found) end(ctx context.Context, grace time.Duration) {
 	group := f.group()
 	find := func() []int {
@@ -215,13 +215,13 @@ func (f found) end(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// group is the number of the application's group, or 0 where it may be somebody else's by now.
+// group returns the application's process group, or 0 if the number may have been reused.
 func (f found) group() int {
 	application, err := strconv.Atoi(f.record["application"])
 	if err != nil || application <= 1 {
 		return 0
 	}
-	// It can be nobody else's while its watcher lives.
+	// The number cannot be reused while the watcher lives.
 	if f.record.Watcher() != 0 {
 		return application
 	}
@@ -232,7 +232,7 @@ func (f found) group() int {
 	return 0
 }
 
-// endAll ends what find finds, until nothing is found.
+// endAll ends what find returns until it returns nothing.
 func endAll(ctx context.Context, grace time.Duration, find func() []int) {
 	told := map[int]bool{}
 	began := time.Now()
@@ -245,7 +245,7 @@ func endAll(ctx context.Context, grace time.Duration, find func() []int) {
 			switch {
 			case time.Since(began) >= grace:
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-			case !told[pid]: // also one that was just being started
+			case !told[pid]: // a process may just have been started
 				told[pid] = true
 				_ = syscall.Kill(pid, syscall.SIGTERM)
 				_ = syscall.Kill(pid, syscall.SIGCONT)

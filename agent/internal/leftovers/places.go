@@ -9,8 +9,8 @@ import (
 	"remote-runner/agent/internal/base"
 )
 
-// Places are all directories of ours on this host: an earlier agent may have found another of the usual ones usable. One
-// that the inventory names is the only one.
+// Places returns all our directories on this host: an earlier agent may have chosen another of the usual places. A
+// directory named in the inventory is the only one.
 func Places(own base.Directory, home string) []base.Directory {
 	var usual []string
 	if home != "" && home != "/" {

@@ -1,4 +1,4 @@
-// Package links measures the way from one host to another: round trips, and what goes through in a second.
+// Package links measures the network between two hosts: round-trip time and throughput.
 package links
 
 import (
@@ -20,13 +20,13 @@ import (
 const (
 	tokenSize = 16
 	trips     = 20
-	echoes    = 'e' // what comes is sent back
-	counts    = 'c' // what comes is counted, and the count sent at its end
-	// Whoever takes longer for the next piece is gone.
+	echoes    = 'e' // echo: what arrives is sent back
+	counts    = 'c' // sink: what arrives is counted, and the count sent at the end
+	// A peer that is silent for longer is gone.
 	patience  = 5 * time.Second
 	longest   = 10 // seconds of throughput
 	chunkSize = 64 << 10
-	// Connections at a time: one is measured by two, and anybody may connect.
+	// Connections at a time: a measurement takes two, and anybody may connect.
 	places = 16
 )
 
@@ -61,7 +61,7 @@ func accept(ctx context.Context, listener net.Listener, token [tokenSize]byte, s
 			return
 		}
 		if err != nil {
-			// There are no descriptors left, or so: one may be free again soon.
+			// Out of descriptors, perhaps: one may be free again soon.
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
@@ -110,7 +110,7 @@ func serve(connection net.Conn, token [tokenSize]byte) {
 	}
 }
 
-// Reach is the verb `reach`: it measures the way to where another agent meets.
+// Reach is the verb `reach`: it measures the link to an agent that serves `meet`.
 func Reach(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Host, Token string
@@ -172,7 +172,7 @@ func roundTrips(ctx context.Context, address string, token []byte) ([]float64, e
 	return took, nil
 }
 
-// throughput sends for so long, and waits for the word of how much has come.
+// throughput sends for that long, and waits for the count of what arrived.
 func throughput(ctx context.Context, address string, token []byte, long time.Duration) (uint64, float64, error) {
 	connection, stop, err := dial(ctx, address, token, counts)
 	if err != nil {

@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// More than a stream's first credit, so that a line with a delay is filled.
+	// More than a stream's initial credit, to fill a line with high latency.
 	bulkCredit = 4 << 20
-	// The last lines of a build that failed.
+	// How much of a failed build's output is kept.
 	longestLog = 30
-	// A build's directory of its own that is older was cut off with its machine.
+	// An older build directory is left from a crash of the machine.
 	abandoned = 24 * time.Hour
 )
 
-// Copy is the verb `nix`: it keeps a store path that is valid here, else it lets the client speak with
-// `nix-store --serve --write`, and then keeps what came, or what is built of it.
+// Copy is the verb `nix`: it makes a GC root for a store path that is valid here; else it connects the client to
+// `nix-store --serve --write`, and makes a root for what came, or what is built from it.
 //
-// What the server was asked for with `lock`, and what was added, is held as long as that server runs, and it runs until
-// there is a root that stays. So no garbage collection takes a path in between.
+// The server holds what it was asked for with `lock`, and what was added, as long as it runs, and it runs until there is
+// a permanent root. So no garbage collection takes a path in between.
 func (s *Service) Copy(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Out, Drv   string
@@ -50,8 +50,7 @@ func (s *Service) Copy(ctx context.Context, stream *wire.Stream, open wire.Messa
 	if err := stream.Send(map[string]any{"asks": nixStore}); err != nil {
 		return err
 	}
-	// Presence does not say that it is valid; absence says that it is not, and a program that need not be started is
-	// 25 ms.
+	// A path that exists may be invalid; one that does not exist is, and not starting a program saves 25 ms.
 	if _, err := os.Lstat(request.Out); err == nil {
 		kept, _, err := s.keep(ctx, nixStore, request.Out, s.root(request.Out))
 		if kept {
@@ -79,7 +78,7 @@ func (s *Service) Copy(ctx context.Context, stream *wire.Stream, open wire.Messa
 	return copying.serve(ctx, func() error { return copying.realise(ctx, request.Out, request.Drv, request.Substitute) })
 }
 
-// root is where the root of a push is.
+// root returns the path of a push's GC root.
 func (s *Service) root(path string) string { return filepath.Join(s.roots(), filepath.Base(path)) }
 
 type copying struct {
@@ -88,7 +87,7 @@ type copying struct {
 	nixStore string
 }
 
-// serve starts the server on lane 0 and 1, and calls whenAll when the client says that everything has come.
+// serve runs the server on lanes 0 and 1, and calls whenAll when the client says that it has sent everything.
 func (c *copying) serve(ctx context.Context, whenAll func() error) error {
 	server, err := c.start(process.Spec{Path: c.nixStore, Argv: []string{c.nixStore, "--serve", "--write"}}, true)
 	if err != nil {
@@ -120,28 +119,28 @@ func (c *copying) serve(ctx context.Context, whenAll func() error) error {
 		if err := whenAll(); err != nil {
 			return err
 		}
-		server.Stdin.Close() // so that it ends by itself
+		server.Stdin.Close() // lets it end by itself
 		select {
 		case <-server.Done():
 		case <-time.After(piped.Grace):
 		}
 		return nil
 	case <-server.Done():
-		<-told // its answers come before its end
+		<-told // its answers precede its exit
 		return wire.Fail("nix", "%s", server.words())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// realise builds the derivation, if one is given, and makes the root of out that stays.
+// realise builds the derivation, if there is one, and makes out's permanent root.
 func (c *copying) realise(ctx context.Context, out, drv string, substitute bool) error {
 	if drv != "" {
 		aside, err := c.newAside()
 		if err != nil {
 			return wire.Fail("room", "%v", err)
 		}
-		// The derivation's outputs get roots of their own (NAME, NAME-dev, ...) until the one that counts has one.
+		// The derivation's outputs have roots of their own (NAME, NAME-dev, …) until out has one.
 		defer base.Remove(aside)
 		option := map[bool]string{true: "true", false: "false"}[substitute]
 		status, said, err := c.run(ctx, c.nixStore, "--option", "substitute", option, "--add-root",
@@ -178,8 +177,7 @@ func (c *copying) newAside() (string, error) {
 	return os.MkdirTemp(directory, asidePrefix)
 }
 
-// copyAll copies to the end, or until one side is gone. What the client sends beyond that nobody waits for: the stream
-// is closed then.
+// copyAll copies to the end, or until one side is gone. Anything that the client sends later is dropped with the stream.
 func copyAll(to io.Writer, from io.Reader) {
 	buffer := make([]byte, 128<<10)
 	for {

@@ -14,13 +14,13 @@ import (
 	"remote-runner/agent/internal/store"
 )
 
-// How a program gets to see a store of the user's own.
+// How a program is shown the user's own store.
 const (
-	byRoot = "root" // a mount namespace, which only root may have alone
-	byUser = "kept" // a user namespace around it, in which the user is who they are
+	byRoot = "root" // a mount namespace; without a user namespace only root may create one
+	byUser = "kept" // with a user namespace around it, which keeps the user's id
 )
 
-// ways are those to try. Root may be none in a container.
+// ways returns the ways to try: in a container root may lack root's rights.
 func ways() []string {
 	if os.Getuid() == 0 {
 		return []string{byRoot, byUser}
@@ -28,9 +28,9 @@ func ways() []string {
 	return []string{byUser}
 }
 
-// enter makes a process that is to be started one of Enter's, in namespaces of its own.
+// enter changes a process to be started so that it starts Enter in new namespaces.
 func enter(spec *process.Spec, how string, own store.UserStore, directory, report, program string) {
-	const self = "/proc/self/exe" // also when the file has gone
+	const self = "/proc/self/exe" // works after the file was removed
 	spec.Argv = append([]string{"agent", "enter", how, string(own), directory, report, program}, spec.Argv...)
 	spec.Path = self
 	spec.Adapt = func(attributes *syscall.SysProcAttr) {
@@ -46,19 +46,19 @@ func enter(spec *process.Spec, how string, own store.UserStore, directory, repor
 }
 
 const (
-	notEntered = 125 // as env(1) and its like end where the program was not started
+	notEntered = 125 // as env(1) exits when the program was not started
 	execWords  = "exec "
 )
 
-// Enter is the program `enter HOW STORE DIRECTORY REPORT PROGRAM [ARGUMENT…]` (the first argument is argv[0]): it shows
-// the user's own store at /nix, and becomes the program, in the directory. What keeps it from that it writes to the
-// file REPORT. An empty PROGRAM is none: only the way there is tried.
+// Enter is the program `enter HOW STORE DIRECTORY REPORT PROGRAM [ARGUMENT…]` (the first argument is argv[0]): it mounts
+// the user's own store at /nix, and executes the program in the directory. Failures go to the file REPORT. With an empty
+// PROGRAM it only tests whether that works.
 func Enter(args []string) error {
 	if len(args) < 5 {
 		return fmt.Errorf("usage: agent enter HOW STORE DIRECTORY REPORT PROGRAM [ARGUMENT…]")
 	}
 	how, own, directory, program := args[0], args[1], args[2], args[4]
-	runtime.LockOSThread() // capabilities are a thread's
+	runtime.LockOSThread() // capabilities belong to threads
 	report, err := os.OpenFile(args[3], os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		os.Exit(notEntered)
@@ -87,16 +87,16 @@ func Enter(args []string) error {
 	return nil
 }
 
-// execError is the error in a report of a program that exec did not start.
+// execError returns the error in the report when exec failed.
 func execError(report string) (error, bool) {
 	words, found := strings.CutPrefix(report, execWords)
 	number, err := strconv.Atoi(words)
 	return syscall.Errno(number), found && err == nil
 }
 
-// show makes /nix that of the store in this process's mount namespace.
+// show mounts the store at /nix in this process's mount namespace.
 func show(own string) error {
-	// What is mounted here is seen nowhere else.
+	// Mounts made here must not propagate.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("mount: /: %w", err)
 	}
@@ -104,12 +104,12 @@ func show(own string) error {
 	if info, err := os.Stat("/nix"); err == nil && info.IsDir() {
 		return bind(nix, "/nix")
 	}
-	// Nobody but root may make a directory in /. So another root directory, with a /nix and everything that is in /.
+	// Only root can create /nix, so this makes another root directory with a /nix and everything that is in /.
 	root := filepath.Join(own, "root")
 	if err := syscall.Mount("none", root, "tmpfs", 0, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("mount: %s: %w", root, err)
 	}
-	// Else it would be shown once more below itself.
+	// It would appear below itself.
 	if err := syscall.Mount("none", root, "", syscall.MS_UNBINDABLE, ""); err != nil {
 		return fmt.Errorf("mount: %s: %w", root, err)
 	}
@@ -124,8 +124,8 @@ func show(own string) error {
 				_ = os.Symlink(target, here)
 			}
 		} else if entry.IsDir() && os.Mkdir(here, 0o755) == nil {
-			// What cannot be shown, a dead network file system for instance, is an empty directory; what the program
-			// needs of it, it will miss by itself.
+			// What cannot be mounted, such as a dead network file system, becomes an empty directory; a program that needs
+			// it will say so.
 			_ = bind(there, here)
 		}
 	}
@@ -156,7 +156,7 @@ func bind(from, to string) error {
 	return nil
 }
 
-// dropCapabilities leaves none to what this thread becomes.
+// dropCapabilities leaves the executed program no capabilities.
 func dropCapabilities() error {
 	header := struct {
 		version uint32
@@ -170,7 +170,7 @@ func dropCapabilities() error {
 	return nil
 }
 
-// touchLink sets the times of a link itself.
+// touchLink sets a symbolic link's own times.
 func touchLink(path string) {
 	name, err := syscall.BytePtrFromString(path)
 	if err != nil {

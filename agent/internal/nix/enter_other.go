@@ -10,19 +10,19 @@ import (
 	"remote-runner/agent/internal/store"
 )
 
-// ways: only Linux shows a program what it shows no other.
+// ways: only Linux has mount namespaces.
 func ways() []string { return nil }
 
 func enter(*process.Spec, string, store.UserStore, string, string, string) {}
 
-// Enter is a program of Linux only.
+// Enter works on Linux only.
 func Enter([]string) error { return errors.New("there are no namespaces on this system") }
 
 func execError(string) (error, bool) { return nil, false }
 
 func widen(*os.File) {}
 
-// touchLink sets the times of a link itself: here by making it anew.
+// touchLink sets a symbolic link's own times, here by recreating it.
 func touchLink(path string) {
 	target, err := os.Readlink(path)
 	if err != nil {

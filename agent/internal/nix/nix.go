@@ -1,5 +1,5 @@
-// Package nix brings store paths into the host's Nix store, keeps them there, and shows a store of the user's own at
-// /nix to one program.
+// Package nix adds store paths to the host's Nix store, keeps GC roots for them, and mounts a store of the user's own at
+// /nix for one program.
 package nix
 
 import (
@@ -15,12 +15,12 @@ import (
 	"remote-runner/agent/internal/process"
 )
 
-// IsStorePath tells whether the words are a path directly in Nix's store.
+// IsStorePath reports whether a text is a path directly in Nix's store.
 func IsStorePath(words string) bool { return storePath.MatchString(words) }
 
 var storePath = regexp.MustCompile(`^/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]{1,211}$`)
 
-// Service answers the verb `nix`, and finds what a run starts in a Nix store.
+// Service serves the verb `nix`, and finds the programs of runs in Nix stores.
 type Service struct {
 	Base      base.Directory
 	Processes *process.Keeper
@@ -34,14 +34,14 @@ type Service struct {
 const (
 	None      = "none"      // there is no Nix
 	Root      = "root"      // everything
-	Owner     = "owner"     // everything: the store is this user's
-	Trusted   = "trusted"   // everything, by the daemon
-	Untrusted = "untrusted" // by the daemon: build, and add what is signed or addressed by its content
-	Refused   = "refused"   // nothing: the daemon does not serve them
+	Owner     = "owner"     // everything: this user owns the store
+	Trusted   = "trusted"   // everything, through the daemon
+	Untrusted = "untrusted" // through the daemon: build, and add what is signed or content-addressed
+	Refused   = "refused"   // nothing: the daemon refuses this user
 	Foreign   = "foreign"   // nothing: the store is somebody else's, and no daemon listens
 )
 
-// NixStore has the path of nix-store, "" where there is none. The PATH of a login without a terminal may lack it.
+// NixStore returns the path of nix-store, "" if there is none. A login without a terminal may not have it on PATH.
 func (s *Service) NixStore() string {
 	name := ""
 	if who, err := user.Current(); err == nil {
@@ -59,8 +59,8 @@ func (s *Service) NixStore() string {
 	return ""
 }
 
-// Access tells what this login may do with the store; why has the daemon's words when it does not serve them. Nix goes
-// the same way: to the store itself where it may write, else to the daemon.
+// Access returns what this login may do with the store; why is the daemon's message if it refuses. It decides as Nix does:
+// the store itself if that is writable, else the daemon.
 func (s *Service) Access(ctx context.Context, nixStore string) (access, why string) {
 	state := s.variable("NIX_STATE_DIR")
 	if state == "" {
@@ -84,7 +84,7 @@ func (s *Service) Access(ctx context.Context, nixStore string) (access, why stri
 	return Foreign, ""
 }
 
-// askDaemon: since 2.15 it says "Trusted: 0". A daemon of before tells whom it does not trust that it ignores the setting.
+// askDaemon: since 2.15 the daemon says "Trusted: 0". An older one warns an untrusted user that it ignores the setting.
 func (s *Service) askDaemon(ctx context.Context, nix string) (access, why string) {
 	status, said, err := s.run(ctx, nix, "--extra-experimental-features", "nix-command",
 		"store", "ping", "--store", "daemon", "--debug", "--option", "sandbox", "true")
@@ -106,14 +106,14 @@ func (s *Service) askDaemon(ctx context.Context, nix string) (access, why string
 
 func (s *Service) roots() string { return filepath.Join(string(s.Base), "nix", "roots") }
 
-// keep makes a root of a valid path, which keeps it from garbage collection; nothing is fetched or built for that.
-// Where it is not valid, or cannot be kept, the second result has Nix's words.
+// keep makes a GC root for a valid path, without fetching or building anything. If the path is not valid or the root
+// cannot be made, the second result is Nix's message.
 func (s *Service) keep(ctx context.Context, nixStore, path, root string) (kept bool, said string, err error) {
 	status, said, err := s.run(ctx, nixStore, "--option", "substitute", "false", "--add-root", root, "-r", path)
 	return err == nil && status == 0, said, err
 }
 
-// variable is one of the login's.
+// variable returns one of the login's environment variables.
 func (s *Service) variable(name string) string {
 	for _, variable := range s.Environ {
 		if value, found := strings.CutPrefix(variable, name+"="); found {

@@ -12,27 +12,27 @@ import (
 	"remote-runner/agent/internal/wire"
 )
 
-// Stores that a run can start from, besides the cache.
+// The stores that a run can start from, besides the cache.
 const (
 	HostStore = "nix"
 	UserStore = "user"
 )
 
-// A report is a sentence with a path or two.
+// A report is one sentence with a path or two.
 const longestReport = 16 << 10
 
-// Place is where the program of a run lies that is in a Nix store; nil for one that is in none.
+// Place is where a run's program lies in a Nix store; nil if it is in none.
 type Place struct {
 	// Program is its path as the application sees it.
 	Program string
 
-	own store.UserStore // "" for the host's store
+	own store.UserStore // "" for the host's own store
 	how string
 	run base.Run
 }
 
-// Place finds the program of a run in the output at a store path, and holds that while the run's directory is there. It
-// fails with `missing` where the output has to be pushed again.
+// Place finds a run's program in the output at a store path, and keeps that path while the run's directory exists. It
+// fails with `missing` if the output has to be pushed again.
 func (s *Service) Place(ctx context.Context, storeName, out, program string, run base.Run) (*Place, error) {
 	missing := func(format string, words ...any) error {
 		return wire.Fail("missing", format, words...).With("artifact", out)
@@ -60,15 +60,15 @@ func (s *Service) Place(ctx context.Context, storeName, out, program string, run
 	if !kept {
 		return nil, missing("%s", strings.ReplaceAll(said, "\n", " "))
 	}
-	// Used now, says the root of the push to those who clean.
+	// The push's root tells cleaners that it is in use.
 	touchLink(s.root(out))
 	return place, nil
 }
 
-// isOwn tells whether it has to be shown to the program.
+// isOwn reports whether it is the user's own store.
 func (p *Place) isOwn() bool { return p != nil && p.own != "" }
 
-// See is where from here that is which the program finds at that path.
+// See returns the path here of what the program sees at that path.
 func (p *Place) See(path string) string {
 	if !p.isOwn() {
 		return path
@@ -76,7 +76,7 @@ func (p *Place) See(path string) string {
 	return p.own.LookUp(path)
 }
 
-// Enter makes a process that is to be started see the user's own store, where that is what it needs.
+// Enter changes a process to be started so that it sees the user's own store, if it needs that.
 func (p *Place) Enter(spec *process.Spec) {
 	if p.isOwn() {
 		enter(spec, p.how, p.own, spec.Dir, p.report(), spec.Path)
@@ -85,7 +85,7 @@ func (p *Place) Enter(spec *process.Spec) {
 
 func (p *Place) report() string { return filepath.Join(string(p.run), "entering") }
 
-// NotStarted has the problem for the client when the kernel has refused namespaces by that error, else "".
+// NotStarted returns the problem for the client if the error means that the kernel refused namespaces, else "".
 func (p *Place) NotStarted(err error) string {
 	if !p.isOwn() || err == syscall.EAGAIN || err == syscall.ENOMEM {
 		return ""
@@ -93,13 +93,13 @@ func (p *Place) NotStarted(err error) string {
 	return p.refused("the kernel gives no namespaces: " + err.Error())
 }
 
-// Ended has the problem for the client when the process has ended without having become the program, else "". A problem
-// of the program itself is the error that exec had.
+// Ended returns the problem for the client if the process ended before it executed the program, else "". If exec failed,
+// it returns exec's error.
 func (p *Place) Ended() (problem string, exec error) {
 	if !p.isOwn() {
 		return "", nil
 	}
-	text, _ := base.ReadFile(p.report(), longestReport) // the application may write there too
+	text, _ := base.ReadFile(p.report(), longestReport) // the application can write there too
 	if len(text) == 0 {
 		return "", nil
 	}
@@ -109,7 +109,7 @@ func (p *Place) Ended() (problem string, exec error) {
 	return p.refused(string(text)), nil
 }
 
-// refused has the next push try again whether there are namespaces.
+// refused makes the next push test again whether namespaces work.
 func (p *Place) refused(words string) string {
 	p.own.Forget()
 	return "namespace:" + strings.ReplaceAll(strings.TrimSpace(words), "\n", " ")

@@ -14,17 +14,17 @@ import (
 	"remote-runner/agent/internal/wire"
 )
 
-// What is kept of a program's words: the last.
+// How much of a program's stderr is kept: its end.
 const longestSaid = 8 << 10
 
-// program is one of Nix's that runs. What it says on stderr is kept.
+// program is a running program of Nix's, whose stderr is kept.
 type program struct {
 	*piped.Program
 	said  tail
 	heard chan struct{}
 }
 
-// start starts a program; stdout false: with its stdout on stderr.
+// start starts a program; with stdout false its stdout goes to stderr.
 func (s *Service) start(spec process.Spec, stdout bool) (*program, error) {
 	spec.Dir = "/"
 	if spec.Env == nil {
@@ -44,14 +44,14 @@ func (s *Service) start(spec process.Spec, stdout bool) (*program, error) {
 	}
 	started := &program{Program: child, heard: make(chan struct{})}
 	go func() {
-		// As a plain one: what a pipe does by itself to be copied is not for us.
+		// As a plain reader: the pipe's own fast path for copying does not apply.
 		_, _ = io.Copy(&started.said, struct{ io.Reader }{started.Stderr})
 		close(started.heard)
 	}()
 	return started, nil
 }
 
-// words are the last that the program has said, once it has ended.
+// words returns the end of the program's stderr, once it has ended.
 func (p *program) words() string {
 	<-p.Done()
 	select {
@@ -61,7 +61,7 @@ func (p *program) words() string {
 	return p.said.String()
 }
 
-// run runs a program to its end, and returns its exit status (negative after a signal) and its last words.
+// run runs a program to its end, and returns its exit status (negative: a signal) and the end of its stderr.
 func (s *Service) run(ctx context.Context, argv ...string) (status int, said string, err error) {
 	return s.runSpec(ctx, process.Spec{Path: argv[0], Argv: argv})
 }

@@ -10,7 +10,7 @@ import (
 	"remote-runner/agent/internal/store"
 )
 
-// Prove tries the whole of what shows the user's own store to a program, and tells by which way that went.
+// Prove tests whether a program can be shown the user's own store, and returns the way that worked.
 func (s *Service) Prove(ctx context.Context, own store.UserStore) (how string, err error) {
 	refused := errors.New("programs on this system all see the same files")
 	for _, way := range ways() {

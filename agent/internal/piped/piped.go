@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// Grace is what a program gets to end by itself.
+	// Grace is how long a program gets to end by itself.
 	Grace = 2 * time.Second
-	// LateWords is how long what a program has left may keep its words open.
+	// LateWords is how long leftover processes may keep its stderr open.
 	LateWords = 100 * time.Millisecond
 )
 
-// Program is one that runs, with our ends of its streams.
+// Program is a running program with our ends of its streams.
 type Program struct {
 	*process.Process
 	Stdin, Stdout, Stderr *os.File
 	keeper                *process.Keeper
 }
 
-// Start starts what the spec says, but for its streams, by start, which may be the keeper's own. together: what it says
-// on stdout comes on Stderr as well.
+// Start starts the spec's program by start, which may be the keeper's Start, with its streams on pipes. With together, its
+// stdout comes on Stderr as well.
 func Start(keeper *process.Keeper, spec process.Spec, together bool, start func(process.Spec) (*process.Process, error)) (*Program, error) {
-	var files [6]*os.File // in turn the ends to read from and to write to
+	var files [6]*os.File // read and write ends in turn
 	for i := 0; i < len(files); i += 2 {
 		var err error
 		if files[i], files[i+1], err = os.Pipe(); err != nil {
@@ -35,7 +35,7 @@ func Start(keeper *process.Keeper, spec process.Spec, together bool, start func(
 			return nil, wire.Fail("processes", "%s: no pipe can be made: %v", spec.Path, err)
 		}
 	}
-	// Fd makes them blocking, as programs expect their streams.
+	// Fd makes them blocking, as programs expect of their streams.
 	spec.Stdin, spec.Stdout, spec.Stderr = int(files[0].Fd()), int(files[3].Fd()), int(files[5].Fd())
 	if together {
 		spec.Stdout = spec.Stderr
@@ -53,12 +53,12 @@ func Start(keeper *process.Keeper, spec process.Spec, together bool, start func(
 // Close closes our ends of its streams.
 func (p *Program) Close() { closeAll(p.Stdin, p.Stdout, p.Stderr) }
 
-// End ends it with all of its group, unless it has ended, and closes its streams.
+// End ends it with its process group, unless it has ended, and closes its streams.
 func (p *Program) End() {
 	select {
 	case <-p.Done():
 	default:
-		// Without the request's context, which may be over.
+		// Not the request's context, which may have ended.
 		p.keeper.EndGroup(context.Background(), p.PID, Grace)
 	}
 	p.Close()

@@ -19,7 +19,7 @@ func systemAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// showsProcesses tells whether there is a /proc; in a chroot it may be missing.
+// showsProcesses reports whether there is a /proc; a chroot may lack it.
 func showsProcesses() bool {
 	_, err := os.Stat("/proc/self/stat")
 	return err == nil
@@ -31,16 +31,16 @@ type seen struct {
 	use                         Use
 }
 
-// ticksPerSecond is USER_HZ, which every port of Linux that Go knows has.
+// ticksPerSecond is USER_HZ, the same on every Linux that Go supports.
 const ticksPerSecond = 100
 
 var pageSize = int64(os.Getpagesize())
 
-// see is what /proc shows of a process, false where it has ended (zombies have).
+// see returns what /proc shows of a process; false if it has ended (zombies count as ended).
 func see(pid int) (seen, bool) {
 	var buffer [1024]byte
 	text := readProc(pid, "stat", buffer[:])
-	// The second field is the name in parentheses, which may hold anything.
+	// The second field is the name in parentheses, which may contain anything.
 	text = text[bytes.LastIndexByte(text, ')')+1:]
 	if len(text) < 2 || text[1] == 'Z' || text[1] == 'X' {
 		return seen{}, false
@@ -53,7 +53,7 @@ func see(pid int) (seen, bool) {
 	}}, true
 }
 
-// all shows every process of the host.
+// all returns every process of the host.
 func all() []seen {
 	var found []seen
 	for _, pid := range pids() {
@@ -64,12 +64,12 @@ func all() []seen {
 	return found
 }
 
-// below shows the processes below this one, without looking at the host's others, which may be thousands; `but` are
-// children that are left out with all that is below them. Where the kernel keeps no lists of children (CONFIG_PROC_CHILDREN),
-// it shows all processes.
+// below returns the descendants of this process without reading the host's other processes, which may be thousands. `but`
+// are children to leave out with their descendants. Without the kernel's lists of children (CONFIG_PROC_CHILDREN) it
+// returns all processes.
 //
-// What ends meanwhile hands its children to this process, so its list is read until it has nothing new. That list is
-// exact, since nothing is reaped while it is read.
+// A process that ends meanwhile leaves its children to this one, so this one's list is read until it has nothing new. It
+// is exact, since nothing is reaped while it is read.
 func (k *Keeper) below(but map[int]*Process) []seen {
 	self := os.Getpid()
 	looked := map[int]bool{}
@@ -101,9 +101,9 @@ func (k *Keeper) below(but map[int]*Process) []seen {
 	}
 }
 
-var childrenFile = "children" // tests take a kernel without
+var childrenFile = "children" // tests simulate a kernel without them
 
-// childrenOf appends the children of a process; false where the kernel keeps no list of them. Each thread has its own.
+// childrenOf appends the children of a process, of each of its threads; false if the kernel keeps no list of them.
 func childrenOf(pid int, threads int64, found []int) ([]int, bool) {
 	if threads == 1 {
 		return childrenIn("task/"+strconv.Itoa(pid), pid, found)
@@ -139,7 +139,7 @@ func childrenIn(thread string, pid int, found []int) ([]int, bool) {
 		if size <= 0 {
 			return found, true
 		}
-		for _, character := range buffer[:size] { // each number has a space behind it
+		for _, character := range buffer[:size] { // each number is followed by a space
 			if character == ' ' {
 				found, child = append(found, child), 0
 			} else {
@@ -185,7 +185,7 @@ func pids() []int {
 	return found
 }
 
-// readProc reads as much of a file in /proc/PID as fits; os.ReadFile would take three times as long.
+// readProc reads what fits of a file in /proc/PID; os.ReadFile would take three times as long.
 func readProc(pid int, name string, buffer []byte) []byte {
 	file, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/"+name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -193,7 +193,7 @@ func readProc(pid int, name string, buffer []byte) []byte {
 	}
 	defer syscall.Close(file)
 	for {
-		size, err := syscall.Read(file, buffer) // it comes whole
+		size, err := syscall.Read(file, buffer) // it is read whole
 		if err == syscall.EINTR {
 			continue
 		}
@@ -201,7 +201,7 @@ func readProc(pid int, name string, buffer []byte) []byte {
 	}
 }
 
-// markerOf is the value of the marker variable in a process's environment, "" where there is none or it may not be read.
+// markerOf returns the marker variable in a process's environment, "" if there is none or it is unreadable.
 func markerOf(pid int) string {
 	file, err := os.Open("/proc/" + strconv.Itoa(pid) + "/environ")
 	if err != nil {
@@ -222,13 +222,13 @@ func markerOf(pid int) string {
 	}
 }
 
-// owned is a process below this one, and the run that it belongs to, or nil for one that belongs to none.
+// owned is a descendant of this process, and its run, nil if it belongs to none.
 type owned struct {
 	seen
 	owner *Process
 }
 
-// belonging finds the processes below this one. Commands and what they leave are not among them.
+// belonging returns this process's descendants, without commands and what they left.
 func (k *Keeper) belonging(processes []seen) []owned {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -247,7 +247,7 @@ func (k *Keeper) belonging(processes []seen) []owned {
 		if state[i] != 0 {
 			return state[i]
 		}
-		state[i] = 1 // also in a ring, of numbers that were given anew during the look
+		state[i] = 1 // also in a cycle, from numbers that were reused meanwhile
 		each := &processes[i]
 		if each.parent == self {
 			var isRun bool
@@ -269,7 +269,7 @@ func (k *Keeper) belonging(processes []seen) []owned {
 	return found
 }
 
-// runOf tells the run of a child of this process, nil for none, and whether it is no command's. The caller holds mu.
+// runOf returns a child's run, nil for none, and whether it is not a command's. The caller holds mu.
 func (k *Keeper) runOf(child *seen, markers map[string]*Process) (*Process, bool) {
 	for _, number := range [3]int{child.pid, child.session, child.group} {
 		if run := k.runs[number]; run != nil {
@@ -287,7 +287,7 @@ func (k *Keeper) runOf(child *seen, markers map[string]*Process) (*Process, bool
 	return markers[markerOf(child.pid)], true
 }
 
-// forgetCommands lets go of those of which nothing is left. The caller holds mu.
+// forgetCommands forgets commands of which nothing is left. The caller holds mu.
 func (k *Keeper) forgetCommands(processes []seen) {
 	if len(k.commands) == 0 {
 		return
@@ -303,8 +303,7 @@ func (k *Keeper) forgetCommands(processes []seen) {
 	}
 }
 
-// Uses tells for each run what its processes use, by one look at them; ps is for systems without /proc. What is in
-// `into` is replaced.
+// Uses stores in `into`, in place of its content, what the processes of each run use; ps is for systems without /proc.
 func (k *Keeper) Uses(into map[string]Use, _ func() string) {
 	clear(into)
 	var buffer [512]byte
@@ -320,7 +319,7 @@ func (k *Keeper) Uses(into map[string]Use, _ func() string) {
 	}
 }
 
-// descriptorsOf counts the open files of a process, which its directory's size tells since Linux 6.2.
+// descriptorsOf counts a process's open files; since Linux 6.2 the size of its fd directory is that number.
 func descriptorsOf(pid int) int64 {
 	path := "/proc/" + strconv.Itoa(pid) + "/fd"
 	var info syscall.Stat_t
@@ -336,7 +335,7 @@ func descriptorsOf(pid int) int64 {
 	return int64(len(names))
 }
 
-// lineIn is the number behind that text, 0 where it is not there.
+// lineIn returns the number after that text, 0 if it is missing.
 func lineIn(text []byte, name string) int64 {
 	at := bytes.Index(text, []byte(name))
 	if at < 0 {
@@ -352,13 +351,13 @@ func lineIn(text []byte, name string) int64 {
 	return number
 }
 
-// leftOf finds what is left of a run whose process has ended.
+// leftOf returns what is left of a run whose process has ended.
 func (k *Keeper) leftOf(run *Process) ([]int, bool) {
 	k.mu.Lock()
 	childless := k.reap()
 	k.mu.Unlock()
 	if childless {
-		// What it left would be below us now; so most often nothing has to be looked at.
+		// What it left is our child now, so mostly there is nothing to read.
 		return nil, false
 	}
 	if !showsProcesses() {
@@ -367,7 +366,7 @@ func (k *Keeper) leftOf(run *Process) ([]int, bool) {
 	return k.owned(run)
 }
 
-// leftOfNone finds what belongs to no run, while there is none.
+// leftOfNone returns processes that belong to no run, while there is no run.
 func (k *Keeper) leftOfNone() ([]int, bool) {
 	k.mu.Lock()
 	none := len(k.runs) == 0
@@ -378,7 +377,7 @@ func (k *Keeper) leftOfNone() ([]int, bool) {
 	return k.owned(nil)
 }
 
-// owned finds what is below this process but for what it started and has not ended.
+// owned returns this process's descendants, without what it started and is still running.
 func (k *Keeper) owned(owner *Process) ([]int, bool) {
 	var found []int
 	for _, each := range k.belonging(k.below(k.processes)) {
@@ -389,8 +388,8 @@ func (k *Keeper) owned(owner *Process) ([]int, bool) {
 	return found, len(found) > 0
 }
 
-// Marked finds the processes whose environment has that marker, wherever they are: for runs whose agent is gone. One that
-// ends in a colon is the beginning of a marker.
+// Marked finds all processes of the host whose environment has that marker, for runs whose agent is gone. A marker that
+// ends in a colon is a prefix.
 func Marked(marker string) []int {
 	if marker == "" {
 		return nil

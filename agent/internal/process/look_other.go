@@ -10,15 +10,15 @@ func becomeSubreaper() {}
 
 func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
-// leftOf finds what is left of a run whose process has ended.
+// leftOf returns what is left of a run whose process has ended.
 func (k *Keeper) leftOf(run *Process) ([]int, bool) { return groupAlone(run.PID) }
 
 func (k *Keeper) leftOfNone() ([]int, bool) { return nil, false }
 
-// RunOfSocket is the run that a process with the socket of that inode belongs to; this system does not tell.
+// RunOfSocket returns the run of the process with that socket; unknown on this system.
 func (k *Keeper) RunOfSocket(uint64) string { return "" }
 
-// Marked finds the processes whose environment has that marker; this system does not show it.
+// Marked finds processes by marker; this system does not show environments.
 func Marked(string) []int { return nil }
 
 // Members finds the processes of a session or group; a negative number is the group itself.
@@ -27,7 +27,7 @@ func Members(group int) []int {
 	return found
 }
 
-// Uses tells for each run what its group uses, as ps (PSCommand) says. What is in `into` is replaced.
+// Uses stores in `into`, in place of its content, what each run's group uses according to ps (PSCommand).
 func (k *Keeper) Uses(into map[string]Use, ps func() string) {
 	clear(into)
 	groups := usesIn(ps())

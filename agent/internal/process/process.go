@@ -1,7 +1,7 @@
-// Package process starts programs, tells how they ended, and ends what they leave behind.
+// Package process starts programs, reports how they ended, and ends what they leave behind.
 //
-// One goroutine, locked to its thread, does all forking: on Linux a child is told to end when that thread ends
-// (PDEATHSIG). One other goroutine reaps all children. So nothing else in the agent may fork, and os/exec cannot be used.
+// One goroutine, locked to its thread, does all forking: on Linux a child gets a signal when that thread ends (PDEATHSIG).
+// Another goroutine reaps all children. So nothing else in the agent may fork, and os/exec cannot be used.
 //
 // On Linux the agent is a child subreaper: whatever a run leaves behind stays below the agent, however it hides.
 package process
@@ -16,29 +16,29 @@ import (
 	"time"
 )
 
-// Marker is the variable that every process of a run has, unless it was taken away.
+// Marker is the variable in the environment of every process of a run, unless one removed it.
 const Marker = "REMOTE_RUNNER_INSTANCE"
 
-// Groups is told of each process group that has to end when the agent dies: the guardian's list.
+// Groups learns of each process group that must end when the agent dies: the guardian's list.
 type Groups interface {
 	Add(group int)
 	Remove(group int)
 }
 
-// Spec says what to start.
+// Spec describes what to start.
 type Spec struct {
 	Path                  string
 	Argv                  []string
 	Env                   []string
 	Dir                   string
-	Stdin, Stdout, Stderr int                        // descriptors, all of them needed
-	Marker                string                     // of a run; what it leaves behind is found by EndRun. Empty: a command, which may leave something
-	Exited                func()                     // called when it has ended; must not block
-	Terminal              bool                       // Stdin is a terminal, which becomes the one that the process controls
-	Adapt                 func(*syscall.SysProcAttr) // how else it is started: namespaces
+	Stdin, Stdout, Stderr int                        // descriptors, all required
+	Marker                string                     // of a run, whose leftovers EndRun finds; empty for a command, which may leave processes
+	Exited                func()                     // called after it has ended; must not block
+	Terminal              bool                       // Stdin is a terminal, which becomes the process's controlling one
+	Adapt                 func(*syscall.SysProcAttr) // further ways to start it: namespaces
 }
 
-// Process is a program that was started. It leads a session and a group of its own number.
+// Process is a started program. It leads its own session and process group.
 type Process struct {
 	PID    int
 	marker string
@@ -51,13 +51,13 @@ type Process struct {
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Status tells how it ended; after Done.
+// Status is how it ended; valid after Done.
 func (p *Process) Status() syscall.WaitStatus { return p.status }
 
-// Usage tells what it and the children that it waited for used; after Done.
+// Usage is what it and the children that it waited for used; valid after Done.
 func (p *Process) Usage() syscall.Rusage { return p.usage }
 
-// MaxRSS is the most memory that it used, in bytes; after Done. Linux counts what the agent had when it forked.
+// MaxRSS is its peak memory in bytes; valid after Done. Linux includes what the agent had when it forked.
 func (p *Process) MaxRSS() int64 {
 	if runtime.GOOS == "darwin" || runtime.GOOS == "ios" {
 		return int64(p.usage.Maxrss)
@@ -65,13 +65,13 @@ func (p *Process) MaxRSS() int64 {
 	return int64(p.usage.Maxrss) << 10
 }
 
-// Signal sends a signal to the group of the process.
+// Signal sends a signal to the process's group.
 func (p *Process) Signal(number syscall.Signal) { signalGroup(p.PID, number) }
 
 func signalGroup(group int, number syscall.Signal) {
 	_ = syscall.Kill(-group, number)
 	if number == syscall.SIGTERM {
-		_ = syscall.Kill(-group, syscall.SIGCONT) // what was stopped could not act on it
+		_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped process does not act on it
 	}
 }
 
@@ -83,12 +83,12 @@ type Keeper struct {
 
 	sockets sockets
 
-	// mu is held while one is started, so that it cannot be reaped before it is known.
+	// mu is held during a start, so that a process is not reaped before it is registered.
 	mu        sync.Mutex
 	processes map[int]*Process // not reaped yet
-	runs      map[int]*Process // until EndRun is done
-	nextRun   chan struct{}    // nil while nobody waits for one
-	commands  map[int]bool     // sessions of those that are no runs, while something may be left of them
+	runs      map[int]*Process // until EndRun returns
+	nextRun   chan struct{}    // nil unless somebody waits for one
+	commands  map[int]bool     // sessions of commands that may have left something
 }
 
 type start struct {
@@ -101,7 +101,7 @@ type started struct {
 	err     error
 }
 
-// NewKeeper begins to reap all children of this process. groups may be nil.
+// NewKeeper starts to reap all children of this process. groups may be nil.
 func NewKeeper(groups Groups) *Keeper {
 	k := &Keeper{
 		groups:    groups,
@@ -126,16 +126,16 @@ func NewKeeper(groups Groups) *Keeper {
 	return k
 }
 
-// forgetInherited keeps from our children what this process was given: sshd, or a shell, may leave files open. What Go
-// opens itself is closed on exec anyway.
+// forgetInherited makes inherited descriptors close-on-exec: sshd or a shell may leave files open. What Go opens itself
+// is close-on-exec anyway.
 func forgetInherited() {
 	for file := 3; file < 1024; file++ {
 		syscall.CloseOnExec(file)
 	}
 }
 
-// hearIgnored keeps from our children the signals that this process was started to ignore (nohup, a script's background
-// job): one that is caught here has its default effect again in what is executed.
+// hearIgnored catches the signals that this process was started to ignore (nohup, a script's background job): a caught
+// signal has its default effect again in an executed program.
 func hearIgnored() {
 	for _, number := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
 		if signal.Ignored(number) {
@@ -162,7 +162,7 @@ func (k *Keeper) Start(spec Spec) (*Process, error) {
 	return answer.process, answer.err
 }
 
-// fork is the one place that makes processes; its thread stays, since their life hangs on it.
+// fork is the only place that makes processes. Its thread stays, since they end with it.
 func (k *Keeper) fork() {
 	runtime.LockOSThread()
 	for wanted := range k.starts {
@@ -199,8 +199,8 @@ func (k *Keeper) forkOne(spec Spec) (*Process, error) {
 	return process, nil
 }
 
-// reap takes all children that have ended, also those that were not started here. It returns whether there is no child
-// at all any more. The caller holds mu.
+// reap reaps all children that have ended, including those not started here, and reports whether no child is left. The
+// caller holds mu.
 func (k *Keeper) reap() (childless bool) {
 	for {
 		var status syscall.WaitStatus
@@ -231,14 +231,14 @@ func (k *Keeper) reap() (childless bool) {
 	}
 }
 
-// EndRun ends what a run has left: its group, and all processes that came of it (TERM, grace, KILL until they are gone).
-// The process itself has to have ended. left tells how many there were when it began. With the host's last run also
-// those end that belong to none, because they changed their session and environment: untold tells how many.
+// EndRun ends what a run has left: its group, and all processes that descend from it (TERM, grace, KILL until they are
+// gone). The process itself must have ended. left is how many there were at first. With the host's last run, processes
+// that belong to no run end as well, because they changed their session and environment: untold is their number.
 //
-// Where the system shows no processes, that is the group, counted as one.
+// Where processes cannot be listed, the group counts as one.
 func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
 	find := func() ([]int, bool) { return k.leftOf(run) }
-	// What is just ending, because the group was told to or its pipe broke, was not left behind.
+	// What is ending anyway, by the group's signal or a broken pipe, was not left behind.
 	for pause := 2 * firstPause; pause <= 16*firstPause; pause *= 2 {
 		if _, any := find(); !any {
 			break
@@ -248,7 +248,7 @@ func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
 	left = k.endUntil(nil, grace, find)
 	k.mu.Lock()
 	delete(k.runs, run.PID)
-	last := len(k.runs) == 0 && !k.reap() // exactly one of those that end at once
+	last := len(k.runs) == 0 && !k.reap() // exactly one of several that end at the same time
 	k.mu.Unlock()
 	if last {
 		untold = k.endUntil(nil, grace, k.leftOfNone)
@@ -259,7 +259,7 @@ func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
 	return left, untold
 }
 
-// EndGroup ends a group: TERM, grace, KILL; when ctx is over, KILL at once.
+// EndGroup ends a group: TERM, grace, KILL; KILL at once when ctx ends.
 func (k *Keeper) EndGroup(ctx context.Context, group int, grace time.Duration) {
 	k.endUntil(ctx.Done(), grace, func() ([]int, bool) { return groupAlone(group) })
 }
@@ -267,11 +267,11 @@ func (k *Keeper) EndGroup(ctx context.Context, group int, grace time.Duration) {
 const (
 	firstPause = time.Millisecond
 	longPause  = 100 * time.Millisecond
-	// How long KILL is repeated: what sits in the kernel ends when the kernel lets go of it.
+	// How long KILL is repeated: a process inside the kernel ends only when it leaves it.
 	killFor = 5 * time.Second
 )
 
-// endUntil ends what find finds (negative numbers are groups), and returns how many it found first.
+// endUntil ends what find returns (negative numbers are groups), and returns how many there were at first.
 func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func() ([]int, bool)) int {
 	found, any := find()
 	first := len(found)
@@ -290,7 +290,7 @@ func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func(
 			switch {
 			case killing:
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-			case !told[pid]: // also one that was just being started
+			case !told[pid]: // a process may just have been started
 				told[pid] = true
 				_ = syscall.Kill(pid, syscall.SIGTERM)
 				_ = syscall.Kill(pid, syscall.SIGCONT)
@@ -309,7 +309,7 @@ func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func(
 	return first
 }
 
-// groupAlone finds a group where nothing shows its processes.
+// groupAlone returns the group where processes cannot be listed.
 func groupAlone(group int) ([]int, bool) {
 	if err := syscall.Kill(-group, 0); err != nil && err != syscall.EPERM {
 		return nil, false

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// So many times as long as a look took nobody looks again: one at the sockets of 200 applications takes 6 ms.
+// The pause after a scan, as a multiple of its duration: scanning the sockets of 200 applications takes 6 ms.
 const socketPauses = 5
 
-// sockets lets those who ask whose a socket is share looks at the sockets of all runs.
+// sockets lets concurrent questions share one scan of all runs' sockets.
 type sockets struct {
-	turn sync.Mutex // held by who looks
-	next time.Time  // guarded by turn: not before
+	turn sync.Mutex // held during a scan
+	next time.Time  // guarded by turn: earliest time of the next scan
 
 	mu      sync.Mutex
 	waiting *socketLook // has not begun
@@ -25,7 +25,7 @@ type socketLook struct {
 	runs map[uint64]string
 }
 
-// RunOfSocket is the run that a process with the socket of that inode belongs to, "" where there is none.
+// RunOfSocket returns the run of the process that has the socket with that inode, "" if there is none.
 func (k *Keeper) RunOfSocket(inode uint64) string {
 	s := &k.sockets
 	s.mu.Lock()

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Use is what the processes of a run use together. What they share in memory counts for each.
+// Use is the sum of what a run's processes use. Shared memory counts once for each.
 type Use struct {
-	CPUS         float64 // seconds since their starts, with those of children that they waited for
+	CPUS         float64 // CPU seconds since they started, with those of waited-for children
 	RSSBytes     int64
 	Threads      int64
 	Descriptors  int64
-	ReadBytes    int64 // from and to storage
+	ReadBytes    int64 // bytes from and to storage
 	WrittenBytes int64
 }
 
@@ -22,20 +22,20 @@ func (u Use) plus(other Use) Use {
 	}
 }
 
-// id is the run's: its marker without the secret.
+// id returns the run's id: its marker without the secret.
 func (p *Process) id() string {
 	id, _, _ := strings.Cut(p.marker, ":")
 	return id
 }
 
-// HasRuns says whether there are runs.
+// HasRuns reports whether there are runs.
 func (k *Keeper) HasRuns() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.runs) > 0
 }
 
-// NextRun is closed when the next run begins.
+// NextRun returns a channel that is closed when the next run starts.
 func (k *Keeper) NextRun() <-chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -45,7 +45,7 @@ func (k *Keeper) NextRun() <-chan struct{} {
 	return k.nextRun
 }
 
-// sayRun tells who waits for a run. The caller holds mu.
+// sayRun wakes whoever waits for a run. The caller holds mu.
 func (k *Keeper) sayRun() {
 	if k.nextRun != nil {
 		close(k.nextRun)
@@ -53,11 +53,11 @@ func (k *Keeper) sayRun() {
 	}
 }
 
-// PSCommand shows what usesIn reads: the group, KiB of memory, and the time on a processor. On FreeBSD all behind
-// a "=" is a title, so each column has its own -o.
+// PSCommand prints what usesIn reads: group, KiB of memory, CPU time. On FreeBSD everything after "=" is a title, so each
+// column has its own -o.
 var PSCommand = []string{"ps", "-ax", "-o", "pgid=", "-o", "rss=", "-o", "time="}
 
-// usesIn sums up what ps says, by group.
+// usesIn sums up ps's output by group.
 func usesIn(said string) map[int]Use {
 	found := map[int]Use{}
 	for _, line := range strings.Split(said, "\n") {

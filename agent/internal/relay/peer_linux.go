@@ -13,20 +13,20 @@ import (
 	"unsafe"
 )
 
-// The states (net/tcp_states.h) of a socket whose process may still send or receive while ours is open.
+// The states (net/tcp_states.h) in which the peer's process may still send or receive.
 func isLive(state uint64) bool {
 	const established, finWait1, finWait2 = 1, 4, 5
 	return state == established || state == finWait1 || state == finWait2
 }
 
-// findPeer finds who has the other end of a connection on this machine: its address is near, ours is far of it. The user
-// is nobody where no process has it any more: a socket that was closed has no inode, and says that it is root's.
+// findPeer returns who has the other end of a connection on this machine: that end's address is near, ours is far. The
+// user is nobody if no process has it any more: a closed socket has no inode, and claims to be root's.
 func findPeer(near, far netip.AddrPort) (peer, error) {
 	near, far = plain(near), plain(far)
 	if found, err := askKernel(near, far); err == nil {
 		return found, nil
 	}
-	// A kernel without that module, or a container that may not ask, says the same as for a socket that is not there.
+	// A kernel without the module, or a container that may not ask, answers as if the socket did not exist.
 	return askTables(near, far)
 }
 
@@ -74,7 +74,7 @@ type answer struct {
 	uid, inode                 uint32
 }
 
-// askKernel looks the one socket up by sock_diag(7). A v4 address also finds the v6 socket that is connected to it.
+// askKernel looks up the socket by sock_diag(7). A v4 address also finds a v6 socket connected to it.
 func askKernel(near, far netip.AddrPort) (peer, error) {
 	const netlinkSockDiag, sockDiagByFamily = 4, 20
 	socket, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, netlinkSockDiag)
@@ -118,7 +118,7 @@ func askKernel(near, far netip.AddrPort) (peer, error) {
 	return peer{int(said.uid), uint64(said.inode)}, nil
 }
 
-// readTable looks for the socket in /proc/net/tcp or tcp6, where v4-mapped ones stand.
+// readTable looks for the socket in /proc/net/tcp, or in tcp6, which has v4-mapped ones.
 func readTable(path string, near, far netip.AddrPort, six bool) (peer, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -147,7 +147,7 @@ func readTable(path string, near, far netip.AddrPort, six bool) (peer, error) {
 	return noPeer, lines.Err()
 }
 
-// inTable is the address as the kernel writes it: words of the machine's own byte order in hexadecimal.
+// inTable formats the address as the kernel does: hexadecimal words in the machine's byte order.
 func inTable(address netip.AddrPort, six bool) string {
 	bytes := address.Addr().AsSlice()
 	if six {

@@ -1,5 +1,5 @@
-// Package relay carries connections between programs of the host and the client: those to a listener of the agent's on
-// the loopback, and those that the agent dials.
+// Package relay carries connections between the host's programs and the client: those accepted on the agent's loopback
+// listeners, and those that the agent dials.
 package relay
 
 import (
@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// nobody is the user of a socket that no process has any more.
+	// nobody stands for the user of a socket that no process has any more.
 	nobody = -1
-	// How often another free port is tried where ::1 has the first one taken.
+	// How many free ports to try while they are taken on ::1.
 	freePorts = 8
 	dialTime  = 30 * time.Second
 )
 
-// Service answers the verbs about connections.
+// Service serves the verbs about connections.
 type Service struct {
-	// Open begins a stream of the agent's own, as wire.Session's method does.
+	// Open opens a stream from the agent, as wire.Session's method does.
 	Open func(head any, fields ...[]byte) (*wire.Stream, error)
 	// RunOfSocket is process.Keeper's.
 	RunOfSocket func(inode uint64) string
 }
 
-// peer is who has the other end of a connection: the user, and the inode of the socket, 0 where that is not known.
+// peer is who has the other end of a connection: the user, and the socket's inode, 0 if unknown.
 type peer struct {
 	uid   int
 	inode uint64
@@ -42,7 +42,7 @@ type peer struct {
 
 var noPeer = peer{uid: nobody}
 
-// Listen is the verb `listen`: it relays connections until the client closes the stream.
+// Listen is the verb `listen`: it relays connections until the client closes its stream.
 func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Port       int
@@ -78,9 +78,9 @@ func (s *Service) Listen(ctx context.Context, stream *wire.Stream, open wire.Mes
 	return nil
 }
 
-// listen takes the port on 127.0.0.1, and on ::1 where that can have the same, or else on all addresses; 0 is any free one.
+// listen listens on the port on 127.0.0.1, and on ::1 where possible, or else on all addresses; 0 is any free port.
 func listen(ctx context.Context, port int, everywhere bool) ([]net.Listener, int, error) {
-	// Keepalives would wake the machine for each connection, and tell nothing on the loopback.
+	// On the loopback, keepalives would only wake the machine.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	if everywhere {
@@ -100,7 +100,7 @@ func listen(ctx context.Context, port int, everywhere bool) ([]net.Listener, int
 		if err == nil {
 			return []net.Listener{four, six}, got, nil
 		}
-		// Somebody else's there would get what is meant for us from those who dial "localhost".
+		// Whoever has that port on ::1 would get connections to "localhost" that are meant for us.
 		if port != 0 || !errors.Is(err, syscall.EADDRINUSE) || try == freePorts {
 			return []net.Listener{four}, got, nil
 		}
@@ -139,7 +139,7 @@ func (l *listening) accept(ctx context.Context, listener net.Listener) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			// There are no descriptors left, or so: one may be free again soon.
+			// Out of descriptors, perhaps: one may be free again soon.
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
@@ -168,13 +168,13 @@ func (l *listening) accept(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// mayEnter says whether the other end is a process of the agent's own user; the first one that is not is told of.
+// mayEnter reports whether the other end is a process of the agent's user; the first refusal is reported to the client.
 func (l *listening) mayEnter(connection net.Conn, uid int, err error) bool {
 	if err == nil && uid == os.Getuid() {
 		return true
 	}
 	if err == nil && uid == nobody && !hasSent(connection.(*net.TCPConn)) {
-		return false // it wanted to know whether somebody listens
+		return false // a port probe
 	}
 	l.mutex.Lock()
 	told := l.refused
@@ -193,7 +193,7 @@ func (l *listening) mayEnter(connection net.Conn, uid int, err error) bool {
 	return false
 }
 
-// hasSent says whether something has come that is not read yet.
+// hasSent reports whether there is unread data.
 func hasSent(connection *net.TCPConn) bool {
 	raw, err := connection.SyscallConn()
 	if err != nil {
@@ -238,7 +238,7 @@ func (l *listening) end() {
 	l.relays.Wait()
 }
 
-// Whose is the verb `whose`: the run whose process has a connection on this machine, by its port and that of the other end.
+// Whose is the verb `whose`: it finds the run whose process has a connection on this machine, by the ports of both ends.
 func (s *Service) Whose(_ context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct{ Near, Far uint16 }
 	if err := open.Decode(&request); err != nil {
@@ -278,9 +278,9 @@ func (s *Service) Dial(ctx context.Context, stream *wire.Stream, open wire.Messa
 	return join(stream, connection.(*net.TCPConn))
 }
 
-// join carries both directions until both have ended, or until one cannot go on, and closes the connection.
+// join copies in both directions until both have ended or one has failed, and closes the connection.
 //
-// It takes one goroutine more than the caller's, and no buffer while nothing comes.
+// It takes one goroutine besides the caller's, and no buffer while nothing arrives.
 func join(stream *wire.Stream, connection *net.TCPConn) error {
 	defer connection.Close()
 	ended := make(chan struct{})
@@ -288,7 +288,7 @@ func join(stream *wire.Stream, connection *net.TCPConn) error {
 		defer close(ended)
 		if send(stream.Writer(0, false), connection) != nil {
 			connection.Close()
-			// Whoever reads from the stream below learns of it by the client's CLOSE, or by its next write.
+			// The reader below learns of it by the client's CLOSE or its next write.
 			_ = stream.Close(nil)
 		}
 	}()
@@ -306,7 +306,7 @@ func join(stream *wire.Stream, connection *net.TCPConn) error {
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// send writes what comes from the connection, and END when that ends.
+// send copies from the connection to the stream, and sends END at its end.
 func send(lane io.WriteCloser, connection *net.TCPConn) error {
 	raw, err := connection.SyscallConn()
 	if err != nil {
@@ -331,7 +331,7 @@ func send(lane io.WriteCloser, connection *net.TCPConn) error {
 			return true
 		})
 		if err != nil {
-			return err // the buffer is back: the last read found nothing
+			return err // the buffer was returned: the last read found nothing
 		}
 		if problem == nil && size > 0 {
 			_, problem = lane.Write(buffer[:size])
@@ -346,8 +346,8 @@ func send(lane io.WriteCloser, connection *net.TCPConn) error {
 	}
 }
 
-// receive writes to the connection what the client sends. It waits with a small buffer, and takes a large one while
-// more comes than fits in that.
+// receive copies from the stream to the connection. It waits with a small buffer, and takes a large one while more
+// arrives than fits.
 func receive(connection *net.TCPConn, lane io.Reader) error {
 	waiting := make([]byte, 512)
 	for {

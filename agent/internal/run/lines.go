@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// longestLine is how long a line may be, newline included, to be passed on as it is: Testground stops reading an
+	// longestLine is the longest line, with its newline, that is passed on unchanged: Testground stops reading an
 	// instance at a line of 64 KiB.
 	longestLine = 60 << 10
-	// keptBytes is how much of the lines that were cut is kept of each stream.
+	// keptBytes limits what is kept of each stream's shortened lines.
 	keptBytes = 1 << 30
-	// lineRoom is what a cut line may still get: the note, brackets, a timestamp.
+	// lineRoom is reserved in a shortened line for the note, brackets and a timestamp.
 	lineRoom = 512
 )
 
-// lineGuard takes bytes and gives whole lines, none longer than longestLine; memory stays flat for a line of any length.
+// lineGuard turns bytes into whole lines, none longer than longestLine; memory use does not depend on a line's length.
 //
-// emit gets one or more whole lines at a time (the last of a stream may lack its newline). Lines that were cut are written
-// to a file, which is made when the first one comes.
+// emit gets one or more whole lines at a time (a stream's last may lack its newline). Shortened lines are written whole to
+// a file, which the first one creates.
 type lineGuard struct {
 	emit     func([]byte)
 	path     string // of the file
@@ -31,11 +31,11 @@ type lineGuard struct {
 	cutLines int
 
 	file *os.File
-	held []byte // the beginning of a line whose end has not come
+	held []byte // the beginning of an incomplete line
 	long *longLine
 }
 
-// longLine is a line on its way into the file.
+// longLine is a line being written to the file.
 type longLine struct {
 	head       []byte
 	size, kept int64
@@ -45,7 +45,7 @@ func newLineGuard(path string, emit func([]byte)) *lineGuard {
 	return &lineGuard{emit: emit, path: path, room: keptBytes}
 }
 
-// ahead is how many bytes of a piece have to be free before what is read into it.
+// ahead is how many bytes must stay free at the beginning of a piece.
 func (g *lineGuard) ahead() int {
 	if g == nil {
 		return 0
@@ -53,7 +53,7 @@ func (g *lineGuard) ahead() int {
 	return len(g.held)
 }
 
-// feed takes the stream's next bytes, cut anywhere: those of the piece behind its room.
+// feed takes the stream's next bytes, cut anywhere: those of the piece after its free room.
 func (g *lineGuard) feed(piece []byte) {
 	data := piece[len(g.held):]
 	start := 0
@@ -75,7 +75,7 @@ func (g *lineGuard) feed(piece []byte) {
 	}
 	ready := start + bytes.LastIndexByte(data[start:], '\n') + 1
 	position := start
-	// A whole chunk goes on in one piece: only every 60 KiB is it asked for a line's end.
+	// A whole chunk is passed on at once: a newline is looked for only every 60 KiB.
 	for ready-position > longestLine {
 		if end := bytes.LastIndexByte(data[position:position+longestLine], '\n') + 1; end > 0 {
 			position += end
@@ -97,7 +97,7 @@ func (g *lineGuard) feed(piece []byte) {
 	}
 }
 
-// close is the stream's end: a last line without its newline goes on as it is.
+// close ends the stream: a last line without a newline is passed on as it is.
 func (g *lineGuard) close() {
 	if g.long != nil {
 		g.finishLong()
@@ -116,7 +116,7 @@ func (g *lineGuard) pass(lines []byte) {
 	}
 }
 
-// spool keeps a piece of a long line. What cannot be written (a full disk, a directory that is gone) is told in the line.
+// spool keeps a piece of a long line. If it cannot be written (full disk, missing directory), the shortened line says so.
 func (g *lineGuard) spool(data []byte) {
 	long := g.long
 	if missing := longestLine - len(long.head); missing > 0 {
@@ -153,26 +153,26 @@ func (g *lineGuard) finishLong() {
 	g.long = nil
 }
 
-// shorten makes one line of at most longestLine bytes of a line of size bytes that begins with head. where says where the
-// line stands, and whether whole. An event stays an event where its head shows that it is one.
+// shorten returns a line of at most longestLine bytes for one of size bytes that begins with head. where says where the
+// whole line is kept. An event stays an event if its head shows that it is one.
 func shorten(head []byte, size int64, where string) []byte {
 	note := fmt.Sprintf("… [cut: %d bytes, %s]", size, where)
 	head = head[:min(len(head), longestLine-lineRoom)]
-	if event := shortenEvent(head, note); event != nil && len(event) <= longestLine { // it has few brackets
+	if event := shortenEvent(head, note); event != nil && len(event) <= longestLine { // few brackets are open
 		return event
 	}
 	text := wholeCharacters(bytes.TrimRight(head, "\r\n"))
 	return append(append([]byte(nil), text...), " "+note+"\n"...)
 }
 
-// shortenEvent returns the beginning of an event's JSON, ended inside its last text or after its last whole text; nil for
-// what is no event.
+// shortenEvent returns the beginning of an event's JSON, cut in its last string or after its last whole one; nil if it is
+// not an event.
 func shortenEvent(head []byte, note string) []byte {
 	if !bytes.HasPrefix(bytes.TrimLeft(head, " \t\n\r\v\f"), []byte("{")) {
 		return nil
 	}
-	var open, safeOpen []byte // the brackets that are to be closed
-	safe := -1                // where the last whole text ends
+	var open, safeOpen []byte // the brackets to close
+	safe := -1                // where the last whole string ends
 	before := byte(0)
 	key := ""
 	topKeys := map[string]bool{}
@@ -200,7 +200,7 @@ func shortenEvent(head []byte, note string) []byte {
 			open = append(open, ']')
 		case '}', ']':
 			if len(open) == 0 || open[len(open)-1] != token {
-				return nil // no JSON
+				return nil // not JSON
 			}
 			open = open[:len(open)-1]
 		case ':':
@@ -219,7 +219,7 @@ func shortenEvent(head []byte, note string) []byte {
 	return closeEvent(append([]byte(nil), head[:safe]...), safeOpen, topKeys)
 }
 
-// endOfString finds the end of a JSON string that begins at a quote, and tells whether it is there.
+// endOfString finds the end of a JSON string that begins at a quote, and reports whether it is complete.
 func endOfString(text []byte, at int) (end int, whole bool) {
 	for at++; at < len(text); at++ {
 		switch text[at] {
@@ -242,7 +242,7 @@ func closeEvent(text, open []byte, topKeys map[string]bool) []byte {
 	return append(text, "}\n"...)
 }
 
-// wholeEscapes is the text without an escape that was cut: a lone backslash, or \u with less than four digits behind it.
+// wholeEscapes returns the text without a truncated escape: a lone backslash, or \u with fewer than four digits.
 func wholeEscapes(text []byte) []byte {
 	end := len(text)
 	at := end - 1
@@ -268,7 +268,7 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// wholeCharacters is the text without a UTF-8 sequence that was cut.
+// wholeCharacters returns the text without a truncated UTF-8 sequence.
 func wholeCharacters(text []byte) []byte {
 	for back := 1; back <= min(4, len(text)); back++ {
 		switch c := text[len(text)-back]; {

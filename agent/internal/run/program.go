@@ -18,7 +18,7 @@ import (
 	"remote-runner/agent/internal/wire"
 )
 
-// find finds the program, and tells what is wrong with it as far as that shows before it is started.
+// find looks up the program, and reports what is wrong with it as far as can be seen before starting it.
 func (s *Service) find(ctx context.Context, directory base.Run, r request) (Program, error) {
 	path := r.argv[0]
 	var place *nix.Place
@@ -56,7 +56,7 @@ func (s *Service) find(ctx context.Context, directory base.Run, r request) (Prog
 	return Program{path, append([]string{path}, r.argv[1:]...), place}, nil
 }
 
-// search looks for a name on the login's PATH; the name itself where it is not there.
+// search looks for a name on the login's PATH; it returns the name itself if it is not found.
 func search(name string, environ []string) string {
 	places, _ := lookup(environ, "PATH")
 	for _, place := range filepath.SplitList(places) {
@@ -75,7 +75,7 @@ func unusable(path, problem string) error {
 	return wire.Fail("program", "%s: %s", path, problem).With("program", path).With("problem", problem)
 }
 
-// startProgram starts it; what the kernel takes for no program is a script of sh, as for every shell, unless it is binary.
+// startProgram starts it. As in a shell, a text file that the kernel does not execute is a script for sh.
 func startProgram(keeper *process.Keeper, program Program, spec process.Spec) (*process.Process, error) {
 	spec.Path, spec.Argv = program.Path, program.Argv
 	program.place.Enter(&spec)
@@ -107,7 +107,7 @@ func headOf(path string, size int) ([]byte, error) {
 	return head[:n], err
 }
 
-// formatOf tells the format of a program of another system: elf-b700 (its machine, bytes 18 and 19), mach-o; or "".
+// formatOf returns the format of another system's program: elf-b700 (machine, bytes 18 and 19), mach-o; else "".
 func formatOf(head []byte) string {
 	if len(head) < 20 {
 		return ""
@@ -121,7 +121,7 @@ func formatOf(head []byte) string {
 	return ""
 }
 
-// explain tells why a program did not start.
+// explain returns why a program did not start.
 func explain(err error, program Program) error {
 	if told := (*wire.Failure)(nil); errors.As(err, &told) {
 		return err
@@ -141,7 +141,7 @@ func explain(err error, program Program) error {
 	return unusable(program.Path, problem)
 }
 
-// problemOf is what is wrong with a program that exec did not start; "" where it is not the program (too many arguments).
+// problemOf returns what is wrong with a program that exec refused; "" if it is not the program (too many arguments).
 func problemOf(err error, program Program) string {
 	file := program.place.See(program.Path)
 	switch {
@@ -159,13 +159,13 @@ func problemOf(err error, program Program) string {
 			return "interpreter:" + interpreter
 		}
 		if errors.Is(err, syscall.EACCES) {
-			return "not-executable" // a file system mounted noexec, or the system's policy
+			return "not-executable" // mounted noexec, or the system's policy
 		}
 	}
 	return ""
 }
 
-// interpreterOf is the program that a script or an ELF file names to be started with; "" for none.
+// interpreterOf returns the interpreter that a script or an ELF file names; "" for none.
 func interpreterOf(path string) string {
 	head, err := headOf(path, 256)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package run is the verb run: an application from an empty directory to its removal.
+// Package run serves the verb `run`: an application from an empty directory to its removal.
 package run
 
 import (
@@ -29,22 +29,22 @@ const (
 	laneOutputs
 )
 
-// Service is what runs need of the agent.
+// Service is what runs need from the agent.
 type Service struct {
 	Base      base.Directory
 	Processes *process.Keeper
 	Environ   []string // of the login
 	Nix       *nix.Service
-	// Artifact says whether it is there and what its hash says, and that it is used now: a run may change what the next
-	// one starts.
+	// Artifact reports whether the artifact is there and matches its hash, and marks it as used: a run may change what the
+	// next one starts.
 	Artifact func(hash string) bool
 }
 
-// Program is what shall be started: its path as it sees it itself.
+// Program is the program's path as the program sees it.
 type Program struct {
 	Path  string
 	Argv  []string
-	place *nix.Place // nil where it is in no store of Nix's
+	place *nix.Place // nil if it is not in a Nix store
 }
 
 // Stream is what a run needs of a *wire.Stream.
@@ -104,7 +104,7 @@ func (s *Service) Run(ctx context.Context, stream *wire.Stream, open wire.Messag
 	return s.run(ctx, stream, open)
 }
 
-// run has nothing on its stack while the application runs but what is needed then: of 200 of them each KiB counts.
+// run keeps little on its stack while the application runs: with 200 of them each KiB counts.
 func (s *Service) run(ctx context.Context, stream Stream, open wire.Message) error {
 	a, err := s.begin(ctx, stream, open)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *Service) run(ctx context.Context, stream Stream, open wire.Message) err
 	a.tellStart()
 	a.follow()
 	if a.fetch && a.sendOutputs() != nil {
-		return nil // nobody takes them any more: they stay
+		return nil // nobody takes them any more: they stay here
 	}
 	return leave(ctx, stream, a.directory)
 }
@@ -135,7 +135,7 @@ func (a *application) sendOutputs() error {
 	return nil
 }
 
-// leave waits for the word whether the directory shall go.
+// leave waits to be told whether to remove the directory.
 func leave(ctx context.Context, stream Stream, directory base.Run) error {
 	for {
 		message, err := stream.Receive(ctx)
@@ -159,7 +159,7 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 	}
 }
 
-// disk lets so many starts and removals be under way at once: each takes a thread, and threads stay.
+// disk limits concurrent starts and removals: each takes a thread, and threads are never released.
 var disk = make(chan struct{}, 8)
 
 func (s *Service) begin(ctx context.Context, stream Stream, open wire.Message) (*application, error) {
@@ -185,7 +185,7 @@ func (s *Service) begin(ctx context.Context, stream Stream, open wire.Message) (
 	return a, nil
 }
 
-// makeRun makes the run's directories. That the base is 0700 protects them.
+// makeRun creates the run's directories. The base, which is 0700, protects them.
 func makeRun(run base.Run) error {
 	err := os.Mkdir(string(run), 0o700)
 	if errors.Is(err, os.ErrNotExist) {
@@ -218,7 +218,7 @@ func noRoom(err error, path string) error {
 	return wire.Fail(kind, "%v", err).With("path", path)
 }
 
-// application is a program that runs, with what is needed to end it; nothing of that is read back from the disk.
+// application is a running program with what is needed to end it; none of that is read back from the disk.
 type application struct {
 	keeper    *process.Keeper
 	stream    Stream
@@ -226,15 +226,15 @@ type application struct {
 	process   *process.Process
 	program   Program
 	grace     time.Duration
-	exited    context.Context // over when the process has ended
+	exited    context.Context // ends with the process
 	exit      context.CancelFunc
-	stdin     *os.File    // nil when it is empty
+	stdin     *os.File    // nil if it is empty
 	pumps     [2]*pump    // stdout, stderr; a terminal has no stderr
-	timeout   *time.Timer // nil where it may run for ever
-	fetch     bool        // its outputs are to be sent
+	timeout   *time.Timer // nil if there is no limit
+	fetch     bool        // its outputs will be sent
 
 	mu     sync.Mutex
-	reason string // why it was told to end
+	reason string // why it was stopped
 	over   bool
 	kill   *time.Timer
 }
@@ -252,7 +252,7 @@ func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, 
 	} {
 		record[key] = value
 	}
-	// Before the artifact is looked for: while the record is there, nobody removes that.
+	// Before the artifact is looked up: while the record exists, nobody removes the artifact.
 	if err := os.WriteFile(directory.Record(), record.Format(), 0o600); err != nil {
 		return nil, noRoom(err, directory.Record())
 	}
@@ -297,7 +297,7 @@ func secret() string {
 	return hex.EncodeToString(bytes[:])
 }
 
-// openStreams makes the streams of an application that is started by spec: theirs are its ends, to be closed here.
+// openStreams makes an application's streams and puts them into spec; theirs are its ends, for the caller to close.
 func (a *application) openStreams(r request, spec *process.Spec) (theirs []int, err error) {
 	if r.Terminal != nil {
 		file, err := a.openTerminal(*r.Terminal)
@@ -346,7 +346,7 @@ func (a *application) closeStreams() {
 	}
 }
 
-// follow goes with the application to its end, and tells of it.
+// follow waits for the application's end, and reports it.
 func (a *application) follow() {
 	var pumping sync.WaitGroup
 	for i, each := range a.pumps {
@@ -385,7 +385,7 @@ func (a *application) conclude(pumping *sync.WaitGroup) {
 	code, number := status.ExitStatus(), 0
 	if status.Signaled() {
 		number = int(status.Signal())
-		code = 128 + number // as sh says it
+		code = 128 + number // as sh reports it
 	}
 	_ = base.Append(a.directory, base.Record{"exit": strconv.Itoa(code)})
 	usage := a.process.Usage()
@@ -396,7 +396,7 @@ func (a *application) conclude(pumping *sync.WaitGroup) {
 	}})
 }
 
-// problem is what kept the application from becoming the program that it was started for, "" for nothing.
+// problem returns what kept the process from executing the program, "" if nothing did.
 func (a *application) problem() string {
 	if a.reason != "ended" {
 		return ""
@@ -410,7 +410,7 @@ func (a *application) problem() string {
 
 func inSeconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
 
-// listen waits for the application's end, and meanwhile for a word of the client.
+// listen waits for the application's end, and handles the client's messages meanwhile.
 func (a *application) listen() {
 	for a.exited.Err() == nil {
 		message, err := a.stream.Receive(a.exited)
@@ -418,7 +418,7 @@ func (a *application) listen() {
 			break
 		}
 		if err != nil {
-			a.end("lost") // nobody listens any more
+			a.end("lost") // the client is gone
 			<-a.exited.Done()
 			break
 		}
@@ -447,7 +447,7 @@ func (a *application) listen() {
 	}
 }
 
-// end tells the application to end, and makes it after the grace time. The first reason counts.
+// end stops the application: TERM, and KILL after the grace period. The first reason counts.
 func (a *application) end(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -468,7 +468,7 @@ func (a *application) end(reason string) {
 	})
 }
 
-// environment is exactly what the application gets; of several values of a name the last one counts.
+// environment returns exactly what the application gets; the last of several values for a name counts.
 func (s *Service) environment(directory base.Run, marker string, r request) ([]string, error) {
 	var env []string
 	at := map[string]int{}

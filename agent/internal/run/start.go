@@ -2,7 +2,7 @@ package run
 
 import "remote-runner/agent/internal/process"
 
-// Start starts a program that is in no store, and tells why it cannot be, as of a run's.
+// Start starts a program outside of any store; if it cannot, it returns the same problems as for a run.
 func Start(keeper *process.Keeper, spec process.Spec) (*process.Process, error) {
 	program := Program{Path: spec.Path, Argv: spec.Argv}
 	started, err := startProgram(keeper, program, spec)

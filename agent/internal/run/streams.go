@@ -9,25 +9,25 @@ import (
 )
 
 const (
-	// As much as a frame, with the beginning of a line whose end had not come.
+	// A frame's payload, with room for the beginning of an incomplete line.
 	pieceBytes = 64 << 10
-	// A pipe holds no more than this, unless root says otherwise.
+	// A pipe's capacity, unless root raised the limit.
 	pipeBytes = 1 << 20
 )
 
 var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
 
-// pump carries one stream of an application to the client. It holds a buffer only while there is something in it.
+// pump copies one of an application's streams to the client. It has a buffer only while there is data in it.
 type pump struct {
 	file  *os.File
 	raw   syscall.RawConn
 	to    io.WriteCloser
 	gone  bool       // the client takes no more
-	guard *lineGuard // nil: bytes go on as they are
+	guard *lineGuard // nil: bytes are passed on unchanged
 }
 
 // newPump makes a pipe whose other end is the application's. Lines that are too long are kept in the file kept, unless
-// that is empty.
+// its name is empty.
 func newPump(to io.WriteCloser, kept string) (p *pump, theirs int, err error) {
 	ends, err := rawPipe()
 	if err != nil {
@@ -43,7 +43,7 @@ func newPump(to io.WriteCloser, kept string) (p *pump, theirs int, err error) {
 	return p, ends[1], nil
 }
 
-// pumpFrom carries what comes from our end, which it owns.
+// pumpFrom copies from our end, which it owns.
 func pumpFrom(end int, to io.WriteCloser) (*pump, error) {
 	p := &pump{file: polled(end), to: to}
 	var err error
@@ -54,7 +54,7 @@ func pumpFrom(end int, to io.WriteCloser) (*pump, error) {
 	return p, nil
 }
 
-// run ends when nobody holds the other end any more, or all is read that was there at finish.
+// run returns when nobody has the other end open any more, or when it has read everything that was there at finish.
 func (p *pump) run() {
 	for p.next() {
 	}
@@ -65,7 +65,7 @@ func (p *pump) run() {
 	p.file.Close()
 }
 
-// finish says that whoever still holds the other end is none of the application.
+// finish says that any process with the other end still open is not the application's.
 func (p *pump) finish() {
 	_ = p.file.SetReadDeadline(time.Unix(1, 0))
 }
@@ -89,7 +89,7 @@ func (p *pump) next() bool {
 	return true
 }
 
-// rest takes what the pipe still holds.
+// rest reads what is left in the pipe.
 func (p *pump) rest() {
 	for taken := 0; taken < pipeBytes; {
 		var piece *[pieceBytes]byte
@@ -102,7 +102,7 @@ func (p *pump) rest() {
 	}
 }
 
-// read returns no piece at the end (0) and where nothing is there yet (-1); it takes what comes meanwhile as well.
+// read returns no piece at the end (0) or if there is no data yet (-1); it also takes what arrives meanwhile.
 func (p *pump) read(file uintptr) (*[pieceBytes]byte, int) {
 	piece := pieces.Get().(*[pieceBytes]byte)
 	into := piece[p.guard.ahead():]
@@ -134,7 +134,7 @@ func (p *pump) take(piece *[pieceBytes]byte, n int) {
 	pieces.Put(piece)
 }
 
-// write goes on without a client: an application that is told to end may have much to say until then.
+// write discards data without a client: an application that is stopped may still print much.
 func (p *pump) write(data []byte) {
 	if !p.gone {
 		_, err := p.to.Write(data)
@@ -158,7 +158,7 @@ func pipe() (theirs int, ours *os.File, err error) {
 	return ends[0], polled(ends[1]), nil
 }
 
-// rawPipe makes a pipe that no other program gets. Not os.Pipe: both its ends are non-blocking, the application's too.
+// rawPipe makes a close-on-exec pipe. Not os.Pipe, whose ends are both non-blocking, the application's too.
 func rawPipe() (ends [2]int, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -169,13 +169,13 @@ func rawPipe() (ends [2]int, err error) {
 	return ends, err
 }
 
-// polled makes a file of our end, for which no thread waits.
+// polled makes a file of our end that uses the runtime's poller instead of a thread.
 func polled(end int) *os.File {
 	_ = syscall.SetNonblock(end, true)
 	return os.NewFile(uintptr(end), "pipe")
 }
 
-// feed writes what the client sends to the application's stdin. What it does not read is dropped.
+// feed copies from the client to the application's stdin. What the application does not read is dropped.
 func feed(stdin *os.File, from io.Reader) {
 	buffer := pieces.Get().(*[pieceBytes]byte)
 	defer pieces.Put(buffer)

@@ -11,27 +11,27 @@ import (
 	"syscall"
 )
 
-// Fetched tells what was sent of a directory.
+// Fetched reports what was sent of a directory.
 type Fetched struct {
 	Files   int         `json:"files"`
 	Size    int64       `json:"size"`
-	Changed []string    `json:"changed"` // while they were read; what came has the size that they had at first
+	Changed []string    `json:"changed"` // while they were read; they are sent with their original size
 	Unread  [][2]string `json:"unread"`  // and why
 	LeftOut [][2]string `json:"left_out"`
-	Whole   bool        `json:"whole"` // nothing is unread
+	Whole   bool        `json:"whole"` // everything was read
 }
 
 const (
 	block = 512
-	// A report goes into one message.
+	// A report must fit in one message.
 	mostTold      = 1000
 	mostToldBytes = 256 << 10
-	// So much goes on at once. Less is held while there is less: many runs end at the same time.
+	// The size of a piece. A small tree takes less memory: many runs end at the same time.
 	gatherBytes = 64 << 10
 )
 
-// Send writes a directory as one tar stream: GNU's format, so names and sizes of any length; hard links among its files as
-// links, files with holes as plain ones. The error is that of writing; what cannot be read is in the report.
+// Send writes a directory as one tar stream in GNU's format, which has no limits for names and sizes. Hard links stay
+// links, sparse files become plain ones. The error is from writing; what cannot be read is in the report.
 func Send(to io.Writer, directory string) (Fetched, error) {
 	t := newArchive(to, directory)
 	err := t.directory("")
@@ -47,7 +47,7 @@ func Send(to io.Writer, directory string) (Fetched, error) {
 type archive struct {
 	out       *gather
 	root      string
-	links     map[[2]uint64]string // device and number of a file with several names: the first of them
+	links     map[[2]uint64]string // device and inode of a file with several names: the first name
 	report    Fetched
 	told      int
 	toldBytes int
@@ -59,7 +59,7 @@ func newArchive(to io.Writer, directory string) *archive {
 		out:   &gather{to: to},
 		root:  directory,
 		links: map[[2]uint64]string{},
-		// Lists that are empty, not null.
+		// Empty lists, not null in JSON.
 		report: Fetched{Changed: []string{}, Unread: [][2]string{}, LeftOut: [][2]string{}, Whole: true},
 	}
 }
@@ -76,7 +76,7 @@ func (t *archive) finish() Fetched {
 	return t.report
 }
 
-// mayTell tells whether there is room for one more in the report.
+// mayTell reports whether the report has room for one more.
 func (t *archive) mayTell(words string) bool {
 	if t.told++; t.told > mostTold || t.toldBytes+len(words) > mostToldBytes {
 		t.untold++
@@ -107,7 +107,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// directory sends what is in a directory, "" for the whole; of the names only those of its directories are kept meanwhile.
+// directory sends what is in a directory, "" for the root; it keeps only the names of subdirectories meanwhile.
 func (t *archive) directory(name string) error {
 	shown := name
 	flags := os.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NOFOLLOW
@@ -150,7 +150,7 @@ func (t *archive) directory(name string) error {
 	return nil
 }
 
-// entry sends one entry; of a directory its name only.
+// entry sends one entry; for a directory, its header only.
 func (t *archive) entry(name string) (isDirectory bool, failed error) {
 	path := filepath.Join(t.root, name)
 	info, err := os.Lstat(path)
@@ -189,7 +189,7 @@ func (t *archive) file(name, path string, info fs.FileInfo) error {
 			return t.header(header{name: name, kind: '1', link: first, info: info})
 		}
 	}
-	// Not blocking: a pipe may have come in its place meanwhile.
+	// Non-blocking: it may have been replaced by a pipe meanwhile.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.unread(name, err)
@@ -226,7 +226,7 @@ func (t *archive) file(name, path string, info fs.FileInfo) error {
 	return nil
 }
 
-// padded reads exactly so many bytes of a file: zeros where it has become shorter or cannot be read.
+// padded reads exactly that many bytes of a file: zeros where it became shorter or is unreadable.
 type padded struct {
 	file   io.Reader
 	left   int64
@@ -255,7 +255,7 @@ func (p *padded) read(into []byte) int {
 	return n
 }
 
-// gather puts small pieces together.
+// gather joins small pieces.
 type gather struct {
 	to   io.Writer
 	held []byte
@@ -297,10 +297,10 @@ type header struct {
 	name, link string
 	kind       byte
 	size       int64
-	info       fs.FileInfo // nil: of our own
+	info       fs.FileInfo // nil: our own buffer
 }
 
-// header writes a header, and before it those of names that do not fit in it.
+// header writes a header, after extra ones for names that do not fit into it.
 func (t *archive) header(h header) error {
 	const longest = 100
 	for _, long := range []struct {
@@ -329,7 +329,7 @@ func (t *archive) header(h header) error {
 		mode, seconds = int64(h.info.Mode().Perm()), h.info.ModTime().Unix()
 	}
 	number(b[100:108], mode)
-	number(b[108:116], 0) // nobody's: they are the reader's
+	number(b[108:116], 0) // no owner: files will belong to the reader
 	number(b[116:124], 0)
 	number(b[124:136], h.size)
 	number(b[136:148], seconds)
@@ -345,7 +345,7 @@ func (t *archive) header(h header) error {
 	return err
 }
 
-// number writes octal digits, or where they do not fit GNU's base 256, two's complement with the highest bit set.
+// number writes octal digits, or, if they do not fit, GNU's base 256: two's complement with the highest bit set.
 func number(field []byte, value int64) {
 	digits := len(field) - 1
 	if value >= 0 && value < 1<<(3*digits) {
@@ -362,7 +362,7 @@ func number(field []byte, value int64) {
 	field[0] |= 0x80
 }
 
-// pad fills the block behind something of that size.
+// pad fills up the last block of something of that size.
 func (t *archive) pad(size int64) error {
 	var zeros [block]byte
 	_, err := t.out.Write(zeros[:-size&(block-1)])

@@ -9,7 +9,7 @@ import (
 // window is the size of a terminal, in characters.
 type window struct{ Rows, Columns uint16 }
 
-// openTerminal makes a pseudo-terminal for the application, and returns its end.
+// openTerminal makes a pseudo-terminal, and returns the application's end.
 func (a *application) openTerminal(size window) (theirs int, err error) {
 	ours, theirs, err := pseudoTerminal()
 	if err != nil {
@@ -32,7 +32,7 @@ func (a *application) openTerminal(size window) (theirs int, err error) {
 
 func (a *application) hasTerminal() bool { return a.pumps[1] == nil }
 
-// resize tells the application's terminal how large it is; the kernel tells the programs at it.
+// resize sets the terminal's size; the kernel notifies the programs at it.
 func (a *application) resize(size window) {
 	if !a.hasTerminal() {
 		return
@@ -45,7 +45,7 @@ func (a *application) resize(size window) {
 	}
 }
 
-// duplicate is a further descriptor, so that reading and writing end by themselves.
+// duplicate returns another descriptor, so that reading and writing end independently.
 func duplicate(file int) (int, error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -64,7 +64,7 @@ func control(file int, request uintptr, argument unsafe.Pointer) error {
 	return nil
 }
 
-// openBoth opens the two ends; named tells the path of the application's, once ours is open and lets it be opened.
+// openBoth opens the two ends; named unlocks the application's end, given ours, and returns its path.
 func openBoth(named func(ours int) (string, error)) (ours, theirs int, err error) {
 	const flags = syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC
 	if ours, err = syscall.Open("/dev/ptmx", flags, 0); err != nil {

@@ -13,10 +13,10 @@ import (
 
 const ticksPerSecond = 100 // USER_HZ
 
-// looker reads what the host counts; what cannot be read is left out. For one goroutine.
+// looker reads the host's counters; what cannot be read is left out. Not for concurrent use.
 type looker struct {
 	buffer    []byte
-	throttled []string // the cpu.stat of each control group around this process that has a limit's counters
+	throttled []string // the cpu.stat of each enclosing control group that counts throttling
 }
 
 func newLooker(func(context.Context, ...string) string) *looker {
@@ -41,7 +41,7 @@ func newLooker(func(context.Context, ...string) string) *looker {
 	return l
 }
 
-// throttled is for how many seconds a control group was held back by its limit, as its cpu.stat of version 2 or 1 has it.
+// throttled returns for how many seconds a control group was throttled, from its cpu.stat of version 2 or 1.
 func throttled(stat []byte) (seconds float64, told bool) {
 	if spent := fieldsOf(stat, "throttled_usec "); len(spent) > 0 {
 		return spent[0] / 1e6, true
@@ -52,7 +52,7 @@ func throttled(stat []byte) (seconds float64, told bool) {
 	return 0, false
 }
 
-// read is the text of a file, valid until the next one is read.
+// read returns a file's text, valid until the next call.
 func (l *looker) read(path string) []byte {
 	file, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -77,7 +77,7 @@ func (l *looker) read(path string) []byte {
 	}
 }
 
-// sample is what every sample tells of the host.
+// sample returns what every sample has of the host.
 func (l *looker) sample(context.Context) map[string]float64 {
 	told := map[string]float64{}
 	if ticks := fieldsOf(l.read("/proc/stat"), "cpu "); len(ticks) >= 8 {
@@ -111,7 +111,7 @@ func (l *looker) sample(context.Context) map[string]float64 {
 	return told
 }
 
-// state is that, and what takes longer to read.
+// state returns the same, and what takes longer to read.
 func (l *looker) state(ctx context.Context) map[string]float64 {
 	told := l.sample(ctx)
 	files, _ := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
@@ -129,14 +129,14 @@ func (l *looker) state(ctx context.Context) map[string]float64 {
 	return told
 }
 
-// addNetwork sums up the interfaces but the loopback.
+// addNetwork sums up all interfaces but the loopback.
 func addNetwork(told map[string]float64, text []byte) {
 	for _, line := range bytes.Split(text, []byte("\n")) {
 		name, rest, found := bytes.Cut(line, []byte(":"))
 		if !found || string(bytes.TrimSpace(name)) == "lo" {
 			continue
 		}
-		// bytes, packets, errs, drop, fifo, frame, compressed, multicast, and the same of what is sent
+		// bytes, packets, errs, drop, fifo, frame, compressed, multicast received, and the same sent
 		n := fieldsOf(rest, "")
 		if len(n) < 12 {
 			continue
@@ -152,7 +152,7 @@ func addNetwork(told map[string]float64, text []byte) {
 	}
 }
 
-// addProtocols tells what TCP sent again and what UDP had no room for: /proc/net/snmp names its columns.
+// addProtocols adds TCP's retransmissions and UDP's dropped datagrams from /proc/net/snmp, which names its columns.
 func addProtocols(told map[string]float64, text []byte) {
 	var names []string
 	for _, line := range strings.Split(string(text), "\n") {
@@ -175,7 +175,7 @@ func addProtocols(told map[string]float64, text []byte) {
 	}
 }
 
-// fieldsOf are the numbers behind the first line's beginning with that name, up to the first word that is none.
+// fieldsOf returns the numbers in the first line that begins with that name, up to the first word that is not one.
 func fieldsOf(text []byte, name string) []float64 {
 	for len(text) > 0 {
 		line, rest, _ := bytes.Cut(text, []byte("\n"))

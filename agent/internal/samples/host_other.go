@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// looker asks for what sysctl(8) tells: the load.
+// looker asks sysctl(8) for the load.
 type looker struct {
 	said func(context.Context, ...string) string
 }

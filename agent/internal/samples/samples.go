@@ -1,4 +1,4 @@
-// Package samples tells what applications and their host use, once a second while there are applications.
+// Package samples measures what applications and their host use, once a second while there are applications.
 package samples
 
 import (
@@ -16,20 +16,20 @@ import (
 
 const (
 	shortest = 0.1 // seconds
-	// Where ps has to be asked and answers later, a sample is left out.
+	// If ps is needed and takes longer, the sample is skipped.
 	psTime    = 5 * time.Second
 	mostOfPs  = 1 << 20
 	oneSecond = float64(time.Second)
 )
 
-// Service answers the verb `watch`.
+// Service serves the verb `watch`.
 type Service struct {
 	Processes *process.Keeper
 	Commands  *command.Service
 }
 
-// Watch is the verb `watch`: it answers looks at the clock and at the host, and sends samples until the client closes the
-// stream. A client that does not read them gets fewer: while the lane has no credit, none is taken.
+// Watch is the verb `watch`: it answers requests for the clock and the host's state, and sends samples until the client
+// closes the stream. A client that does not read gets fewer: without credit on the lane, no sample is taken.
 func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		EveryS float64 `json:"every_s"`
@@ -47,7 +47,7 @@ func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Mess
 	}()
 	defer func() {
 		cancel()
-		_ = stream.Close(nil) // else the sampler may wait for credit
+		_ = stream.Close(nil) // the sampler may be waiting for credit
 		<-sampled
 	}()
 	for {
@@ -72,7 +72,7 @@ func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Mess
 	}
 }
 
-// sample writes a line for each sample. While there are no runs, it does nothing at all.
+// sample writes one line per sample. Without runs it sleeps.
 func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duration) {
 	looker := newLooker(s.said)
 	uses, most := map[string]process.Use{}, map[string]process.Use{}
@@ -81,7 +81,7 @@ func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duratio
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		begins := s.Processes.NextRun() // before it is asked whether there are any
+		begins := s.Processes.NextRun() // before HasRuns, to miss none
 		if !s.Processes.HasRuns() {
 			ticker.Stop()
 			select {
@@ -120,7 +120,7 @@ func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duratio
 	}
 }
 
-// appendStart begins a line: encoding/json makes 40 KB of garbage of 200 applications.
+// appendStart begins a line by hand: encoding/json makes 40 KB of garbage for 200 applications.
 func appendStart(line []byte, now time.Time, host map[string]float64) []byte {
 	text, _ := json.Marshal(host)
 	line = strconv.AppendInt(append(line, `{"ns":`...), now.UnixNano(), 10)
@@ -128,7 +128,7 @@ func appendStart(line []byte, now time.Time, host map[string]float64) []byte {
 	return append(line, `,"runs":`...)
 }
 
-// appendUse adds an application, whose name has no characters that JSON would escape.
+// appendUse adds an application; its name needs no escaping in JSON.
 func appendUse(line []byte, id string, use process.Use) []byte {
 	line = append(append(append(line, '"'), id...), `":[`...)
 	line = strconv.AppendFloat(line, use.CPUS, 'f', 2, 64)
@@ -138,7 +138,7 @@ func appendUse(line []byte, id string, use process.Use) []byte {
 	return append(line, ']')
 }
 
-// grown keeps what only grows from shrinking when a process ends that nobody of the run waited for.
+// grown keeps counters from falling when a process ends that no other of its run waited for.
 func grown(use, before process.Use) process.Use {
 	use.CPUS = max(use.CPUS, before.CPUS)
 	use.ReadBytes = max(use.ReadBytes, before.ReadBytes)
@@ -146,7 +146,7 @@ func grown(use, before process.Use) process.Use {
 	return use
 }
 
-// said is what a program says, "" where it fails.
+// said returns a program's output, "" if it fails.
 func (s *Service) said(ctx context.Context, argv ...string) string {
 	ctx, cancel := context.WithTimeout(ctx, psTime)
 	defer cancel()

@@ -16,30 +16,30 @@ import (
 )
 
 const (
-	// Aside begins the names of what is being brought or removed.
+	// Aside is the prefix of names that are being pushed or removed.
 	Aside = ".tmp-"
-	// A run that begins has touched its artifact before it has a record; neither takes so long.
+	// A starting run touches its artifact before it writes its record, and does both sooner than this.
 	justUsed = 10 * time.Minute
-	// What a push left that was cut off; none takes so long.
+	// What is older is left from a broken push; none takes this long.
 	abandoned = 24 * time.Hour
-	// Everything under the lock of the cache is short, unless a disk hangs.
+	// The cache's lock is never held for long, unless a disk hangs.
 	longestLocked = time.Minute
-	// Notes beside what is kept are a line.
+	// A note beside an artifact is one line.
 	longestNote = 4 << 10
 )
 
-// Cache is the directory with the artifacts. Changes of it are made under its lock.
+// Cache is the directory with the artifacts. It is changed under its lock.
 type Cache struct {
 	directory string
-	// used has the names of the artifacts that living runs started from.
+	// used returns the artifacts that living runs use.
 	used func() map[string]bool
 }
 
 func (c *Cache) content(name string) string { return filepath.Join(c.directory, name, top) }
 
-// use says whether the artifact is there, whole and unchanged, and that it is used now.
+// use reports whether the artifact exists, complete and unchanged, and marks it as used.
 //
-// What was looked at before is only looked at; its files are read again when anything about them changed.
+// An artifact that was verified before is only stat'ed; its files are read again if anything about them changed.
 func (c *Cache) use(hash string) bool {
 	place := filepath.Join(c.directory, hash)
 	content, err := LookAtContent(filepath.Join(place, top))
@@ -52,14 +52,14 @@ func (c *Cache) use(hash string) bool {
 		if err != nil || content.Hash != hash {
 			return false
 		}
-		// Where nothing can be written it is read each time.
+		// If this cannot be written, the artifact is read each time.
 		_ = base.WriteFile(filepath.Join(place, "seen"), []byte(content.Seen), 0o600)
 	}
 	touch(filepath.Join(place, "used"))
 	return true
 }
 
-// touch needs no more than a file system that can be read.
+// touch does not fail on a read-only file system.
 func touch(path string) {
 	now := time.Now()
 	if errors.Is(os.Chtimes(path, now, now), os.ErrNotExist) {
@@ -67,7 +67,7 @@ func touch(path string) {
 	}
 }
 
-// finish verifies what lies unpacked in place and makes it the artifact, in the place of one that has changed.
+// finish verifies what is unpacked in place and makes it the artifact, replacing one that has changed.
 func (c *Cache) finish(ctx context.Context, place, hash string) error {
 	content, err := ReadContent(filepath.Join(place, top))
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *Cache) finish(ctx context.Context, place, hash string) error {
 	}
 	defer unlock()
 	if c.use(hash) {
-		return nil // somebody else has brought it meanwhile
+		return nil // somebody else pushed it meanwhile
 	}
 	if err := removeAside(filepath.Join(c.directory, hash)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -107,7 +107,7 @@ func (c *Cache) newAside() (string, error) {
 	return os.MkdirTemp(c.directory, Aside)
 }
 
-// makeRoom removes the longest unused artifacts that no living run has, until all together and `more` are within limit.
+// makeRoom removes the least recently used artifacts that no living run uses, until the rest and `more` fit in limit.
 func (c *Cache) makeRoom(ctx context.Context, keep string, more, limit int64) {
 	entries, total := c.measured()
 	if limit <= 0 || total+more <= limit {
@@ -115,7 +115,7 @@ func (c *Cache) makeRoom(ctx context.Context, keep string, more, limit int64) {
 	}
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return // somebody else makes room
+		return // somebody else is making room
 	}
 	defer unlock()
 	used := c.used()
@@ -135,7 +135,7 @@ type measured struct {
 	used time.Time
 }
 
-// measured has the finished artifacts, the longest unused first, and their size together.
+// measured returns the finished artifacts, least recently used first, and their total size.
 func (c *Cache) measured() (found []measured, total int64) {
 	entries, _ := os.ReadDir(c.directory)
 	for _, entry := range entries {
@@ -155,7 +155,7 @@ func (c *Cache) measured() (found []measured, total int64) {
 	return found, total
 }
 
-// lastUse is the time of the file `used` in the directory, else its own.
+// lastUse returns the mtime of the file `used` in the directory, else the directory's own.
 func lastUse(place string) time.Time {
 	info, err := os.Stat(filepath.Join(place, "used"))
 	if err != nil {
@@ -166,7 +166,7 @@ func lastUse(place string) time.Time {
 	return info.ModTime()
 }
 
-// sweep removes what pushes left that were cut off.
+// sweep removes what broken pushes left.
 func (c *Cache) sweep() {
 	left, _ := filepath.Glob(filepath.Join(c.directory, Aside+"*"))
 	for _, place := range left {
@@ -176,7 +176,7 @@ func (c *Cache) sweep() {
 	}
 }
 
-// SizeOf is how much the file or the tree takes on the disk, in bytes, as far as it can be looked at.
+// SizeOf returns how many bytes a file or a tree takes on disk, without what cannot be read.
 func SizeOf(place string) (size int64) {
 	_ = filepath.WalkDir(place, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -15,12 +15,12 @@ import (
 	"remote-runner/agent/internal/wire"
 )
 
-// What the names of a closure may take; 100,000 paths have less.
+// The limit for a closure's names; 100,000 paths need less.
 const longestList = 16 << 20
 
-// Closure is the verb `closure`: it takes those paths of a closure that are missing into the user's own store.
+// Closure is the verb `closure`: it adds the missing paths of a closure to the user's own store.
 //
-// Whether programs here can be shown that store is proved before anything is sent.
+// Before anything is sent, it tests whether programs here can be shown that store.
 func (s *Service) Closure(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Out           string
@@ -79,7 +79,7 @@ func (s *Service) Closure(ctx context.Context, stream *wire.Stream, open wire.Me
 	return nil
 }
 
-// take asks for what is missing and takes it; sent tells whether that was anything.
+// take requests and receives what is missing; sent reports whether that was anything.
 func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, length int64) (sent bool, err error) {
 	lane := stream.Reader(0)
 	list := make([]byte, length)
@@ -92,7 +92,7 @@ func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, le
 			return false, wire.Fail("breach", "%q is no name of a store path", name)
 		}
 	}
-	// From here on no cleaning takes what this list names.
+	// From here on no cleaner removes what this list names.
 	pending, err := os.CreateTemp(s.closure(""), Aside)
 	if err != nil {
 		return false, noRoom(err)
@@ -134,10 +134,10 @@ func (s UserStore) take(ctx context.Context, stream *wire.Stream, out string, le
 	return len(missing) > 0, nil
 }
 
-// storeTime is when files in a Nix store were changed last.
+// storeTime is the mtime of all files in a Nix store.
 var storeTime = time.Unix(1, 0)
 
-// bring writes the tar stream's store paths aside, and when all that are missing are whole, moves them to their place.
+// bring unpacks the tar stream's store paths aside, and moves them into place once all missing ones are complete.
 func (s UserStore) bring(stream io.Reader, missing map[string]bool) error {
 	place, err := os.MkdirTemp(string(s), Aside)
 	if err != nil {
@@ -156,7 +156,7 @@ func (s UserStore) bring(stream io.Reader, missing map[string]bool) error {
 		}
 	}
 	for name := range missing {
-		// What somebody else has brought meanwhile stays as it is.
+		// What somebody else pushed meanwhile stays.
 		if failed := move(filepath.Join(place, name), s.path(name)); failed != nil {
 			if _, err := os.Lstat(s.path(name)); err != nil {
 				return failed

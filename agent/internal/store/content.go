@@ -1,13 +1,13 @@
-// Package store keeps artifacts: each in a directory under the hash of its content, read-only, verified there, and
-// the longest unused removed when all of them exceed a limit.
+// Package store keeps artifacts: each in a directory named after its content's hash, verified and read-only. When all
+// together exceed a limit, the least recently used are removed.
 //
-// The layout, which the supervisor before this agent had as well:
+// The layout is the same as in the older supervisor:
 //
 //	artifacts/HASH/c      the content
-//	artifacts/HASH/used   changed at each use
-//	artifacts/HASH/kib    what it takes on the disk
-//	artifacts/HASH/seen   what the content looked like when its hash was computed
-//	artifacts/.tmp-*      what is being brought or removed
+//	artifacts/HASH/used   touched at each use
+//	artifacts/HASH/kib    its size on disk
+//	artifacts/HASH/seen   the content's metadata when its hash was computed
+//	artifacts/.tmp-*      what is being pushed or removed
 package store
 
 import (
@@ -25,21 +25,21 @@ import (
 
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// Content is what a directory holds.
+// Content describes what is in a directory.
 type Content struct {
 	Hash  string // 32 hex digits
 	Size  int64  // of all files
-	Disk  int64  // bytes that it takes on the disk
+	Disk  int64  // bytes on disk
 	Files int
-	Seen  string // changes with the name, size, mode or times of anything in it
+	Seen  string // changes with any name, size, mode or time in it
 }
 
-// ReadContent computes the hash of what is below root, as hash_content in content.py does.
+// ReadContent computes the hash of everything below root, as hash_content in content.py does.
 func ReadContent(root string) (Content, error) {
 	return walkContent(root, sha256.New())
 }
 
-// LookAtContent is as ReadContent, without reading a file, and so without a hash.
+// LookAtContent is like ReadContent, but reads no file and computes no hash.
 func LookAtContent(root string) (Content, error) {
 	return walkContent(root, nil)
 }
@@ -47,7 +47,7 @@ func LookAtContent(root string) (Content, error) {
 func walkContent(root string, digest hash.Hash) (Content, error) {
 	var found Content
 	seen := sha256.New()
-	// WalkDir goes through each directory in the order of its names' bytes.
+	// WalkDir visits each directory in the byte order of its names.
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -87,7 +87,7 @@ func walkContent(root string, digest hash.Hash) (Content, error) {
 		if digest == nil {
 			return nil
 		}
-		// Every part with its length, so that no two contents read the same.
+		// Each part is preceded by its length, so that different contents never hash the same bytes.
 		fmt.Fprintf(digest, "%s%d %d %d %d %s%s", kind, executable, len(name), len(target), size, name, target)
 		if kind == "f" {
 			return readFile(digest, path, size)

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// diskSize is what the file takes on its disk.
+// diskSize returns a file's size on disk.
 func diskSize(info fs.FileInfo) int64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int64(stat.Blocks) * 512

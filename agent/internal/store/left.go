@@ -13,9 +13,8 @@ import (
 	"remote-runner/agent/internal/wire"
 )
 
-// Left is an artifact on the host, or what a push left that was cut off. Directory is its own in the cache; or the root
-// that keeps a path in the host's Nix store; or the list of a closure in the user's own store; or a path there that no
-// closure names.
+// Left is an artifact on the host, or what a broken push left. Directory is its directory in the cache, the GC root of a
+// path in the host's Nix store, the list of a closure in the user's own store, or a path there that no closure names.
 type Left struct {
 	Name      string `json:"name"`
 	Directory string `json:"directory"`
@@ -24,7 +23,7 @@ type Left struct {
 	Size      int64  `json:"size"`
 }
 
-// Removal says what became of what should be removed.
+// Removal reports what became of what was to be removed.
 type Removal struct {
 	Removed []string    `json:"removed"`
 	Alive   []string    `json:"alive"`
@@ -32,12 +31,12 @@ type Removal struct {
 	Unknown []string    `json:"unknown"`
 }
 
-// NewRemoval is one with lists, empty ones, for all that it tells.
+// NewRemoval returns one with empty lists, which are not null in JSON.
 func NewRemoval() *Removal {
 	return &Removal{[]string{}, []string{}, [][2]string{}, []string{}}
 }
 
-// Did tells of one place.
+// Did adds one place to the report.
 func (r *Removal) Did(place string, err error) {
 	if err != nil {
 		r.Failed = append(r.Failed, [2]string{place, err.Error()})
@@ -46,7 +45,7 @@ func (r *Removal) Did(place string, err error) {
 	r.Removed = append(r.Removed, place)
 }
 
-// Artifacts is the verb `artifacts`: a message for each.
+// Artifacts is the verb `artifacts`: one message per artifact.
 func (s *Service) Artifacts(_ context.Context, stream *wire.Stream, _ wire.Message) error {
 	used := s.Used()
 	for _, place := range s.places() {
@@ -90,7 +89,7 @@ func listLeft(home string, used map[string]bool) (found []Left) {
 	return found
 }
 
-// directories has those of the cache, and what pushes left there and in the user's own store.
+// directories returns the cache's, and what broken pushes left there and in the user's own store.
 func directories(home string) (found []string) {
 	for _, place := range append(names(filepath.Join(home, "artifacts")), names(filepath.Join(home, "store"))...) {
 		ours := filepath.Base(filepath.Dir(place)) == "artifacts" || strings.HasPrefix(filepath.Base(place), Aside)
@@ -101,7 +100,7 @@ func directories(home string) (found []string) {
 	return found
 }
 
-// names are the paths of what is in the directory.
+// names returns the paths of a directory's entries.
 func names(directory string) (found []string) {
 	entries, _ := os.ReadDir(directory)
 	for _, entry := range entries {
@@ -110,8 +109,8 @@ func names(directory string) (found []string) {
 	return found
 }
 
-// RemoveArtifacts is the verb `remove-artifacts`. In the host's Nix store they are only let go: its own garbage
-// collection takes what nothing else there keeps.
+// RemoveArtifacts is the verb `remove-artifacts`. In the host's Nix store it only removes GC roots: the store's own garbage
+// collection removes what nothing else keeps.
 func (s *Service) RemoveArtifacts(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct{ Names []string }
 	if err := json.Unmarshal(open.Head, &request); err != nil {
@@ -165,8 +164,8 @@ func (r *removing) from(ctx context.Context, place base.Directory) error {
 	}
 	own := UserStoreIn(base.Directory(home))
 	_, unnamed := own.weigh()
-	// A run that began since the look had its record before it found its list. So a list goes aside, where it still
-	// counts, and its paths go after a second look.
+	// A run that started since the check had its record before it found its list. So a list is moved aside, where it
+	// still counts, and its paths are removed after a second check.
 	var gone []string
 	for _, closure := range own.closures() {
 		if r.mayGo(closure, used) {
@@ -201,7 +200,7 @@ func (r *removing) from(ctx context.Context, place base.Directory) error {
 	return nil
 }
 
-// mayGo says whether the place is to be removed and no living run has it.
+// mayGo reports whether the place is to be removed and no living run uses it.
 func (r *removing) mayGo(place string, used map[string]bool) bool {
 	name := filepath.Base(place)
 	if !r.asked[name] {
@@ -215,7 +214,7 @@ func (r *removing) mayGo(place string, used map[string]bool) bool {
 	return true
 }
 
-// removeAside moves it first, so that nothing half removed can be started.
+// removeAside renames it first, so that nothing half removed can be started.
 func removeAside(place string) error {
 	gone, err := os.MkdirTemp(filepath.Dir(place), Aside)
 	if err != nil {

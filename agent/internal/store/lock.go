@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// inProcess has the files that this agent holds: where flock is made of fcntl locks (NFS), it excludes other processes
-// only. A held lock's channel is closed when it is let go.
+// inProcess has the locks that this agent holds: where flock is emulated by fcntl locks (NFS), it excludes other processes
+// only. A lock's channel is closed when it is released.
 var inProcess = struct {
 	sync.Mutex
 	held map[string]chan struct{}
 }{held: map[string]chan struct{}{}}
 
-// lock takes the file at path for this one request, among all agents; unlock lets go of it, and removes it.
+// lock locks the file at path for one request, among all agents; unlock releases and removes it.
 //
-// Where the file system knows no locks, only this agent's own requests exclude each other.
+// On a file system without locks, only this agent's own requests exclude each other.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	release, err := lockInProcess(ctx, path)
 	if err != nil {
@@ -44,7 +44,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 			}
 		}
 		if err == nil && !isAt(file, path) {
-			// Who had it removed it, and a third one may have made another.
+			// Its holder removed it, and another process may have created a new one.
 			file.Close()
 			continue
 		}

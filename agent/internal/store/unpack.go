@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// top is the directory of an artifact that has its content, and what the names in the tar begin with.
+// top is an artifact's content directory, with which all names in the tar begin.
 const top = "c"
 
-// errUnsafe is what an error wraps that is the archive's fault: what came is not what was announced.
+// errUnsafe is wrapped by errors in the archive: it is not what was announced.
 var errUnsafe = errors.New("the stream is no artifact")
 
-// Unpack writes the tar stream's content to directory/c, which must not be there, and makes it read-only. limit is what
-// all files may hold together.
+// Unpack writes the tar stream's content to directory/c, which must not exist, and makes it read-only. limit is for the
+// size of all files together.
 func Unpack(stream io.Reader, directory string, limit int64) error {
 	if err := unpack(stream, directory, map[string]bool{top: true}, limit, time.Time{}); err != nil {
 		return err
@@ -30,11 +30,11 @@ func Unpack(stream io.Reader, directory string, limit int64) error {
 	return os.Chmod(path, 0o555)
 }
 
-// unpack writes those of the tar stream's names into the directory, and what is below them, read-only but for the names
-// themselves, which are to be moved. Files were changed last at that time, where it is one.
+// unpack writes the given names of the tar stream into the directory, with everything below them. All but the names
+// themselves, which will be moved, becomes read-only. Files get that mtime unless it is zero.
 //
-// Nothing is written outside: each entry's parent has to be a directory of this stream, so no link leads anywhere. The
-// links themselves may name any target, as the content's hash has it (python3 of a virtual environment is such a one).
+// Nothing is written outside: each entry's parent must be a directory of this stream, so no link is followed. The links
+// themselves may have any target, which the content's hash covers (python3 in a virtual environment has such a one).
 func unpack(stream io.Reader, directory string, names map[string]bool, limit int64, changed time.Time) error {
 	archive := tar.NewReader(stream)
 	made := map[string]bool{}
@@ -83,7 +83,7 @@ func unpack(stream io.Reader, directory string, names map[string]bool, limit int
 			return err
 		}
 	}
-	// From the last to the first, since nothing can be done below a directory that is read-only.
+	// In reverse order, since nothing below a read-only directory can be changed.
 	for i := len(below) - 1; i >= 0; i-- {
 		if err := os.Chmod(below[i], 0o555); err != nil {
 			return err
@@ -92,7 +92,7 @@ func unpack(stream io.Reader, directory string, names map[string]bool, limit int
 	return nil
 }
 
-// plainName is an entry's name without a directory's slash, if it leads downwards only.
+// plainName returns an entry's name without a directory's slash, if it has no .. and is relative.
 func plainName(said string, directory bool) (string, error) {
 	name := said
 	if directory {
@@ -135,7 +135,7 @@ func writeFile(content io.Reader, path string, executable bool) error {
 	if err := file.Chmod(mode); err != nil {
 		return err
 	}
-	// Some file systems say only here that there is no room.
+	// Some file systems report only here that the disk is full.
 	return file.Close()
 }
 

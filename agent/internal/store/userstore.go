@@ -13,16 +13,15 @@ import (
 	"remote-runner/agent/internal/base"
 )
 
-// UserStore is the directory of a Nix store of the user's own. In it nothing is registered: a path is whole as soon as
-// it is there.
+// UserStore is the directory of a Nix store of the user's own. It has no database: a path that exists is complete.
 //
-//	nix/store/HASH-NAME   what a program started from here sees at /nix/store
-//	closures/HASH-NAME    for each output that was pushed: the names of all that it needs, a line each; touched at use
-//	how.HOST              by which namespaces HOST (a home may be shared) shows it to a program
-//	root                  an empty directory, to mount on
+//	nix/store/HASH-NAME   what programs from this store see at /nix/store
+//	closures/HASH-NAME    for each pushed output, the names in its closure, one a line; touched at use
+//	how.HOST              how HOST (a home may be shared) shows the store to a program
+//	root                  an empty directory, a mount point
 type UserStore string
 
-// UserStoreIn is the one in our directory.
+// UserStoreIn returns the one in our directory.
 func UserStoreIn(home base.Directory) UserStore {
 	return UserStore(filepath.Join(string(home), "store"))
 }
@@ -38,22 +37,22 @@ func (s UserStore) howFile() string {
 	return filepath.Join(string(s), "how."+host)
 }
 
-// How is the way by which a program of this host was seen to get to it, "" while none was.
+// How returns the way that is known to work on this host, "" if none is.
 func (s UserStore) How() string {
 	text, _ := base.ReadFile(s.howFile(), longestNote)
 	return strings.TrimSpace(string(text))
 }
 
-// Forget has the next push try the way again.
+// Forget makes the next push test the ways again.
 func (s UserStore) Forget() { os.Remove(s.howFile()) }
 
-// Use notes that an output is used now, and tells whether it is there.
+// Use marks an output as used, and reports whether it exists.
 func (s UserStore) Use(name string) bool {
 	now := time.Now()
 	return os.Chtimes(s.closure(name), now, now) == nil
 }
 
-// LookUp is where that lies which a program in the store would find at the path.
+// LookUp returns where the file lies that a program in the store sees at the path.
 func (s UserStore) LookUp(path string) string {
 	const mostLinks = 40
 	found, rest := "", path
@@ -88,7 +87,7 @@ func (s UserStore) outside(path string) string {
 	return path
 }
 
-// make makes its directories. What a program sees of them looks as it does elsewhere.
+// make creates its directories, with the usual modes where programs see them.
 func (s UserStore) make() error {
 	for _, place := range []string{"nix/store", "closures", "root"} {
 		if err := os.MkdirAll(filepath.Join(string(s), place), 0o755); err != nil {
@@ -103,14 +102,14 @@ func (s UserStore) make() error {
 	return nil
 }
 
-// closures are the lists, also those (with the prefix Aside) of pushes that go on.
+// closures returns the lists, including those of unfinished pushes (with the prefix Aside).
 func (s UserStore) closures() []string { return names(s.closure("")) }
 
 func (s UserStore) goneList(closure string) string {
 	return filepath.Join(filepath.Dir(closure), Aside+"gone-"+filepath.Base(closure))
 }
 
-// named visits what the lists name. The error is the first of what could not be read: then nothing counts as unnamed.
+// named visits what the lists name. It returns the first read error: then nothing may be treated as unnamed.
 func (s UserStore) named(visit func(closure, name string)) error {
 	lists, failed := os.ReadDir(s.closure(""))
 	for _, list := range lists {
@@ -126,8 +125,8 @@ func (s UserStore) named(visit func(closure, name string)) error {
 	return failed
 }
 
-// weigh has the sizes of closures by their lists, and those of paths that no closure names. Of a path that several
-// closures share, one has the size.
+// weigh returns the sizes of closures by their lists, and of paths that no closure names. A path that several closures
+// share counts for one of them.
 func (s UserStore) weigh() (closures, unnamed map[string]int64) {
 	closures, unnamed = map[string]int64{}, map[string]int64{}
 	for _, path := range names(s.path("")) {
@@ -160,7 +159,7 @@ func (s UserStore) sweep() {
 	for name := range unnamed {
 		_ = move(s.path(name), filepath.Join(gone, name))
 	}
-	// A push that began meanwhile has written its list first and looked then: what it found here goes back.
+	// A push that started meanwhile wrote its list first and checked after: what it found is moved back.
 	again := map[string]bool{}
 	if s.named(func(_, name string) { again[name] = true }) != nil {
 		again = unnamed
@@ -173,14 +172,14 @@ func (s UserStore) sweep() {
 	_ = base.Remove(gone)
 }
 
-// move moves a store path. Only a directory that may be written to can be moved.
+// move moves a store path: a directory must be writable to be moved.
 func move(from, to string) error {
 	info, err := os.Lstat(from)
 	if err != nil {
 		return err
 	}
 	if !info.IsDir() {
-		// A rename would put it in the place of what somebody else has brought meanwhile; that stays.
+		// A rename would replace what somebody else pushed meanwhile.
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			return fs.ErrExist
 		}
@@ -195,8 +194,8 @@ func move(from, to string) error {
 	return os.Chmod(to, 0o555)
 }
 
-// makeRoom removes the closures that were not used for longest until the paths fit into the limit: not keep, none of
-// the last minutes, none that a living run has.
+// makeRoom removes the least recently used closures until the paths fit in the limit. It spares keep, those of the last
+// minutes, and those of living runs.
 func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]bool) {
 	lists := s.closures()
 	sort.Slice(lists, func(i, j int) bool { return lastUse(lists[i]).Before(lastUse(lists[j])) })
@@ -208,7 +207,7 @@ func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]boo
 		if name == keep || strings.HasPrefix(name, ".") || time.Since(lastUse(list)) < justUsed {
 			continue
 		}
-		// A run has its record before it looks for its list.
+		// A run writes its record before it looks for its list.
 		if os.Rename(list, s.goneList(list)) != nil {
 			continue
 		}
@@ -221,7 +220,7 @@ func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]boo
 	}
 }
 
-// tidy removes what pushes left that were cut off.
+// tidy removes what broken pushes left.
 func (s UserStore) tidy() {
 	for _, pattern := range []string{filepath.Join(string(s), Aside+"*"), s.closure(Aside + "*")} {
 		left, _ := filepath.Glob(pattern)

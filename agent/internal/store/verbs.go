@@ -16,25 +16,25 @@ import (
 )
 
 const (
-	// More than a stream's first credit, so that a line with a delay is filled; it is held only while the disk is slower.
+	// More than a stream's initial credit, to fill a line with high latency; it is used only while the disk is slower.
 	bulkCredit = 4 << 20
 	firstGrant = 256 << 10
-	// Somebody else's push of the same is waited for so long. Then it is brought twice, and one of the two is kept.
+	// How long to wait for another push of the same artifact. After that both are received, and one is kept.
 	longestWait = 2 * time.Minute
 )
 
 // hashes are those of content.py.
 var hashes = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// Service answers the verbs about artifacts.
+// Service serves the verbs about artifacts.
 type Service struct {
 	// Base is the agent's directory.
 	Base base.Directory
-	// Used has the names of the artifacts that living runs started from: a hash, or a store path without its directory.
+	// Used returns the artifacts that living runs use: a hash, or a store path's base name.
 	Used func() map[string]bool
-	// Places are all directories of ours on this host, where there is more to look at than Base.
+	// Places returns all our directories on this host, Base included.
 	Places func() []base.Directory
-	// Prove tries by which way a program here gets to see the user's own Nix store.
+	// Prove finds the way in which a program here can be shown the user's own Nix store.
 	Prove func(context.Context, UserStore) (how string, err error)
 }
 
@@ -42,10 +42,10 @@ func (s *Service) cache() *Cache {
 	return &Cache{s.Base.Artifacts(), s.Used}
 }
 
-// Use says whether the artifact is there, whole and unchanged, and that it is used now.
+// Use reports whether the artifact exists, complete and unchanged, and marks it as used.
 func (s *Service) Use(hash string) bool { return s.cache().use(hash) }
 
-// Artifact is the verb `artifact`: it says where the artifact is, and takes it from the client where it is missing.
+// Artifact is the verb `artifact`: it returns where the artifact is, and receives it from the client if it is missing.
 func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.Message) error {
 	var request struct {
 		Hash  string
@@ -120,7 +120,7 @@ func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, h
 	return noRoom(err)
 }
 
-// noRoom is what the client is told about an error of the file system.
+// noRoom turns a file system's error into a failure for the client.
 func noRoom(err error) error {
 	if err == nil {
 		return nil

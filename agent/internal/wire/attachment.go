@@ -20,19 +20,19 @@ type Transport struct {
 	Release  func()                       // called once, when the streams are closed; may be nil
 }
 
-// probe is how far the look at stdout is, after stdin ended.
+// probe is the state of the check of stdout after stdin ended.
 type probe int
 
 const (
 	probeWritten probe = iota + 1
-	probePassed        // the client has ended, whatever becomes of stdout
+	probePassed        // the client has ended, whatever happens to stdout
 )
 
 // Attachment is a session's use of one transport.
 type Attachment struct {
 	session   *Session
 	transport Transport
-	kick      chan struct{} // there may be something to write
+	kick      chan struct{} // signals that there may be something to write
 	stopped   chan struct{}
 	stopOnce  sync.Once
 	start     time.Time
@@ -41,15 +41,15 @@ type Attachment struct {
 	// guarded by the session's mu
 	attached bool   // HELLO has come
 	next     uint64 // the number of the next frame to write
-	alone    uint64 // frames above this one no attachment before has had to write
-	written  uint64 // the number of the last frame that is written, and looked at no more
+	alone    uint64 // frames above this one are written for the first time
+	written  uint64 // the number of the last frame that is completely written
 	control  []byte // unnumbered frames to write
 	probe    probe  // since stdin ended
 	silence  *time.Timer
 }
 
-// Attach goes on with the session on a transport. The transport before is let go of, and nothing that it
-// still delivers counts. With an error, the transport stays the caller's.
+// Attach continues the session on a transport. The previous transport is closed, and what it still delivers is ignored.
+// On error, the transport stays the caller's.
 func (s *Session) Attach(t Transport) (*Attachment, error) {
 	a := &Attachment{
 		session: s, transport: t, kick: make(chan struct{}, 1), stopped: make(chan struct{}), start: time.Now(),
@@ -77,7 +77,7 @@ func (s *Session) Attach(t Transport) (*Attachment, error) {
 	return a, nil
 }
 
-// Break says that the transport is broken, whatever its streams look like.
+// Break marks the transport as broken, whatever the state of its streams.
 func (a *Attachment) Break() { a.session.detach(a) }
 
 func (a *Attachment) stop() {
@@ -152,7 +152,7 @@ func (a *Attachment) write(greeting []byte) {
 	}
 }
 
-// flushed notes that all that was to be written is, and with it the probe.
+// flushed notes that everything has been written, the probe included.
 func (a *Attachment) flushed() {
 	a.session.mu.Lock()
 	if a.probe == probeWritten && len(a.control) == 0 {
@@ -161,7 +161,7 @@ func (a *Attachment) flushed() {
 	a.session.mu.Unlock()
 }
 
-// batch takes what is to be written next: unnumbered frames before the others.
+// batch returns what to write next: unnumbered frames first.
 func (a *Attachment) batch(batch [][]byte) [][]byte {
 	s := a.session
 	s.mu.Lock()
@@ -194,7 +194,7 @@ func (a *Attachment) batch(batch [][]byte) [][]byte {
 	return batch
 }
 
-// watch gives the transport up when it is silent for too long.
+// watch gives up the transport when it has been silent for too long.
 func (a *Attachment) watch(alive time.Duration) {
 	var asked int64 = -1
 	a.silence = time.AfterFunc(alive, func() {

@@ -27,7 +27,7 @@ const (
 )
 
 const (
-	// Protocol is the version of the protocol that is spoken here.
+	// Protocol is the protocol's version.
 	Protocol = 1
 
 	headerSize  = 18
@@ -40,7 +40,7 @@ const (
 	largestBulk = 4 << 20
 )
 
-// errBreach is at the root of every error that says that the other side breaks the protocol.
+// errBreach is wrapped by every error for a violation of the protocol.
 var errBreach = errors.New("breach of the protocol")
 
 func breach(format string, args ...any) error {
@@ -55,7 +55,7 @@ type frame struct {
 	payload []byte
 }
 
-// numbered says whether frames of this kind are counted, kept and acknowledged.
+// numbered reports whether frames of this kind are numbered, kept and acknowledged.
 func numbered(kind byte) bool {
 	switch kind {
 	case kindOpen, kindMessage, kindData, kindCredit, kindEnd, kindClose, kindBye:
@@ -72,8 +72,7 @@ func appendFrame(to []byte, f frame) []byte {
 	return append(to, f.payload...)
 }
 
-// readFrame reads one frame and checks what can be checked without knowing the session. It returns
-// io.EOF only between two frames.
+// readFrame reads one frame and checks what can be checked without the session. It returns io.EOF only between frames.
 func readFrame(from io.Reader, header []byte) (frame, error) {
 	if _, err := io.ReadFull(from, header[:headerSize]); err != nil {
 		return frame{}, err
@@ -97,7 +96,7 @@ func readFrame(from io.Reader, header []byte) (frame, error) {
 	return f, nil
 }
 
-// check refuses a header before memory is spent on its payload.
+// check rejects a bad header before its payload is allocated.
 func (f *frame) check(size uint32) error {
 	fits := size <= maxPayload
 	switch f.kind {
@@ -132,8 +131,7 @@ func noEOF(err error) error {
 	return err
 }
 
-// Message is what OPEN, MESSAGE and CLOSE hold: a JSON object, and fields of bytes without the zero
-// bytes that stand before them.
+// Message is the payload of OPEN, MESSAGE and CLOSE: a JSON object, and fields of bytes, without the NUL before each.
 type Message struct {
 	Head   json.RawMessage
 	Fields [][]byte
@@ -173,7 +171,7 @@ func decodeMessage(payload []byte) (Message, error) {
 	return Message{Head: json.RawMessage(head), Fields: parts[1:]}, nil
 }
 
-// Failure is an error that the client is told in a CLOSE.
+// Failure is an error to report to the client in a CLOSE.
 type Failure struct {
 	Kind string
 	Text string
@@ -185,7 +183,7 @@ func Fail(kind, format string, args ...any) *Failure {
 	return &Failure{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
-// With adds a further key to what the client is told.
+// With adds another key to the failure.
 func (f *Failure) With(key string, value any) *Failure {
 	if f.More == nil {
 		f.More = map[string]any{}
@@ -196,7 +194,7 @@ func (f *Failure) With(key string, value any) *Failure {
 
 func (f *Failure) Error() string { return f.Text }
 
-// closing is the payload of the CLOSE that tells a failure; nothing for none.
+// closing returns the payload of a failure's CLOSE; empty for no failure.
 func closing(failure error) []byte {
 	if failure == nil {
 		return nil
@@ -211,7 +209,7 @@ func closing(failure error) []byte {
 	}
 	head["error"], head["text"] = told.Kind, told.Text
 	payload, err := encodeMessage(head, nil)
-	if err != nil { // too long, or a value that JSON has no form for
+	if err != nil { // too long, or not representable in JSON
 		payload, _ = encodeMessage(map[string]any{"error": told.Kind, "text": fmt.Sprintf("%.4000s", told.Text)}, nil)
 	}
 	return payload

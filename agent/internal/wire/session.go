@@ -13,38 +13,36 @@ import (
 
 const (
 	settleTime  = 20 * time.Millisecond  // how much later than stdin a transport that breaks may close stdout
-	probeTime   = 250 * time.Millisecond // how long the end of a session's program may take to show, after stdin ended
+	probeTime   = 250 * time.Millisecond // how long the end of a session's program may take to be noticed, after stdin ended
 	ackTime     = time.Second
-	againTime   = time.Second // for what waits unread when this process was stopped
+	againTime   = time.Second // for what is still unread after this process was stopped
 	soonMargin  = 100 * time.Millisecond
 	lateMargin  = 500 * time.Millisecond
 	laneWaiting = 64 << 10 // a lane with more than this under way counts as bulk
-	keptCost    = 64       // what a kept frame takes besides its payload
+	keptCost    = 64       // the overhead of a kept frame
 )
 
-// ErrOver is what everything on a session that is over returns.
+// ErrOver is returned by every operation on a session that is over.
 var ErrOver = errors.New("the session is over")
 
-// errReplaced ends an attachment that a later one has taken the place of, or that came too late.
+// errReplaced ends an attachment that a later one replaced, or that came too late.
 var errReplaced = errors.New("another attachment has its place")
 
 // Handler serves one stream of the client. Its error becomes the CLOSE: a *Failure as it is, others as
 // kind "failed"; nil is a plain CLOSE. The context ends with the stream and with the session.
 type Handler func(ctx context.Context, s *Stream, open Message) error
 
-// Options of a session.
+// Options configure a session.
 type Options struct {
-	Key        string        // what HELLO must name; anything goes for ""
+	Key        string        // what HELLO must name; "" accepts anything
 	FirstHello time.Duration // how long to wait for the first HELLO; a minute with 0
 }
 
-// Session is what lasts while transports come and go: the numbers, the frames that are kept until they
-// are acknowledged, and the streams.
+// Session is what outlives its transports: frame numbers, frames that are not acknowledged yet, and streams.
 //
-// A frame is numbered and kept when there is room for it, whether or not a transport is there; one
-// goroutine for each transport writes the kept frames in their order. So whoever sends waits for room
-// only, never for a transport, and the order of sending is decided by who is let in: bulk only while
-// little of it is under way. Nothing blocks while mu is held.
+// A frame is numbered and kept as soon as there is room for it, with or without a transport; each transport has a
+// goroutine that writes the kept frames in order. So a sender waits for room only, never for a transport, and admission
+// decides the order: bulk is admitted only while little of it is in flight. Nothing blocks while mu is held.
 type Session struct {
 	handle   Handler
 	key      string
@@ -54,11 +52,11 @@ type Session struct {
 
 	mu       sync.Mutex // guards all below, and the fields of streams, lanes and attachments
 	sent     uint64
-	kept     []keptFrame // those with the numbers sent-len(kept)+1 … sent
+	kept     []keptFrame // frames with the numbers sent-len(kept)+1 … sent
 	keptSize int
 	bulkSize int
 	pace     pace
-	urgent   []*entry // what waits for room, each in its order
+	urgent   []*entry // frames that wait for room, each in order
 	bulky    []*entry
 
 	received uint64
@@ -75,7 +73,7 @@ type Session struct {
 	epoch     uint64 // of the last HELLO
 	alive     time.Duration
 	tolerate  time.Duration
-	lostTimer *time.Timer // runs while no client is attached
+	lostTimer *time.Timer // runs while no transport is attached
 	breached  bool
 	breachAt  uint64
 	over      bool
@@ -90,7 +88,7 @@ type keptFrame struct {
 	at   time.Time
 }
 
-// entry is a frame that waits for room. Its payload may be the sender's own memory until it is admitted.
+// entry is a frame that waits for room. Until it is admitted, its payload may be the sender's own memory.
 type entry struct {
 	frame    frame
 	stream   *Stream
@@ -117,8 +115,8 @@ func NewSession(handle Handler, options Options) *Session {
 // Done is closed when the client is gone for good.
 func (s *Session) Done() <-chan struct{} { return s.ctx.Done() }
 
-// Reason says why the session is over: "bye", "gone" (the client ended), "lost" (it did not come back)
-// or "breach".
+// Reason returns why the session is over: "bye", "gone" (the client ended), "lost" (it did not come back) or
+// "breach" (it violated the protocol).
 func (s *Session) Reason() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +126,7 @@ func (s *Session) Reason() string {
 // Wait waits for the handlers of all streams. It is for after Done.
 func (s *Session) Wait() { s.handlers.Wait() }
 
-// Close lets go of the transport.
+// Close closes the transport.
 func (s *Session) Close() {
 	s.mu.Lock()
 	s.finish("closed")
@@ -156,7 +154,7 @@ func (s *Session) finish(reason string) {
 
 // Sending
 
-// enqueue sends a frame as soon as there is room. The channel of what it returns is closed at that time.
+// enqueue sends a frame as soon as there is room. Then the result's channel is closed.
 func (s *Session) enqueue(e *entry) *entry {
 	e.admitted = make(chan struct{})
 	if s.over {
@@ -171,7 +169,7 @@ func (s *Session) enqueue(e *entry) *entry {
 	return e
 }
 
-// admit lets in what waits, as far as there is room.
+// admit admits waiting frames as far as there is room.
 func (s *Session) admit() {
 	for len(s.urgent) > 0 && s.fits(s.urgent[0]) {
 		s.put(s.urgent[0])
@@ -207,7 +205,7 @@ func (s *Session) put(e *entry) {
 	s.kick()
 }
 
-// large has memory for large frames that nobody reads any more: a stream that says much makes no garbage.
+// large recycles the memory of large frames: a busy stream makes no garbage.
 var large = sync.Pool{New: func() any { return new([headerSize + maxData]byte) }}
 
 func newFrame(size int) []byte {
@@ -223,7 +221,7 @@ func freeFrame(raw []byte) {
 	}
 }
 
-// kick wakes the writer of the transport.
+// kick wakes the transport's writer.
 func (s *Session) kick() {
 	if s.current != nil {
 		poke(s.current.kick)
@@ -267,7 +265,7 @@ func (s *Session) acknowledged(number uint64) error {
 	if len(s.kept) == 0 {
 		s.kept = nil
 	}
-	// A smaller acknowledgement has waited for the receiver's clock, so it says nothing about the line.
+	// A smaller acknowledgement was delayed by the receiver's timer, so it says nothing about the line.
 	if size >= ackBytes {
 		s.pace.measure(delay, number, s.sent, len(s.bulky) > 0)
 	}
@@ -275,11 +273,11 @@ func (s *Session) acknowledged(number uint64) error {
 	return nil
 }
 
-// pace is how much bulk may be under way, found from the delay of acknowledgements.
+// pace decides how much bulk may be in flight, from the delay of acknowledgements.
 type pace struct {
 	limit    int
 	shortest time.Duration
-	mark     uint64 // what was sent before this number says nothing about the present limit
+	mark     uint64 // frames before this number were sent under another limit
 	found    bool   // the limit was once too much
 }
 
@@ -317,7 +315,7 @@ type hello struct {
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// take acts on a frame of an attachment.
+// take handles a frame from an attachment.
 func (s *Session) take(a *Attachment, f frame) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -335,7 +333,7 @@ func (s *Session) take(a *Attachment, f frame) error {
 	case kindAck:
 		return s.acknowledged(binary.BigEndian.Uint64(f.payload))
 	case kindPing:
-		if len(a.control) < maxData { // else the client sends and does not read
+		if len(a.control) < maxData { // otherwise the client sends and does not read
 			a.control = appendFrame(a.control, frame{kind: kindPong, payload: f.payload})
 			poke(a.kick)
 		}
@@ -378,7 +376,7 @@ func (s *Session) acknowledge() {
 	s.kick()
 }
 
-// greet takes the client's HELLO.
+// greet handles the client's HELLO.
 func (s *Session) greet(a *Attachment, payload []byte) error {
 	var h hello
 	if err := json.Unmarshal(payload, &h); err != nil {
@@ -414,7 +412,7 @@ func (s *Session) greet(a *Attachment, payload []byte) error {
 	return nil
 }
 
-// accept acts on a numbered frame.
+// accept handles a numbered frame.
 func (s *Session) accept(f frame) error {
 	if f.kind == kindBye {
 		s.finish("bye")
@@ -445,12 +443,12 @@ func (s *Session) accept(f frame) error {
 	if f.stream == 0 || (theirs && f.stream > s.lastTheirs) || (!theirs && f.stream > s.lastOurs) {
 		return breach("a frame of kind %c on stream %d, which was never opened", f.kind, f.stream)
 	}
-	return nil // of a stream that is over
+	return nil // for a stream that is over
 }
 
 // Transports
 
-// ended is what follows when nothing more can be read from an attachment.
+// ended handles the end of an attachment's input.
 func (s *Session) ended(a *Attachment, err error) {
 	s.mu.Lock()
 	current := s.current == a && !s.over
@@ -462,8 +460,8 @@ func (s *Session) ended(a *Attachment, err error) {
 		s.breached, s.breachAt = true, s.received
 	}
 	if current && a.attached && (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) {
-		// Either the client has ended, or the transport has: then stdout is broken as well, which a write shows. One
-		// write alone: ssh cannot pass it on when the client was killed, and has stdout closed for that.
+		// Either the client has ended, or the transport has: then stdout is broken as well, which a write shows. One write
+		// only: if the client was killed, ssh cannot pass it on and closes stdout.
 		time.AfterFunc(settleTime, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -490,7 +488,7 @@ func (s *Session) ended(a *Attachment, err error) {
 	}
 }
 
-// detach goes on without an attachment.
+// detach continues the session without an attachment.
 func (s *Session) detach(a *Attachment) {
 	s.mu.Lock()
 	if s.current == a {
@@ -501,7 +499,7 @@ func (s *Session) detach(a *Attachment) {
 	a.stop()
 }
 
-// armLost gives the client tolerate_s to come back, counted from when it was last there.
+// armLost gives the client tolerate_s to come back, counted from its last sign of life.
 func (s *Session) armLost() {
 	if s.lostTimer != nil || s.over {
 		return

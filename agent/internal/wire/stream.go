@@ -7,12 +7,12 @@ import (
 	"io"
 )
 
-const crumb = 1 << 10 // pieces below this are put together while they wait to be read
+const crumb = 1 << 10 // smaller pieces are joined while they wait to be read
 
 var errClosed = errors.New("the stream is closed")
 
-// Stream is one request of the client, or one connection that the agent tells of. Each lane is read by
-// one goroutine at a time, and written by one.
+// Stream is a request of the client, or a connection that the agent announces. At most one goroutine reads each lane, and
+// one writes it.
 type Stream struct {
 	session *Session
 	id      uint32
@@ -25,14 +25,14 @@ type Stream struct {
 	messages []Message
 	arrived  chan struct{}
 	theirs   bool // the client's CLOSE has come
-	ours     bool // our CLOSE is sent, or waits for room
+	ours     bool // our CLOSE was sent, or waits for room
 }
 
 type inLane struct {
 	pieces   [][]byte
 	credit   int // what the client may still send
 	window   int
-	consumed int // what was read since credit was last granted
+	consumed int // what was read since the last grant
 	ended    bool
 	arrived  chan struct{}
 }
@@ -51,7 +51,7 @@ func (s *Session) newStream(id uint32) *Stream {
 	return stream
 }
 
-// Open opens a stream of the agent's own. Whoever opens it closes it.
+// Open opens a stream from the agent. Whoever opens it closes it.
 func (s *Session) Open(head any, fields ...[]byte) (*Stream, error) {
 	payload, err := encodeMessage(head, fields)
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *Session) Open(head any, fields ...[]byte) (*Stream, error) {
 	return stream, s.admitted(e)
 }
 
-// admitted waits until a frame is on its way.
+// admitted waits until a frame is admitted.
 func (s *Session) admitted(e *entry) error {
 	select {
 	case <-e.admitted:
@@ -102,7 +102,7 @@ func (st *Stream) Send(head any, fields ...[]byte) error {
 	return s.admitted(e)
 }
 
-// Receive waits for the next message of the client; io.EOF is its CLOSE, or the end of the session.
+// Receive waits for the client's next message; io.EOF means its CLOSE, or the end of the session.
 func (st *Stream) Receive(ctx context.Context) (Message, error) {
 	s := st.session
 	for {
@@ -149,10 +149,10 @@ func (st *Stream) Close(failure error) error {
 	return nil
 }
 
-// take acts on a frame of the client.
+// take handles a frame from the client.
 func (st *Stream) take(f frame) error {
 	if st.theirs {
-		return nil // of a stream that is over for the client
+		return nil // for a stream that the client has closed
 	}
 	switch f.kind {
 	case kindMessage:
@@ -219,8 +219,8 @@ type laneReader struct {
 	lane   byte
 }
 
-// Reader reads what the client sends on a lane, and grants credit as it is read. It returns io.EOF after
-// END, and io.ErrUnexpectedEOF when CLOSE or the end of the session came before it.
+// Reader reads what the client sends on a lane, and grants credit as it is read. It returns io.EOF after END, and
+// io.ErrUnexpectedEOF if CLOSE or the end of the session came first.
 func (st *Stream) Reader(lane byte) io.Reader { return &laneReader{st, lane} }
 
 func (r *laneReader) Read(p []byte) (int, error) {
@@ -258,7 +258,7 @@ func (r *laneReader) Read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// Grant lets the client send so many bytes more on a lane than it could before, from now on.
+// Grant enlarges a lane's window by that many bytes.
 func (st *Stream) Grant(lane byte, n int) {
 	st.session.mu.Lock()
 	defer st.session.mu.Unlock()

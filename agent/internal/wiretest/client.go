@@ -1,4 +1,4 @@
-// Package wiretest is a client of a session, for the tests of verbs: over a pipe that never breaks.
+// Package wiretest has a client for tests of verbs, over a pipe that never breaks.
 package wiretest
 
 import (
@@ -38,7 +38,7 @@ type Client struct {
 // Stream is one request, or one that the agent opened.
 type Stream struct {
 	ID   uint32
-	Head map[string]any // of the OPEN, when the agent opened it
+	Head map[string]any // of the OPEN, if the agent opened it
 
 	client   *Client
 	messages []map[string]any
@@ -50,7 +50,7 @@ type Stream struct {
 	ours     bool // our CLOSE is sent
 }
 
-// New makes a session that serves with handle, and its client. The test's end is the session's.
+// New makes a session that is served by handle, and its client. Both end with the test.
 func New(t testing.TB, handle wire.Handler) *Client {
 	c := &Client{Session: wire.NewSession(handle, wire.Options{}), t: t, next: 1, streams: map[uint32]*Stream{}}
 	c.changed = sync.NewCond(&c.mutex)
@@ -79,7 +79,7 @@ func New(t testing.TB, handle wire.Handler) *Client {
 	return c
 }
 
-// send is called with the mutex held, or before anybody else can.
+// send is called with the mutex held, or before the client is shared.
 func (c *Client) send(kind, lane byte, stream uint32, payload []byte) {
 	frame := binary.BigEndian.AppendUint32(nil, uint32(len(payload)))
 	frame = binary.BigEndian.AppendUint32(append(frame, kind, lane), stream)
@@ -250,7 +250,7 @@ func (s *Stream) Receive() map[string]any {
 	return said
 }
 
-// Write sends on a lane, as the credit allows; it gives up when the agent has closed the stream.
+// Write sends on a lane as credit allows; it gives up if the agent has closed the stream.
 func (s *Stream) Write(lane byte, data []byte) {
 	s.client.t.Helper()
 	s.client.mutex.Lock()
@@ -276,7 +276,7 @@ func (s *Stream) End(lane byte) {
 	}
 }
 
-// Read waits until so many bytes have come on a lane, or all that will, and takes them.
+// Read waits for that many bytes on a lane, or its end, and returns them.
 func (s *Stream) Read(lane byte, size int) string {
 	s.client.t.Helper()
 	s.client.mutex.Lock()
@@ -288,7 +288,7 @@ func (s *Stream) Read(lane byte, size int) string {
 	return taken
 }
 
-// ReadAll waits for a lane's END, and takes all that came; ended says that it was END and not CLOSE.
+// ReadAll waits for a lane's END, and returns all that came; ended reports that it was END and not CLOSE.
 func (s *Stream) ReadAll(lane byte) (data string, ended bool) {
 	s.client.t.Helper()
 	s.client.mutex.Lock()
@@ -313,7 +313,7 @@ func (s *Stream) close() {
 	}
 }
 
-// Failure waits for the agent's CLOSE, and has what it says: nil for a plain one.
+// Failure waits for the agent's CLOSE, and returns its failure: nil for a plain one.
 func (s *Stream) Failure() map[string]any {
 	s.client.t.Helper()
 	s.client.mutex.Lock()
