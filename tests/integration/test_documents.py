@@ -129,6 +129,13 @@ def test_its_examples_print_what_stands_there(page: Path, terminal: Callable[[st
         assert re.fullmatch(expected, printed_by(came)), f"$ {step.command}\n{came}\nexpected:\n{expected}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_example_is_kept_from_this_test(page: Path) -> None:
+    for about, _, kind, body in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        assert kind == "console" or not re.search(r"^\$ ", body, re.MULTILINE), f"a console in {kind!r}: {body}"
+        assert kind == "console" or about != "skip", f"nothing to skip: {body}"
+
+
 def test_what_differs_is_not_compared_and_the_rest_is() -> None:
     page = "```console\n$ a\n1.5 s  x\n…\nrun dc5lsr7j2tkf5tnj3qtg in outputs/run/dc5lsr7j2tkf5tnj3qtg/x\n```\n"
     (step,) = steps_of(page)

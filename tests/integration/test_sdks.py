@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -201,3 +202,26 @@ def test_rust_on_a_host_that_does_not_know_the_services_name_is_told_what_helps(
     assert instance.verdict == "failed"
     for words in ("exit status 1", "`127.0.0.1 testground-sync-service`", "`service_ports: {sync: 5050}`"):
         assert words in instance.reason
+
+
+def test_the_go_program_of_the_documentation_meets_here_and_there(
+    environ: dict[str, str], machine: Machine, netns_host: NetnsHost, tmp_path: Path
+) -> None:
+    """As docs/own-plan.md has it: what `init go` made, with the page's case and program."""
+    need("go")
+    page = (ROOT / "docs" / "own-plan.md").read_text(encoding="utf-8")
+    (case,), (program,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("toml", "go"))
+    made = tmp_path / "meeting"
+    remote_runner = Path(sys.executable).with_name("remote-runner")
+    subprocess.run([remote_runner, "init", "go", "meeting"], cwd=tmp_path, env=environ, check=True)
+    with (made / "manifest.toml").open("a", encoding="utf-8") as manifest:
+        manifest.write(case)
+    (made / "main.go").write_text(program, encoding="utf-8")
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(PLANS / "go" / name, made)
+    command = "env CGO_ENABLED=0 GOOS={goos} GOARCH={goarch} go build -o {out} ."
+    plan = Plan(made, machine, "meeting")
+    plan.write_inventory({"name": "meeting", "command": command}, [localhost(tmp_path / "far"), place_on(netns_host)])
+    for instance in plan.single(2, "meet", rounds="2").all_ok().instances:
+        points = [json.loads(line) for line in instance.text("results.out").splitlines()]
+        assert [point["name"] for point in points] == ["barrier_seconds"] * 2
