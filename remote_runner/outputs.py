@@ -87,22 +87,17 @@ def unpack(
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
     umask: int | None = None,
 ) -> OutputsReport:
-    """Unpack a tar stream, given in pieces of any size, into `outputs_dir` (made if need be, merged into if not).
+    """Unpack a tar stream, given in pieces of any size, into `outputs_dir` (merged into if there, else made at need).
 
     `far_outputs` is the directory's path on the host: absolute links into it become relative ones. Links to
     elsewhere, pipes, sockets and devices are left out and reported, as are names that are remote-runner's own.
-    An empty stream is an empty directory. `umask` holds for what is made (`None`: that of the process).
+    An empty stream makes nothing. `umask` holds for what is made (`None`: that of the process).
 
     Raises `UnsafeOutputsError` for an entry with `..`, an absolute name or a way through a link; `OutputsLimitError`
     for the entry with which they (files, and 512 bytes for each entry and each directory on the way to it) come to
     more than `limit_bytes`; `DamagedOutputsError`, `UnwritableOutputsError`. What came before is kept.
     """
-    try:
-        outputs_dir.mkdir(parents=True, exist_ok=True)
-        unpacker = _Unpacker(chunks, outputs_dir, host, os.fsencode(far_outputs), limit_bytes, umask)
-    except OSError as error:
-        raise UnwritableOutputsError(host, str(outputs_dir), error.strerror or str(error)) from error
-    with unpacker:
+    with _Unpacker(chunks, outputs_dir, host, os.fsencode(far_outputs), limit_bytes, umask) as unpacker:
         return unpacker.run()
 
 
@@ -126,8 +121,7 @@ class _Unpacker:
         self._limit_bytes = limit_bytes
         self._umask = umask
         self._taken_bytes = 0
-        # The directory itself may be reached through links: it is ours. Below it nothing is followed.
-        self._root = os.open(outputs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root = -1
         self._open: dict[tuple[bytes, ...], int] = {}
         self._absolute: dict[tuple[bytes, ...], bytes] = {}
         self._files = 0
@@ -141,7 +135,8 @@ class _Unpacker:
 
     def __exit__(self, *_: object) -> None:
         self._forget_directories()
-        os.close(self._root)
+        if self._root >= 0:
+            os.close(self._root)
 
     def run(self) -> OutputsReport:
         long_name = long_link = b""
@@ -154,6 +149,8 @@ class _Unpacker:
             begun = True
             if not header[0] and not header.strip(b"\0"):
                 break
+            if self._root < 0:
+                self._open_root()
             entry = self._parse(header)
             self._taken_bytes += _BLOCK
             if entry.kind in b"LKxg":
@@ -184,6 +181,14 @@ class _Unpacker:
         if self._untold:
             self._left_out.append(LeftOut("…", f"and {self._untold} more"))
         return OutputsReport(self._files, self._size_bytes, tuple(self._left_out))
+
+    def _open_root(self) -> None:
+        try:
+            self._outputs_dir.mkdir(parents=True, exist_ok=True)
+            # The directory itself may be reached through links: it is ours. Below it nothing is followed.
+            self._root = os.open(self._outputs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnwritableOutputsError(self._host, str(self._outputs_dir), error.strerror or str(error)) from error
 
     # --- the stream ---
 

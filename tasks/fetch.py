@@ -46,7 +46,8 @@ def fetch(
         show_json([one.to_json() for one in found])
     else:
         for one in found:
-            show(str(one.outputs))
+            if one.outputs.is_dir():  # nothing may have come
+                show(str(one.outputs))
     raise_failed(entries, results)
     if not found:
         raise Failed(f"fetch: no host has outputs of run {run}; fab clean --dry-run lists what is there")

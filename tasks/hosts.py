@@ -47,6 +47,9 @@ def hosts(c: invoke.Context, host: list[str] | None = None, probe: bool = False,
     if probe:
         _probe(plan, entries, json=json)
         return
+    for entry in entries:
+        if entry.nearest:
+            say(f"{entry.name} is not in inventory.yaml; did you mean {' or '.join(entry.nearest)}?")
     known = [_known(plan, entry) for entry in entries]
     if json:
         show_json(known)

@@ -117,6 +117,8 @@ def composition(
 ) -> None:
     """Run a composition, as `testground run composition -f FILE` does."""
     plan = Plan.here()
+    if not file and not plan.is_plan:
+        raise plan.missing()
     templates = Templates(plan.environ, plan.controller.cache, find_go)
     loaded = Composition.load(Path(file) if file else plan.directory / "composition.toml", templates)
     services = _services(sync_service, influxdb, redis)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,7 @@ from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.inventory.kinds import SHELL_WORDS
+from remote_runner.machine.shell_words import OPERATORS, shell_line
 from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
@@ -67,9 +66,8 @@ def run(
     if not command:
         raise Failed("run: give a command behind --, for example: fab run --host localhost -- uname -a")
     entries = plan.select(host)
-    if meant := next((word for word in command if word in SHELL_WORDS), None):
-        line = shlex.quote(" ".join(command))
-        say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- sh -c {line}")
+    if meant := next((word for word in command if word in OPERATORS), None):
+        say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- {shell_line(command)}")
     terminal = _terminal_for(entries) if tty else None
     run_id = new_run_id()
     jobs = [planned_job(plan, entry, run_id, command, terminal) for entry in entries]

@@ -107,7 +107,7 @@ class Composition:
     @classmethod
     def load(cls, path: Path, templates: Templates | None = None) -> Composition:
         """Read the file; one with `{{` in it is filled in by `templates` before. Raises `CompositionError`."""
-        file, text = plan_file.load(path, CompositionError)
+        file, text = plan_file.load(path, CompositionError, "name the composition: --file FILE")
         if "{{" in text and templates is not None:
             return cls._read(templates.fill_in(text, path), f"{file}, filled in")
         return cls.from_toml(text, file=file)

@@ -122,7 +122,7 @@ class Manifest:
     @classmethod
     def load(cls, path: Path) -> Manifest:
         """Read the file. Raises `ManifestError`."""
-        file, text = plan_file.load(path, ManifestError)
+        file, text = plan_file.load(path, ManifestError, "`fab init sh hello` makes a plan that has one")
         return cls.from_toml(text, file=file)
 
     @classmethod

@@ -13,6 +13,19 @@ from testground.errors import PlanFileError
 _MOST_CHARACTERS = 4 << 20
 _LARGEST_SHARE = 1e18  # times any count it is still a number
 
+# What tomli says of a mistake -> what to do about it.
+_TOML_MISTAKES = {
+    "Invalid value": 'put a text in quotes: key = "text"',
+    "Illegal character '\\n'": "close the quotes in the same line",
+    "Unterminated string": "close the quotes",
+    "Unclosed": "close the bracket",
+    "after a statement": "put each `key = value` into a line of its own",
+    "Expected '='": "write `key = value`, or a table's name in brackets: [name]",
+    "Expected ']'": "close the table's name: [name], or [[name]] for one of several",
+    "overwrite": "give each key once",
+    "twice": "name each table once; one of several is [[name]]",
+}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -180,10 +193,15 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def load(path: Path, error: type[PlanFileError]) -> tuple[str, str]:
-    """The file's name for messages and its text. Raises `error` where it cannot be read."""
+def load(path: Path, error: type[PlanFileError], if_missing: str) -> tuple[str, str]:
+    """The file's name for messages and its text. Raises `error` where it cannot be read.
+
+    `if_missing` is what to do where there is no such file.
+    """
     try:
         return str(path), path.read_text(encoding="utf-8")
+    except FileNotFoundError as fault:
+        raise error(str(path), "", f"cannot be read: {fault.strerror}", next_step=if_missing) from fault
     except OSError as fault:
         raise error(str(path), "", f"cannot be read: {fault.strerror}") from fault
     except UnicodeDecodeError as fault:
@@ -203,7 +221,9 @@ def parse(text: str, file: str, error: type[PlanFileError], keys: Sequence[str])
         # Not the whole line: a template may have put a secret into the value.
         lines = text.splitlines()
         begins = lines[fault.lineno - 1].partition("=")[0].strip()[:60] if fault.lineno <= len(lines) else ""
-        raise error(file, "", f"is not valid TOML: {fault}" + (f": {begins} …" if begins else "")) from fault
+        problem = f"is not valid TOML: {fault}" + (f": {begins} …" if begins else "")
+        next_step = next((step for words, step in _TOML_MISTAKES.items() if words in fault.msg), "")
+        raise error(file, "", problem, next_step=next_step) from fault
     except (ValueError, RecursionError) as fault:  # a number of 5,000 digits; nested without end
         raise error(file, "", f"is not valid TOML: {fault}") from fault
     return _table(file, "", values, error, [], keys, text)

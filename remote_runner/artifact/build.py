@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,7 @@ from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
 from remote_runner.machine.file_names import safe_name
 from remote_runner.machine.files import write_atomically
+from remote_runner.machine.shell_words import expanded_by_shell, needs_shell, shell_line
 from remote_runner.shared_failure import pack_failure, unpack_failure
 
 _KEPT_RUNS = 8
@@ -262,21 +263,38 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
     try:
         status = attempt.run(command.argv, log=log, environ=_build_environment(attempt.environ))
     except LocalProgramError as error:
-        raise failed(str(error), f"install {command.argv[0]}, or set app.command in inventory.yaml") from error
+        raise failed(error.args[0], _next_to_start(app.command or (), error)) from error
     except DeadlineError as error:
         raise failed(
             f"`{shown}` did not end within {error.seconds:g} s", "raise timeouts.build_s in inventory.yaml"
         ) from error
     if status:
         how = f"status {status}" if status > 0 else f"signal {-status}"
+        hint = _next_to_correct(app.command or ())
         raise failed(
             f"`{shown}` ended with {how}",
-            f"correct what it says above; `fab build --arch {system}` does this build alone, in {attempt.plan_dir}",
+            f"{hint}; `fab build --arch {system}` does this build alone, in {attempt.plan_dir}",
         )
     try:
         return Artifact.from_path(command.out, system, app.program)
     except ArtifactError as error:
         raise failed(f"`{shown}` ended well, but {error.args[0]}", error.next_step) from error
+
+
+def _next_to_start(command: Sequence[str], error: LocalProgramError) -> str:
+    """What to do about a command (its placeholders not filled in) that could not be started."""
+    if needs_shell(command):
+        return f"there is no shell; to have one, in inventory.yaml: app.command: {shell_line(command)}"
+    return error.next_step or f"install {command[0]}, or set app.command in inventory.yaml"
+
+
+def _next_to_correct(command: Sequence[str]) -> str:
+    """What to do about a command that failed."""
+    if word := expanded_by_shell(command):
+        return f"{word} is handed on as it is: there is no shell; to have one: app.command: {shell_line(command)}"
+    if not any("{out}" in word for word in command):
+        return "app.command does not say {out}, where the result has to lie"
+    return "correct what it says above"
 
 
 def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:

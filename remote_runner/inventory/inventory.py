@@ -335,6 +335,10 @@ def _check_inventory_name(name: str, node: Node, at: At) -> None:
             f"the host's name alone, with the user below it: `{host}: {{ssh: {{user: {user}}}}}`",
             found=repr(name),
         )
+    host, colon, port = name.rpartition(":")
+    if colon and host and ":" not in host and port.isdecimal():
+        expected = f"the host's name alone, with the port below it: `{host}: {{ssh: {{port: {port}}}}}`"
+        at.fail(node.line, expected, found=repr(name))
     if "@" in name or _GLOB.search(name):
         at.fail(node.line, "a host's name without @, *, ? and [", found=repr(name))
 

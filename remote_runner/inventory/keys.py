@@ -6,6 +6,7 @@ Reading, error messages, the JSON schema and the reference in the documentation 
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
@@ -380,8 +381,9 @@ def _walk(node: Node | None, keys: dict[str, Key], place: Place, prefix: str, at
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return
     if not isinstance(node, Mapping):
-        known = ", ".join(_next_names(keys, prefix))
-        at.fail(node, f"a mapping ({known})")
+        meant = _meant(node, place, prefix)
+        known = f": `{at.path.rpartition('.')[2]}: {meant}`" if meant else f" ({', '.join(_next_names(keys, prefix))})"
+        at.fail(node, f"a mapping{known}")
     for name, child in node.items.items():
         dotted = prefix + name
         if dotted in keys:
@@ -392,6 +394,16 @@ def _walk(node: Node | None, keys: dict[str, Key], place: Place, prefix: str, at
             _refuse(name, node.lines[name], keys, place, prefix, at)
 
 
+def _meant(node: Node, place: Place, prefix: str) -> str:
+    """The mapping that was probably meant by a value in its place; "" where nobody can tell."""
+    if not isinstance(node, Scalar) or not re.fullmatch(r"[\w.@-]+", node.text):
+        return ""
+    user, _, host = node.text.rpartition("@")
+    target = f"{{host: {host}{f', user: {user}' if user else ''}}}"
+    meant = {(Place.HOST, ""): f"{{ssh: {target}}}", (Place.APP, ""): f"{{name: {node.text}}}"}
+    return target if prefix == "ssh." else meant.get((place, prefix), "")
+
+
 def _next_names(keys: dict[str, Key], prefix: str) -> list[str]:
     return list(dict.fromkeys(key[len(prefix) :].split(".")[0] for key in keys if key.startswith(prefix)))
 
@@ -400,9 +412,11 @@ def _refuse(name: str, line: int, keys: dict[str, Key], place: Place, prefix: st
     here = _next_names(keys, prefix)
     # `user` written beside `ssh`, `connect_s` beside `timeouts`: the name is right, its place is not.
     elsewhere = tuple(key for key in keys if key.split(".")[-1] == name)
-    others = [p for p in Place for key in KEYS if p in key.places and p is not place and key.name == prefix + name]
+    full = prefix + name
+    others = [p for key in KEYS if key.name == full or key.name.startswith(f"{full}.") for p in key.places - {place}]
     if others and not elsewhere:
-        at.child(name).fail(line, f"this key only in {others[0].value}", found="the key here")
+        places = " or ".join(p.value for p in Place if p in others)
+        at.child(name).fail(line, f"this key in {places}", found="the key here")
     nearest = elsewhere or nearest_names(name, here)
     at.child(name).fail(line, f"one of {', '.join(here)}", found="an unknown key", nearest=nearest)
 

@@ -18,6 +18,7 @@ from remote_runner.inventory.sources.source import SlurmConnect
 from remote_runner.inventory.ssh_target import HOST_PATTERN, USER_PATTERN, check_host_name, check_user_name
 from remote_runner.inventory.systems import SYSTEMS, System
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, Sequence
+from remote_runner.machine.shell_words import operator_in
 
 
 class Builder(Enum):
@@ -110,8 +111,8 @@ def _described(node: Node) -> str:
     return f"a mapping of {', '.join(list(node.items)[:3]) or 'nothing'}"
 
 
-class _TooMuchError(ValueError):
-    """A number is larger than its text says."""
+class _NotThisWayError(ValueError):
+    """A value that is nearly right; the message says what it has to be."""
 
 
 # Every scalar keeps its text here; elsewhere `10` is a number and `true` a flag.
@@ -130,7 +131,7 @@ def _text_kind(expected: str, parse: Callable[[str], Any], schema: Mapping_[str,
             at.fail(node, expected, nearest=error.nearest)
         except HostNameError as error:
             at.fail(node, f"{expected} ({error.reason})")
-        except _TooMuchError as error:
+        except _NotThisWayError as error:
             at.fail(node, f"{expected} ({error})")
         except (ValueError, KeyError):
             at.fail(node, expected)
@@ -153,10 +154,23 @@ def list_kind(expected: str, item: Kind) -> Kind:
         if isinstance(node, Scalar) and node.is_null:
             return ()
         if not isinstance(node, Sequence):
-            at.fail(node, expected)
+            at.fail(node, f"{expected}{_as_list(node)}")
         return tuple(item.read(child, at.item(index)) for index, child in enumerate(node.items))
 
     return Kind(expected, read, {"type": ["array", "null"], "items": item.schema})
+
+
+def _as_list(node: Node) -> str:
+    """The list that was probably meant by one word."""
+    is_word = isinstance(node, Scalar) and re.fullmatch(r"[\w./-]+", node.text)
+    return f": `[{node.text}]`" if isinstance(node, Scalar) and is_word else ""
+
+
+def _as_mapping(node: Node) -> str:
+    """The mapping that was probably meant by `NAME=value`, alone or in a list."""
+    first = node.items[0] if isinstance(node, Sequence) and node.items else node
+    pair = re.fullmatch(r"(\w+)=([\w./-]*)", first.text) if isinstance(first, Scalar) else None
+    return f': `{{{pair[1]}: "{pair[2]}"}}`' if pair else ""
 
 
 def _mapping_kind(expected: str, name: Callable[[str], str | None], pattern: str, is_env: bool) -> Kind:
@@ -166,7 +180,7 @@ def _mapping_kind(expected: str, name: Callable[[str], str | None], pattern: str
         if isinstance(node, Scalar) and node.is_null:
             return {}
         if not isinstance(node, Mapping):
-            at.fail(node, expected)
+            at.fail(node, f"{expected}{_as_mapping(node)}")
         values: dict[str, str | None] = {}
         for key, value in node.items.items():
             wanted = name(key)
@@ -237,9 +251,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _seconds(text: str) -> float:
+    if with_unit := re.fullmatch(r"([0-9]+) *(ms|s|m|min|h|d)", text):
+        value = int(with_unit[1]) * {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[with_unit[2]]
+        raise _NotThisWayError(f"a number alone: {value:.15g}")
     value = float(text)
     if value > _MOST_S:
-        raise _TooMuchError(f"at most {_MOST_S:.0f}")
+        raise _NotThisWayError(f"at most {_MOST_S:.0f}")
     if not value > 0:
         raise ValueError
     return value
@@ -260,7 +277,7 @@ def _size(text: str) -> int:
         raise ValueError
     value = float(match[1]) * _UNITS[match[2]]
     if value >= _MOST_BYTES:
-        raise _TooMuchError("less than 8 EiB")
+        raise _NotThisWayError("less than 8 EiB")
     return int(value)
 
 
@@ -322,6 +339,11 @@ def _read_words(node: Node, at: At, kind: Kind) -> tuple[str, ...]:
     if isinstance(node, Sequence):
         words = [item.text if isinstance(item, Scalar) and not item.is_null else "" for item in node.items]
     elif isinstance(node, Scalar) and not node.is_null:
+        if operator := operator_in(node.text):
+            with_shell = f"sh -c {shlex.quote(node.text)}"
+            at.fail(
+                node, f"a command that needs no shell, or one given to a shell: {with_shell}", found=f"`{operator}`"
+            )
         try:
             words = shlex.split(node.text)
         except ValueError as error:
@@ -333,18 +355,8 @@ def _read_words(node: Node, at: At, kind: Kind) -> tuple[str, ...]:
     return tuple(words)
 
 
-SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>", "|&"})
-"""What means something to a shell and nothing to a program that is started without one."""
-
-
 def _read_command(node: Node, at: At) -> tuple[str, ...]:
-    import shlex
-
     words = _read_words(node, at, COMMAND)
-    meant = next((word for word in words if word in SHELL_WORDS), None)
-    if isinstance(node, Scalar) and meant is not None:
-        with_shell = f"sh -c {shlex.quote(node.text)}"
-        at.fail(node, f"a command that needs no shell, or one given to a shell: {with_shell}", found=f"`{meant}`")
     for name in unknown_placeholders(words):
         nearest = tuple(f"{{{n}}}" for n in nearest_names(name, PLACEHOLDERS))
         known = ", ".join(f"{{{n}}}" for n in PLACEHOLDERS)
@@ -367,10 +379,13 @@ def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
     if isinstance(node, Scalar) and node.is_null:
         return {}
     if not isinstance(node, Mapping):
-        first = next(iter(node.items), None) if isinstance(node, Sequence) else None
+        first = next(iter(node.items), None) if isinstance(node, Sequence) else node
         example = ""
         if isinstance(first, Scalar) and not first.is_null:
-            example = f": `{first.text}:` in the place of `- {first.text}`"
+            written = f"- {first.text}" if isinstance(node, Sequence) else first.text
+            example = f": `{first.text}:` in the place of `{written}`"
+            if not isinstance(node, Sequence):
+                example += ", in a line of its own"
         at.fail(node, f"{HOSTS.expected}{example}")
     return {name: (child, at.child(name)) for name, child in node.items.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -17,6 +18,7 @@ from pathlib import Path
 from remote_runner.cancellation import Cancellation
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
+from remote_runner.machine.shell_words import needs_shell, shell_line
 
 _GRACE_S = 2.0
 _LOOK_S = 0.2  # for a cancellation, where nothing tells both
@@ -72,7 +74,7 @@ def run_logged(
     except OSError as error:
         if process is not None:
             raise
-        raise LocalProgramError(argv, f"cannot be started: {error.strerror}") from error
+        raise _not_started(argv, cwd, error) from error
     finally:
         if process is not None and process.returncode is None:
             _end_group(process)
@@ -192,7 +194,31 @@ def start(
             start_new_session=True,
         )
     except OSError as error:
-        raise LocalProgramError(argv, f"cannot be started: {error.strerror}") from error
+        raise _not_started(argv, cwd or ".", error) from error
+
+
+def _not_started(argv: Sequence[str], cwd: Path | str, error: OSError) -> LocalProgramError:
+    """Why the system did not start a program; what to do about it, where that is a file that somebody wrote."""
+    reason, next_step = f"cannot be started: {error.strerror}", None
+    path = Path(cwd, argv[0])
+    if needs_shell(argv):
+        next_step = f"there is no shell; to have one: {shell_line(argv)}"
+    if "/" in argv[0] and path.is_file():
+        with suppress(OSError), path.open("rb") as file:
+            first = file.readline(200)
+            if first.endswith(b"\r\n"):
+                reason = "is a script with Windows line ends (CRLF)"
+                next_step = f"save {path} with Unix line ends (perl -pi -e 's/\\r$//' FILE)"
+            elif error.errno == errno.ENOEXEC:
+                next_step = f"name its interpreter in the first line of {path}: #!/bin/sh"
+            elif error.errno == errno.ENOENT and first.startswith(b"#!"):
+                reason = f"cannot be started: its first line names {first[2:].strip().decode(errors='replace')}"
+                next_step = f"install that, or name another interpreter in {path}"
+        if error.errno == errno.EACCES:
+            next_step = f"make it executable: chmod +x {path}"
+    elif "/" in argv[0] and error.errno == errno.ENOENT:
+        next_step = f"{path} is not there: correct its name"
+    return LocalProgramError(argv, reason, next_step=next_step)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

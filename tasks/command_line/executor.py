@@ -103,8 +103,9 @@ class Executor(fabric.Executor):
             if command and apply_hosts and not getattr(call.task, "takes_command", False):
                 raise Failed(f"{call.called_as}: takes no command after --; fab run does")
             expanded += self.expand_calls(_as_calls(call.task.pre), apply_hosts=False)
-            if self.config.run.dry and isinstance(call.task, Task):
-                call = _dry(call, call.task)
+            if isinstance(call.task, Task):
+                call.task.called_as = call.called_as or call.task.name
+                call = _dry(call, call.task) if self.config.run.dry else call
             expanded.append(_with_hosts(call, hosts if apply_hosts else []))
             expanded += self.expand_calls(_as_calls(call.task.post), apply_hosts=False)
         return expanded

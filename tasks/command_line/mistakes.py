@@ -36,7 +36,8 @@ def explain(problem: str, line: Line, task: str | None, flags: Sequence[str], ta
     if task is not None and word.startswith("-"):
         return f"{task}: has no option {word}{_meant(word, flags)}; fab --help {task} has all of them"
     if word.startswith("-"):
-        return f"{word} is no option of fab itself{_behind_its_task(line, word, tasks)}; fab --help has all of them"
+        # Not --help: Fabric prints its own before it reads a fabfile.
+        return f"{word} is no option of fab itself{_behind_its_task(line, word, tasks)}; fab without a task lists those"
     nested = f"{(task or '').partition('.')[0]}.{word}"
     if task is not None and nested in tasks:
         return f"there is no task {word}: fab {nested}"
@@ -45,6 +46,9 @@ def explain(problem: str, line: Line, task: str | None, flags: Sequence[str], ta
         option = "--run"
     if task is not None and option is not None and not difflib.get_close_matches(word, tasks, 1, 0.8):
         return f"{task}: {word!r} stands where an option belongs: fab {_corrected(line, word, task, option)}"
+    group = [name for name in tasks if name.startswith(f"{word}.")]
+    if group:
+        return f"there is no task {word} alone: fab {' or '.join(group)}"
     return f"there is no task {word}{_meant(word, tasks)}; fab --list shows them"
 
 

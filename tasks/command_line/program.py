@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import signal
@@ -21,8 +22,16 @@ from tasks.command_line.mistakes import Line, explain
 from tasks.command_line.task import Failed, Task
 from tasks.say import give_up_stdout
 
-# Of Invoke's and Fabric's options those that mean something here.
-_SHOWN = {"help", "list", "version", "dry", "hosts", "directory", "search-root"}
+# Of Invoke's and Fabric's options those that mean something here, and what.
+_SHOWN = {
+    "directory": "go to this directory first",
+    "search-root": "look for the fabfile from this directory upwards",
+    "help": "show this, or the options of the task that is named",
+    "hosts": "run the task on these hosts: names, globs and @labels, with commas between them",
+    "list": "list the tasks, or those of one group (hosts, local, runs)",
+    "dry": "the same as --dry-run of the task",
+    "version": "show the version",
+}
 # Fabric's own for its connections; ours are OpenSSH's.
 _NEVER = {
     "identity": "a key is ssh.identity_file in inventory.yaml, or IdentityFile in ~/.ssh/config",
@@ -60,7 +69,7 @@ class Program(fabric.main.Fab):
 
     def core_args(self) -> list[Argument]:
         """Invoke's and Fabric's, and -C."""
-        return [*super().core_args(), Argument(names=("C", "directory"), help="Go to this directory first.")]
+        return [*super().core_args(), Argument(names=("C", "directory"), help=_SHOWN["directory"])]
 
     def parse_core(self, argv: list[str] | None) -> None:
         """Read the program's own options; what Fabric would do by itself for some of them is refused."""
@@ -132,10 +141,25 @@ class Program(fabric.main.Fab):
 
     def print_help(self) -> None:
         """The options that mean something here, and the tasks."""
-        print(f"Usage: {self.binary} [options] TASK [--its-options] …\n\nOptions:\n")
-        shown = [arg for arg in self.initial_context.args.values() if {*arg.names} & _SHOWN]
+        print(f"Usage: {self.binary} [options] TASK [its options] …\n\nOptions:\n")
+        shown = [arg for arg in self.initial_context.args.values() if {*arg.names} & {*_SHOWN}]
+        for arg in shown:
+            arg.help = next(words for name, words in _SHOWN.items() if name in arg.names)
         self.print_columns(ParserContext(args=shown).help_tuples())
         self.list_tasks()
+
+    def print_task_help(self, name: str) -> None:
+        """What a task does, and its options."""
+        context, task = self.parser.contexts[name], self.collection[name]
+        bare = "".join(f" [{word.upper()}]" for word in (task.bare if isinstance(task, Task) else ()))
+        command = " -- COMMAND" if getattr(task, "takes_command", False) else ""
+        options = context.help_tuples()
+        print(f"Usage: {self.binary} {name}{bare}{' [options]' if options else ''}{command}\n")
+        print(f"{as_typed(inspect.getdoc(task) or 'It has no description.')}\n")
+        if options:
+            print("Options:\n")
+            counted = ("-v INT, --verbose=INT", "-v, --verbose")
+            self.print_columns([(flags.replace(*counted), as_typed(words)) for flags, words in options])
 
     def _typed(self) -> str:
         words = [Path(self.argv[0]).name if self.argv else "fab"]

@@ -43,6 +43,23 @@ class Task(fabric.tasks.Task):
         bare: str | Sequence[str] = kwargs.pop("bare", ())
         self.bare: Sequence[str] = (bare,) if isinstance(bare, str) else bare
         super().__init__(body, **kwargs)
+        self.called_as: str = self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do it; errors become the message that ends `fab`, under the name by which the task was called."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except (RemoteRunnerError, TestgroundError) as error:
+            raise Failed(f"{self.called_as}: {error}") from error
+        except BrokenPipeError:
+            raise Failed(None, 141) from None  # the reader of our output went away, as with SIGPIPE
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise Failed(f"{self.called_as}: {shortened(str(error.filename))}: {error.strerror}") from error
+            full = NoRoomHereError.of(error)
+            if full is None:
+                raise
+            raise Failed(f"{self.called_as}: {full}") from error
 
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
         """Invoke's options of an argument, with its short flag."""
@@ -80,9 +97,8 @@ def task(
             raise TypeError(f"task {body.__name__}: options {sorted(names)} but help for {sorted(help)}")
         lists = [parameter.name for parameter in parameters if str(parameter.annotation).startswith("list[")]
         options: dict[str, Any] = {**kwargs, "help": dict(help), "iterable": lists}
-        work = _worded(body, body.__name__.rstrip("_").replace("_", "-"))
+        work = _shown(body) if shows else body
         if shows:
-            work = _shown(work)
             options["help"] |= _SHOWS_HELP
             options["incrementable"] = ["verbose"]
             options["short"] = {**kwargs.get("short", {}), "quiet": "q", "verbose": "v"}
@@ -110,24 +126,4 @@ def _shown(body: Callable[..., Any]) -> Callable[..., Any]:
         for name, default in _SHOWS_OPTIONS.items()
     ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    return run
-
-
-def _worded(body: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(body)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return body(*args, **kwargs)
-        except (RemoteRunnerError, TestgroundError) as error:
-            raise Failed(f"{name}: {error}") from error
-        except BrokenPipeError:
-            raise Failed(None, 141) from None  # the reader of our output went away, as with SIGPIPE
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise Failed(f"{name}: {shortened(str(error.filename))}: {error.strerror}") from error
-            full = NoRoomHereError.of(error)
-            if full is None:
-                raise
-            raise Failed(f"{name}: {full}") from error
-
     return run

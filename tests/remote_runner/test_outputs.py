@@ -124,9 +124,10 @@ def test_hard_links_stay_hard(tmp_path: Path) -> None:
     assert (tmp_path / "here/a").samefile(tmp_path / "here/sub/b")
 
 
-def test_no_stream_at_all_is_an_empty_directory(tmp_path: Path) -> None:
-    assert take(b"", tmp_path / "here") == OutputsReport()
-    assert list((tmp_path / "here").iterdir()) == []
+@pytest.mark.parametrize("stream", [b"", bytes(1024)])
+def test_where_nothing_came_nothing_is_made(tmp_path: Path, stream: bytes) -> None:
+    assert take(stream, tmp_path / "here") == OutputsReport()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pipes_sockets_and_devices_are_left_out(tmp_path: Path) -> None:

@@ -19,6 +19,13 @@ def test_an_identity_file_that_is_missing_is_warned_of(plan: PlanDirectory) -> N
     assert f"warning: dex: ssh.identity_file {plan.path}/kye is not there; ssh goes on without it" in ran.words
 
 
+def test_a_host_that_is_not_listed_is_told_with_the_nearest_that_is(plan: PlanDirectory) -> None:
+    plan.inventory("hosts: {dexter: }\n")
+    ran = plan.ok("hosts", "--host", "dextre")
+    assert ran.words == "dextre is not in inventory.yaml; did you mean dexter?\n"
+    assert plan.ok("hosts", "--host", "unlike").words == ""
+
+
 def test_hosts_shows_what_is_known_without_asking(hosts_plan: PlanDirectory) -> None:
     before = {one["host"]: one for one in hosts_plan.ok("hosts", "--json").data}
     assert [before["dex"][key] for key in ("system", "connected", "last_contact_s")] == [None, False, None]

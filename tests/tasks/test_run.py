@@ -58,6 +58,22 @@ def test_a_program_that_is_missing_is_told_without_a_word_of_builds(hosts_plan: 
     assert "next: no shell splits it into words; to have one: sh -c 'uname -a | cat'" in ran.words
 
 
+@pytest.mark.parametrize("words", ["exit 3", "cd /tmp", "A=1 env"])
+def test_what_a_shell_alone_knows_is_told_with_the_line_for_one(hosts_plan: PlanDirectory, words: str) -> None:
+    ran = hosts_plan.fab("run", "--host", "dex", "--", *words.split())
+    assert (ran.status, ran.out) == (1, "")
+    assert f"dex: {words.split()[0]}: means something to a shell alone, and there is no shell\n" in ran.words
+    assert f"next: to have one: sh -c '{words}'" in ran.words
+
+
+def test_where_nothing_comes_home_nothing_is_made(hosts_plan: PlanDirectory) -> None:
+    hosts_plan.write("outputs", "a file, below which nothing can be made")
+    hosts_plan.ok("run", "--host", "dex", "--", "true")
+    ran = hosts_plan.fab("run", "--host", "dex", "--", "sh", "-c", 'echo 1 >"$TEST_OUTPUTS_PATH/a"')
+    assert ran.status == 1
+    assert "cannot be written on this machine" in ran.words
+
+
 def test_a_shells_word_is_told_to_be_none(hosts_plan: PlanDirectory) -> None:
     ran = hosts_plan.ok("run", "--host", "dex", "--", "echo", "a", "&&", "echo", "b")
     assert ran.out == "a && echo b\n"

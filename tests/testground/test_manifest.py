@@ -93,7 +93,10 @@ def test_numbers_are_written_as_go_writes_them(number: float, text: str) -> None
     [
         ('name = "example"', "", "m.toml: name: is missing; expected a string"),
         ('name = "example"', "name = 3", "m.toml: name: is a number, 3; expected a string"),
-        ('name = "example"', 'name = "exam', "m.toml: is not valid TOML: .*line 2"),
+        ('name = "example"', 'name = "exam', "m.toml: is not valid TOML: .*line 2.*\n  next: close the quotes"),
+        ('name = "example"', "name = example", 'm.toml: is not valid TOML: .*: name …\n  next: .*: key = "text"'),
+        ('name = "example"', 'name "example"', "m.toml: is not valid TOML: .*\n  next: write `key = value`"),
+        ("[[testcases]]", "[testcases]", "m.toml: is not valid TOML: .*\n  next: .*; one of several is"),
         (
             "max = 200",
             'max = "200"',
@@ -125,7 +128,7 @@ def test_an_unknown_test_case_is_answered_with_the_nearest_known() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"nowhere.toml: cannot be read: No such file"):
+    with pytest.raises(ManifestError, match=r"nowhere.toml: cannot be read: No such file.*\n  next: `fab init"):
         Manifest.load(tmp_path / "nowhere.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(ManifestError, match=r"latin.toml: is not UTF-8 text"):

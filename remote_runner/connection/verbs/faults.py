@@ -6,6 +6,7 @@ A host's words are shown as its words; none of them goes into a command that we 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remote_runner.connection.link import StreamClosed
@@ -27,6 +28,7 @@ from remote_runner.errors import (
     SessionRefusedError,
     UnknownRunError,
 )
+from remote_runner.machine.shell_words import needs_shell, shell_line
 
 if TYPE_CHECKING:
     from remote_runner.connection.verbs.job import Job
@@ -88,7 +90,7 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
         return program_error(
             host,
             problem_of(closed.more.get("problem")),
-            job.program,
+            job.words,
             far_program=words(closed.more.get("program")),
             built=job.artifact is not None,
         )
@@ -111,7 +113,7 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
 def command_fault(host: str, program: str, closed: StreamClosed) -> HostError:
     """The error for a program that was not started, or of whose end nothing is known."""
     if closed.kind == "program":
-        return program_error(host, problem_of(closed.more.get("problem")), program, built=False)
+        return program_error(host, problem_of(closed.more.get("problem")), [program], built=False)
     return fault(host, closed)
 
 
@@ -194,10 +196,11 @@ def problem_of(said: object) -> str:
     return words(said.replace("\r", "\\r") if isinstance(said, str) else said)
 
 
-def program_error(host: str, kind: str, program: str, *, far_program: str = "", built: bool = True) -> HostError:
+def program_error(host: str, kind: str, argv: Sequence[str], *, far_program: str = "", built: bool = True) -> HostError:
     """Why a program cannot be started: `kind` is the agent's word, with a detail behind a colon.
 
-    `far_program`: what the host calls it. `built`: it is what a build made, and not a command that somebody typed.
+    `argv`: the program with its arguments. `far_program`: what the host calls it.
+    `built`: it is what a build made, and not a command that somebody typed.
     """
     name, _, detail = kind.partition(":")
     if name == "namespace":
@@ -225,6 +228,9 @@ def program_error(host: str, kind: str, program: str, *, far_program: str = "", 
         next_step = "check the program's name, and where the build puts it"
         if not built:
             next_step = f"check the name, give its whole path, or install it on {host}"
-        if not built and any(character.isspace() for character in program):
-            next_step = f"no shell splits it into words; to have one: sh -c {shlex.quote(program)}"
-    return ProgramUnusableError(host, far_program or program, name, reason, next_step=next_step)
+        if not built and any(character.isspace() for character in argv[0]):
+            next_step = f"no shell splits it into words; to have one: sh -c {shlex.quote(argv[0])}"
+        elif not built and needs_shell(argv):
+            reason = "means something to a shell alone, and there is no shell"
+            next_step = f"to have one: {shell_line(argv)}"
+    return ProgramUnusableError(host, far_program or argv[0], name, reason, next_step=next_step)

@@ -76,9 +76,9 @@ class Job:
             )
 
     @property
-    def program(self) -> str:
-        """What is started, for messages."""
-        return os.fsdecode(self.argv[0])
+    def words(self) -> list[str]:
+        """The program and its arguments, for messages."""
+        return [*map(os.fsdecode, self.argv)]
 
     def request(self, *, stdin: bool) -> tuple[dict[str, Any], list[bytes]]:
         """The head and the fields of the request `run` (docs/protocol.md, "Verbs")."""

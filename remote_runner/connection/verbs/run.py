@@ -147,7 +147,7 @@ class Run:
                 self._follow_limit = None
         if problem := faults.problem_of(said.get("problem")):
             built = self._job.artifact is not None
-            raise faults.program_error(self._host, problem, self._job.program, built=built)
+            raise faults.program_error(self._host, problem, self._job.words, built=built)
         return exited_of(self._host, said, self._sink_error)
 
     async def fetch(

@@ -62,7 +62,8 @@ class Asking:
                     cancellation=self.cancellation,
                 )
             except LocalProgramError as error:
-                raise failed(str(error), "it runs in the plan's directory, with the PATH of the run") from error
+                where = "it is started in the plan's directory, with the PATH of the run"
+                raise failed(error.args[0], error.next_step or where) from error
             except DeadlineError as error:
                 raise failed(
                     f"`{' '.join(argv)[:200]}` did not end within {self.source_s:g} s",

@@ -263,6 +263,25 @@ def test_a_command_that_is_not_there_is_named(plan: Path, controller: Controller
     assert "install no-such-compiler" in error.next_step
 
 
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [
+        ("exit 3", "app.command: sh -c 'exit 3'"),
+        ("A=1 cp a {out}", "app.command: sh -c 'A=1 cp a {out}'"),
+        (
+            "cp $PWD/a {out}",
+            "$PWD/a is handed on as it is: there is no shell; to have one: app.command: sh -c",
+        ),
+        ("cp *.none {out}", "sh -c 'cp *.none {out}'"),
+        ("cp none", "app.command does not say {out}"),
+    ],
+)
+def test_a_command_for_a_shell_is_told_how_to_have_one(
+    plan: Path, controller: Controller, command: str, next_step: str
+) -> None:
+    assert next_step in failure(app(*command.split()), plan, controller).next_step
+
+
 def test_without_a_command_there_is_no_build(plan: Path, controller: Controller) -> None:
     with pytest.raises(NoBuilderError, match=r"app\.command is not set"):
         build(app(), plan, controller)

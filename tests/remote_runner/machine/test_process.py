@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from remote_runner.deadline import Deadline
+from remote_runner.errors import LocalProgramError
 from remote_runner.machine import process
 
 
@@ -38,3 +39,27 @@ def test_ctrl_c_between_fork_and_its_end_loses_no_process(
         for one in started:
             one.kill()
             one.wait()
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "reason", "next_step"),
+    [
+        ("exit 3", None, "No such file", "there is no shell; to have one: sh -c 'exit 3'"),
+        ("./gone {out}", None, "No such file", "{dir}/gone is not there"),
+        ("./file", "#!/bin/sh\n", "Permission denied", "chmod +x {dir}/file"),
+        ("./program", "echo 1\n", "Exec format error", "in the first line of {dir}/program: #!/bin/sh"),
+        ("./program", "#!/bin/sh\r\n", "Windows line ends", "save {dir}/program with Unix line ends"),
+        ("./program", "#!/no/such/sh -e\n", "its first line names /no/such/sh -e", "another interpreter in {dir}/prog"),
+    ],
+)
+def test_what_cannot_be_started_says_why_and_what_to_do(
+    tmp_path: Path, argv: str, text: str | None, reason: str, next_step: str
+) -> None:
+    path = tmp_path / argv.split()[0]
+    if text is not None:
+        path.write_bytes(text.encode())
+        path.chmod(0o755 if path.name == "program" else 0o644)
+    with pytest.raises(LocalProgramError) as caught:
+        process.run(argv.split(), deadline=Deadline.after(30.0), cwd=tmp_path)
+    assert reason in caught.value.args[0]
+    assert next_step.replace("{dir}", str(tmp_path)) in caught.value.next_step

@@ -20,6 +20,7 @@ TASKS = ("build", "fetch", "hosts", "hosts.list", "hosts.login", "local.single",
     [
         (("pusch",), "pusch", None, (), "there is no task pusch (did you mean push?); fab --list shows them"),
         (("login",), "login", None, (), "there is no task login (did you mean hosts.login?); fab --list shows them"),
+        (("local",), "local", None, (), "there is no task local alone: fab local.single"),
         (("hosts", "login"), "login", "hosts.list", ("--host",), "there is no task login: fab hosts.login"),
         (
             ("-q", "push", "--host", "nc1"),
@@ -27,9 +28,9 @@ TASKS = ("build", "fetch", "hosts", "hosts.list", "hosts.login", "local.single",
             None,
             (),
             "-q is no option of fab itself, one of a task stands behind it: fab push -q --host nc1; "
-            "fab --help has all of them",
+            "fab without a task lists those",
         ),
-        (("--quite",), "--quite", None, (), "--quite is no option of fab itself; fab --help has all of them"),
+        (("--quite",), "--quite", None, (), "--quite is no option of fab itself; fab without a task lists those"),
         (
             ("push", "--hots", "nc1"),
             "--hots",
@@ -89,6 +90,8 @@ def test_a_mistake_is_told_with_what_was_meant(
         ("-i /nonexistent hosts", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
         ("-T 1 hosts", "-T means nothing to these tasks; the time of a run is timeouts.run_s in inventory.yaml"),
         ("-w hosts", "-w means nothing to these tasks; leave it out\n"),
+        ("--quite", "--quite is no option of {program} itself; {program} without a task lists those\n"),
+        ("local", "there is no task local alone: {program} local.composition or local.single or local.sync-service\n"),
         ("-i x", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
         ("-w", "-w means nothing to these tasks; leave it out\n"),
         ("hosts -e", "-e means nothing to these tasks; leave it out\n"),
