@@ -32,7 +32,7 @@ ELSEWHERE: Mapping[str, str] = {
     "remote_runner/connection/verbs/faults": "remote_runner/connection/test_agent",
     "remote_runner/connection/verbs/forwards": "remote_runner/connection/test_agent",
     "remote_runner/connection/verbs/job": "remote_runner/connection/verbs/test_run",
-    "remote_runner/connection/verbs/taking": "remote_runner/connection/verbs/test_run",
+    "remote_runner/connection/verbs/fetch": "remote_runner/connection/verbs/test_run",
     "remote_runner/demo/sshd": "remote_runner/demo/test_server",
     "remote_runner/errors": "integration/test_failures_fab",
     "remote_runner/example": "test_flake",

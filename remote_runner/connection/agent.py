@@ -17,7 +17,7 @@ from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import CommandTransport, LocalTransport, Transport
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.forwards import ASKING_PORTS, Listener, Listeners, LocalForward
-from remote_runner.connection.verbs.said import nonsense, part, whole, words
+from remote_runner.connection.verbs.validation import nonsense, part, whole, words
 from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
@@ -30,10 +30,10 @@ from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 if TYPE_CHECKING:
     from remote_runner.connection.verbs.command import Command, Finished
     from remote_runner.connection.verbs.facts import HostFacts
+    from remote_runner.connection.verbs.fetch import Allowance
     from remote_runner.connection.verbs.job import Job
     from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
     from remote_runner.connection.verbs.run import Run
-    from remote_runner.connection.verbs.taking import Allowance
     from remote_runner.outputs import OutputsReport
 
 _LANE = 0
@@ -111,7 +111,7 @@ class Agent:
             meanwhile=meanwhile,
             deadline=deadline,
         )
-        from remote_runner.connection.verbs.taking import Allowance
+        from remote_runner.connection.verbs.fetch import Allowance
 
         return cls(link, listeners, Allowance())
 
@@ -321,12 +321,12 @@ class Agent:
 
         Raises `UnknownRunError`, an `OutputsError`.
         """
-        from remote_runner.connection.verbs.taking import Source, take_outputs
+        from remote_runner.connection.verbs.fetch import Source, receive_outputs
 
         source = Source(self.name, run_id, f"{self.greeting.base}/runs/{run_id}/outputs")
         what = f"fetching {run_id} from {self.name}"
         async with self.asked(what, {"verb": "fetch", "id": run_id}, within_s=within_s) as stream:
-            return await take_outputs(stream, source, outputs_dir, limit_bytes, self._allowance)
+            return await receive_outputs(stream, source, outputs_dir, limit_bytes, self._allowance)
 
     async def remove_runs(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.verbs.said import real, whole, words
+from remote_runner.connection.verbs.validation import real, whole, words
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.machine.files import write_atomically

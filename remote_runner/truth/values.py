@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from remote_runner.connection.verbs.facts import Clock, ClockExchange
-from remote_runner.connection.verbs.said import real, whole
+from remote_runner.connection.verbs.validation import real, whole
 
 # In the order of docs/protocol.md; counters begin anywhere and only grow.
 HOST_KEYS = (

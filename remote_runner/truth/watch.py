@@ -13,7 +13,7 @@ from typing import Any
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.verbs.facts import ClockExchange, clock_of
-from remote_runner.connection.verbs.said import nonsense
+from remote_runner.connection.verbs.validation import nonsense
 from remote_runner.errors import HostError, HostLostError
 from remote_runner.truth.values import HostState, Sample, Trips, sample_in
 

@@ -23,7 +23,7 @@ from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.far_artifact import Store
-from remote_runner.connection.verbs.said import nonsense, words
+from remote_runner.connection.verbs.validation import nonsense, words
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     DeadlineError,

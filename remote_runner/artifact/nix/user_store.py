@@ -15,7 +15,7 @@ from remote_runner.connection.agent import Agent, send_chunks
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.far_artifact import Store
-from remote_runner.connection.verbs.said import nonsense, words
+from remote_runner.connection.verbs.validation import nonsense, words
 from remote_runner.deadline import Deadline
 from remote_runner.inventory.inventory import HostEntry
 

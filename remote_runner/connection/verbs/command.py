@@ -11,7 +11,7 @@ from typing import Any, Self
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.job import raw, variables
-from remote_runner.connection.verbs.said import nonsense, part, whole
+from remote_runner.connection.verbs.validation import nonsense, part, whole
 from remote_runner.errors import FarShellError, HostError, HostLostError
 
 STDIN_LANE, STDOUT_LANE, STDERR_LANE = 0, 1, 2

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from remote_runner.connection.link import Greeting
-from remote_runner.connection.verbs.said import real, whole, words
+from remote_runner.connection.verbs.validation import real, whole, words
 from remote_runner.inventory.systems import System
 
 # In the order in which docs/protocol.md has them; the clock is asked for by itself.

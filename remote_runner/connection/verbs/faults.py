@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.verbs.said import words
+from remote_runner.connection.verbs.validation import words
 from remote_runner.errors import (
     ArtifactMissingError,
     FarDiskFullError,

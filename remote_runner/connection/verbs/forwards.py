@@ -10,7 +10,7 @@ from typing import Any
 
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
-from remote_runner.connection.verbs.said import nonsense, part, whole, words
+from remote_runner.connection.verbs.validation import nonsense, part, whole, words
 from remote_runner.errors import DeadlineError, FarShellError, HostLostError, PortTakenError
 from remote_runner.inventory.endpoint import Endpoint
 

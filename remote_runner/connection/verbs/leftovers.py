@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from remote_runner.connection.verbs.far_artifact import Store
-from remote_runner.connection.verbs.said import nonsense, pairs, texts, whole, words
+from remote_runner.connection.verbs.validation import nonsense, pairs, texts, whole, words
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from remote_runner.cancellation import Cancellation
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.command import STDERR_LANE, STDIN_LANE, STDOUT_LANE, status_of
+from remote_runner.connection.verbs.fetch import Allowance, Source, receive_outputs
 from remote_runner.connection.verbs.job import Job, Window
-from remote_runner.connection.verbs.said import nonsense, part, real, whole, words
-from remote_runner.connection.verbs.taking import Allowance, Source, take_outputs
+from remote_runner.connection.verbs.validation import nonsense, part, real, whole, words
 from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError, SupervisorLostError
 from remote_runner.outputs import OutputsReport
 
@@ -168,7 +168,7 @@ class Run:
         limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
         try:
             async with asyncio.timeout(self._job.fetch_s):
-                report = await take_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance, taken)
+                report = await receive_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance, taken)
         except TimeoutError:
             raise self._lost(f"the outputs did not come within {self._job.fetch_s:g} s") from None
         except HostLostError as error:

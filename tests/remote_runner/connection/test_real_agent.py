@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from remote_runner.connection.link import Link
+from remote_runner.connection.verbs.fetch import Allowance
 from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.run import Run
-from remote_runner.connection.verbs.taking import Allowance
 from remote_runner.errors import HostLostError
 from remote_runner.inventory.systems import System
 from tests.hosts import UserSshd

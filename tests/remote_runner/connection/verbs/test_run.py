@@ -17,10 +17,10 @@ import pytest
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
+from remote_runner.connection.verbs.fetch import Allowance
 from remote_runner.connection.verbs.forwards import Listeners
 from remote_runner.connection.verbs.job import Job
 from remote_runner.connection.verbs.run import Exited, Run
-from remote_runner.connection.verbs.taking import Allowance
 from remote_runner.errors import (
     ArtifactMissingError,
     FarShellError,

@@ -12,7 +12,7 @@ from typing import Any
 
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.verbs import faults
-from remote_runner.connection.verbs.said import pairs, part, texts
+from remote_runner.connection.verbs.validation import pairs, part, texts
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import OutputsError
 from remote_runner.outputs import LeftOut, OutputsReport, unpack
@@ -53,7 +53,7 @@ class Source:
     umask: int | None = None
 
 
-async def take_outputs(
+async def receive_outputs(
     stream: Stream,
     source: Source,
     outputs_dir: Path,

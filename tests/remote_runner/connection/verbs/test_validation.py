@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_runner.connection.verbs.said import nonsense, pairs, part, real, texts, whole, words
+from remote_runner.connection.verbs.validation import nonsense, pairs, part, real, texts, whole, words
 from remote_runner.errors import FarShellError
 
 JSON = st.recursive(
