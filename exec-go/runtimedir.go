@@ -107,17 +107,17 @@ func checkWay(path string) error {
 func mayLieBelow(path, place string, found os.FileInfo) error {
 	system := found.Sys().(*syscall.Stat_t)
 	if !isTrusted(int(system.Uid)) {
-		return errors.New(path + ": user " + strconv.Itoa(int(system.Uid)) + " may put another in its place, who owns " + place)
+		return errors.New(path + ": user " + strconv.Itoa(int(system.Uid)) + " owns " + place + " and could replace it")
 	}
 	if !found.IsDir() || found.Mode()&os.ModeSticky != 0 {
 		return nil // in a sticky directory (/tmp) nobody else can rename what is ours
 	}
 	if found.Mode().Perm()&0o002 != 0 {
-		return errors.New(path + ": any user may put another in its place, for " + place + " is writable by all")
+		return errors.New(path + ": any user could replace it: " + place + " is writable by all")
 	}
 	// A group with the same number as the directory's user is that user's private group.
 	if found.Mode().Perm()&0o020 != 0 && system.Gid != system.Uid {
-		return errors.New(path + ": group " + strconv.Itoa(int(system.Gid)) + " may put another in its place, which may write to " + place)
+		return errors.New(path + ": group " + strconv.Itoa(int(system.Gid)) + " could replace it: it may write to " + place)
 	}
 	return nil
 }

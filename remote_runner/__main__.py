@@ -1,4 +1,4 @@
-"""`python -m remote_runner`: one instance, as `fab instance`, without Fabric; or the broker, which runs all of them."""
+"""`python -m remote_runner`: one instance, like `fab instance` but without Fabric; or the broker."""
 
 from __future__ import annotations
 

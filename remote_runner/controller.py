@@ -111,14 +111,14 @@ def own_directory(path: Path) -> Path:
         for place, found in _way_to(path.parent):
             if found.st_uid not in owners:
                 # As sshd's safe_path: whoever owns a directory or a link on the way can lead it elsewhere.
-                raise refused(f"user {found.st_uid} may put another in its place, who owns {place}")
+                raise refused(f"user {found.st_uid} owns {place} and could replace it")
             # In a sticky one (/tmp) nobody else can rename what is ours.
             open_to = 0 if stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_ISVTX else found.st_mode
             if open_to & stat.S_IWOTH:
-                raise refused(f"any user may put another in its place, for {place} is writable by all")
+                raise refused(f"any user could replace it: {place} is writable by all")
             # A group that has the number of the directory's user is that user's own.
             if open_to & stat.S_IWGRP and found.st_gid != found.st_uid:
-                raise refused(f"group {found.st_gid} may put another in its place, which may write to {place}")
+                raise refused(f"group {found.st_gid} could replace it: it may write to {place}")
         _make(path)
         found = path.lstat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What earlier runs left in this machine's own directories: found by age and by who still uses it, then removed."""
+"""What earlier runs left in our directories on this machine: found by age and use, then removed."""
 
 from __future__ import annotations
 

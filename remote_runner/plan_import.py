@@ -1,4 +1,4 @@
-"""Puts a plan into a Testground home, so that its daemon copies the plan's own files and finds this Python.
+"""Importing a plan into Testground's home, so that the daemon copies the plan's own files and finds this Python.
 
 `testground plan import` makes a link instead. Then each run copies all that lies in the directory (`.git`, `.venv`),
 and links inside it arrive as empty files.

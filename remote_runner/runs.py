@@ -1,4 +1,4 @@
-"""The hosts of runs that were started by hand, so that `fetch` and `clean` find them."""
+"""Remembers which hosts a run by hand used, so that `fetch` and `clean` find them."""
 
 from __future__ import annotations
 

@@ -18,6 +18,6 @@ def __getattr__(name: str) -> Collection:
     try:
         from tasks.collection import ns
     except KeyboardInterrupt:
-        print("ended here by Ctrl-C", file=sys.stderr)
+        print("stopped by Ctrl-C", file=sys.stderr)
         raise SystemExit(130) from None
     return ns

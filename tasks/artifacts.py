@@ -1,4 +1,4 @@
-"""Which artifacts some hosts need, and how they are made or found; for `fab build` and `fab push`."""
+"""Finding or building the artifacts that hosts need, for `fab build` and `fab push`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fab doctor`: whether this machine and the hosts will do, before a run finds out."""
+"""`fab doctor`: checks this machine and the hosts before a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from testground.manifest import Manifest
     help={
         "host": "only these hosts: names, globs, @labels (default: all of the inventory)",
         "json": "print JSON: where, check, outcome, found, next_step, fixed",
-        "fix": "do what is ours and harmless: build the agent, remove what earlier runs and versions left here",
+        "fix": "apply what is safe: build the agent, remove what earlier runs and versions left here",
     },
 )
 def doctor(c: invoke.Context, host: list[str] | None = None, json: bool = False, fix: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`fab fetch --run ID`: the outputs of an earlier run that are still on their host."""
+"""`fab fetch --run ID`: fetches the outputs of an earlier run that are still on its hosts."""
 
 from __future__ import annotations
 

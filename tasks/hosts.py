@@ -1,4 +1,4 @@
-"""`fab hosts`: the inventory, with what is known of each host, or what each says when it is asked.
+"""`fab hosts`: the inventory, with what is known about each host, or, with --probe, what it reports.
 
 `fab hosts.login` opens one's connection.
 """

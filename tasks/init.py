@@ -1,4 +1,4 @@
-"""`remote-runner init`: a plan of one's own that runs at once."""
+"""`remote-runner init`: makes a new plan that runs at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands on hosts print, on its way to this process's stdout and stderr."""
+"""Passing what commands on hosts print to this process's stdout and stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fab plan.import`: the plan into Testground's home, where its daemon builds and starts it."""
+"""`fab plan.import`: copies the plan into Testground's home, where its daemon builds and starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fab push`: an artifact into the cache of one or more hosts."""
+"""`fab push`: pushes an artifact to one or more hosts."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def run(
         raise Failed("run: give a command behind --, for example: fab run --host localhost -- uname -a")
     entries = plan.select(host)
     if meant := next((word for word in command if word in OPERATORS), None):
-        say(f"{meant} is handed to {command[0]} as it is: there is no shell; to have one: -- {shell_line(command)}")
+        say(f"{meant} is passed to {command[0]} as it is: there is no shell; to have one: -- {shell_line(command)}")
     terminal = _terminal_for(entries) if tty else None
     run_id = new_run_id()
     jobs = [planned_job(plan, entry, run_id, command, terminal) for entry in entries]
@@ -103,7 +103,7 @@ def _terminal_for(entries: Sequence[HostEntry]) -> Window:
     if len(entries) > 1:
         raise Failed("run: --tty: several hosts; a terminal is for one")
     if not os.isatty(0):
-        raise Failed("run: --tty: standard input is no terminal; leave --tty out, or type the line at one")
+        raise Failed("run: --tty: standard input is not a terminal; leave --tty out, or type the line at one")
     return window()
 
 
@@ -248,7 +248,7 @@ def _stopped_by_signals(stop: Cancellation) -> Iterator[None]:
         for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        stop.cancel(f"somebody here ended it ({came.name})")  # which gives a terminal back before this is said
+        stop.cancel(f"received {came.name}")  # which gives a terminal back before this is said
         say("stopping the command; its outputs come home (again: end at once, the host then stops it by itself)")
 
     for number in numbers:

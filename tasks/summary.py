@@ -1,4 +1,4 @@
-"""The end of a run in words: what each instance did, where, how long each step took, and what failed."""
+"""A run's summary: each instance's host, steps and outcome, and what failed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def summary(
     lines += [filled(line, filled_to) for line in left_out_lines(records)]
     if outcome.cancelled:
         rest = "" if left_there else "; what its instances had written is here"
-        lines.append(filled(f"the run was ended before its time: {outcome.cancelled}{rest}", filled_to))
+        lines.append(filled(f"the run was stopped: {outcome.cancelled}{rest}", filled_to))
     lines += left_there_lines(outcome.run, left_there, filled_to)
     return "\n".join(lines)
 

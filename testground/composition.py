@@ -485,7 +485,7 @@ def _rounded(number: float) -> int:
 
 
 def _doubts(testcase: TestCase, groups: Iterable[GroupPlan]) -> Iterator[str]:
-    """What is handed on as it is, and may not be what its writer meant."""
+    """What is passed on as it is, and may not be what its writer meant."""
     import difflib
 
     told: set[str] = set()
@@ -494,12 +494,12 @@ def _doubts(testcase: TestCase, groups: Iterable[GroupPlan]) -> Iterator[str]:
         for name, value in group.params.items():
             nearest = difflib.get_close_matches(name, testcase.params, 1)
             if name not in testcase.params and nearest and name not in told:
-                yield f"test case {testcase.name} has no parameter {name!r}; did you mean {nearest[0]}? It is handed on"
+                yield f"test case {testcase.name} has no parameter {name!r}; did you mean {nearest[0]}? It is passed on"
             parameter = testcase.params.get(name)
             # A default is what the plan's author chose to stand for "not given", as "" does for a number.
             if parameter and name not in told and value != defaults.get(name) and not parameter.takes(value):
                 kind = parameter.kind
-                yield f"test parameter {name} is {value!r}; the manifest has it of type {kind}. It is handed on"
+                yield f"test parameter {name} is {value!r}; the manifest has it of type {kind}. It is passed on"
             if "=" in value.partition("|")[2] and name not in told:
                 yield f"test parameter {name}={value!r} arrives as several: testground packs them as k=v|k=v"
             told.add(name)

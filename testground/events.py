@@ -162,7 +162,7 @@ def parse_line(line: bytes) -> EventLine | None:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _event_line(found: Mapping[str, object]) -> EventLine | None:

@@ -1,4 +1,4 @@
-"""JSON as Go's encoding/json writes it: what Testground's daemon makes of values other than strings."""
+"""JSON as Go's encoding/json writes it, which is how Testground's daemon passes on values other than strings."""
 
 from __future__ import annotations
 

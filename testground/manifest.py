@@ -90,7 +90,7 @@ class TestCase:
         found = self.minimum if self.instances_default is None else self.instances_default
         if isinstance(found, bool) or not isinstance(found, int):
             where, problem = f"{self.where}.instances.default", f"is {found!r}; expected a whole number"
-            raise ManifestError(self.file, where, problem, next_step="say how many instances there shall be")
+            raise ManifestError(self.file, where, problem, next_step="say how many instances to run")
         return found
 
     def default_params(self) -> dict[str, str]:

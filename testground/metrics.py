@@ -1,4 +1,4 @@
-"""An instance's metrics: the kinds that Testground's SDKs know, and the lines they are written as.
+"""An instance's metrics: the kinds in Testground's SDKs, and the lines they are written as.
 
 Forms and numbers are those of sdk-go v0.3.0 (recordings/local-exec/metrics and /output): points are written at once,
 everything else as a snapshot of its present value, regularly and once more at the end.

@@ -1,4 +1,4 @@
-"""What an instance says of itself: events on stdout and in `run.out`, metrics in `results.out`, `diagnostics.out`."""
+"""Writing an instance's events to stdout and `run.out`, and its metrics to `results.out` and `diagnostics.out`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compositions that are templates: filled in as Testground does (v0.6.0, pkg/cmd/template.go), before they are read.
+"""Compositions that are templates: filled in as Testground does (v0.6.0, pkg/cmd/template.go).
 
 The language is that of Go's text/template and its TOML that of a module for Go, so a small program in Go does it
 (`template-go/`), built when the first template is met.

@@ -1,4 +1,4 @@
-"""Untrusted text, made harmless for the terminal that it is printed on."""
+"""Making untrusted text safe to print on a terminal."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs on a host: built for its system, named by its content, brought there."""
+"""Artifacts: built for a host's system, named by the hash of their content, pushed to the host."""

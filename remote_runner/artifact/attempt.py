@@ -1,4 +1,4 @@
-"""One try at a build: a directory of its own, and the programs that run for it."""
+"""One attempt at a build: its directory, and the programs that it runs."""
 
 from __future__ import annotations
 

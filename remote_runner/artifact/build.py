@@ -1,4 +1,4 @@
-"""What the plan's command or Nix builds for a system: once for each run, however many instances wait for it."""
+"""Building the application for a system, by the plan's command or Nix: once per run, however many instances wait."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
     try:
         return Artifact.from_path(command.out, system, app.program)
     except ArtifactError as error:
-        raise failed(f"`{shown}` ended well, but {error.args[0]}", error.next_step) from error
+        raise failed(f"`{shown}` succeeded, but {error.args[0]}", error.next_step) from error
 
 
 def _next_to_start(command: Sequence[str], error: LocalProgramError) -> str:
@@ -291,10 +291,10 @@ def _next_to_start(command: Sequence[str], error: LocalProgramError) -> str:
 def _next_to_correct(command: Sequence[str]) -> str:
     """What to do about a command that failed."""
     if word := expanded_by_shell(command):
-        return f"{word} is handed on as it is: there is no shell; to have one: app.command: {shell_line(command)}"
+        return f"{word} is passed on as it is: there is no shell; to have one: app.command: {shell_line(command)}"
     if not any("{out}" in word for word in command):
         return "app.command does not say {out}, where the result has to lie"
-    return "correct what it says above"
+    return "fix what it reports above"
 
 
 def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A file or folder as content: what counts of it (names, bytes, executable bits, links), its hash, its tar stream.
+"""The content of a file or folder (names, bytes, executable bits, links), its hash, and its tar stream.
 
 The same content gives the same hash and the same stream, whoever made it and when.
 """

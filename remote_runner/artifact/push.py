@@ -1,4 +1,4 @@
-"""Bringing an artifact to a host: once for each connection, whole or not at all."""
+"""Pushing an artifact to a host: once per connection, completely or not at all."""
 
 from __future__ import annotations
 

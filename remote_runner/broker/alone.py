@@ -1,4 +1,4 @@
-"""An instance in a process of its own, by the code that runs it in the broker."""
+"""An instance in a process of its own, run by the same code as in the broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _run(environ: Mapping[str, str], directory: str) -> int:
     loop = asyncio.get_running_loop()
     with Cancellation() as stop:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, stop.cancel, f"somebody here ended the instance ({number.name})")
+            loop.add_signal_handler(number, stop.cancel, f"received {number.name}")
         stdout, stderr = Writer(1), Writer(2)
         try:
             controller = Controller.from_environ(environ)

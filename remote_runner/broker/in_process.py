@@ -1,4 +1,4 @@
-"""Instances as coroutines in a thread of this process, for `fab local.*`: none starts a process of its own."""
+"""Instances as coroutines in a thread of this process, for `fab local.*`, instead of a process for each."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Instance:
         self._stop = stop
 
     def terminate(self) -> None:
-        self._stop.cancel("somebody here ended the instance")
+        self._stop.cancel("the run was stopped here")
 
     def kill(self) -> None:
         self._future.cancel()

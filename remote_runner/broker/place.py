@@ -1,4 +1,4 @@
-"""Where a broker listens: everything that it is started with decides it."""
+"""Where a broker listens, which depends on everything that it is started with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a launcher (exec-go/, or `handover.py`) and the broker say to each other over a Unix socket.
+"""The protocol between a launcher (exec-go/, or `handover.py`) and the broker, over a Unix socket.
 
 The broker speaks first: `rrb1` and a letter, whether it takes the instance. Then the launcher sends the request:
 `rrb1`, a length (four bytes, big-endian), and fields that end with a zero byte each: the umask in octal, the working

@@ -269,7 +269,7 @@ class _Launcher:
     def _signals(self, numbers: bytes | bytearray) -> None:
         for number in numbers:
             with suppress(ValueError):
-                self.stop.cancel(f"somebody here ended the instance ({signal.Signals(number).name})")
+                self.stop.cancel(f"received {signal.Signals(number).name}")
 
     def _lost(self) -> None:
         """The launcher is gone, or never was one."""

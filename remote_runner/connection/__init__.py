@@ -1,1 +1,1 @@
-"""To one host: frames and the session without I/O, the link that carries them, and what reaches the host."""
+"""The connection to a host: frames and session without I/O, the link that carries them, and transports."""

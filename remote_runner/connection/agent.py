@@ -1,4 +1,4 @@
-"""What a host's agent does for us: each request of docs/protocol.md as a method, its failures as our errors."""
+"""A client of a host's agent: each verb of docs/protocol.md as a method, its failures as our errors."""
 
 from __future__ import annotations
 

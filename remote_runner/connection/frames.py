@@ -1,4 +1,4 @@
-"""Frames and messages as docs/protocol.md has them; bytes in, values out, and back.
+"""Frames and messages of docs/protocol.md: parsing bytes into values, and back.
 
 A frame is a plain tuple: a thousand instances pass through here, and a tuple costs a fifth of an object.
 """
@@ -82,7 +82,7 @@ def decode_object(text: bytes) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 # Made once: json.dumps and json.loads make one for each call that is not the plainest.

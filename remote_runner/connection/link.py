@@ -470,7 +470,7 @@ class Link:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._give_up(f"a fault of ours: {error!r}", "")
+            self._give_up(f"internal error: {error!r}", "")
             raise
 
     async def _attach_again(self, reason: str, cut_s: float) -> None:
@@ -508,7 +508,7 @@ class Link:
     def _why_gone(self, reason: str) -> str:
         if self._stood_still_s > self._tolerate_s:
             return (
-                f"this process stood still for {self._stood_still_s:.0f} s, longer than tolerate_s "
+                f"this process was suspended for {self._stood_still_s:.0f} s, longer than tolerate_s "
                 f"({self._tolerate_s:g} s): the host has ended what ran there"
             )
         return (

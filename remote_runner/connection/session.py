@@ -1,8 +1,8 @@
-"""A session's state on one side, without I/O: numbers, acknowledgements, windows, the order of sending, resuming.
+"""A session's state on one side, without I/O: numbers, acknowledgements, windows, send order, resuming.
 
-Whoever carries it calls `attach` and `resume` (the agent's side resumes by itself, with HELLO), then `receive` with
-what came and `pull` for what goes, with the time of a clock that never goes back. The streams that something has
-happened to are in `take_touched`, those that the peer has opened in `take_opened`. docs/protocol.md says the rules.
+Its caller calls `attach` and `resume` (the agent's side resumes by itself, with HELLO), then `receive` with
+what came and `pull` for what to send, with the time of a monotonic clock. `take_touched` returns the streams to which
+something happened, `take_opened` those that the peer opened. The rules are in docs/protocol.md.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One instance of a run: its steps, its record, what it says."""
+"""One instance of a run: its steps, record and log."""

@@ -1,4 +1,4 @@
-"""The allocations of the runs whose instances this process has: held while one of them lives, then given back."""
+"""The Slurm allocations of this process's runs: each is held while an instance lives, then released."""
 
 from __future__ import annotations
 

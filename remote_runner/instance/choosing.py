@@ -1,4 +1,4 @@
-"""The step that gives an instance its number and its host; the others are loaded while the connection comes about."""
+"""The step that gives an instance its number and host; the code of the others is loaded during the first login."""
 
 from __future__ import annotations
 

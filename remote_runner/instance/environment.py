@@ -1,4 +1,4 @@
-"""The application's environment, apart from what only the host knows."""
+"""The application's environment, without what only the host knows."""
 
 from __future__ import annotations
 

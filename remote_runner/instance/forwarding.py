@@ -1,4 +1,4 @@
-"""The ways between a host and this machine that an application needs: services and extra forwards."""
+"""The forwards that an application needs: for services, and those of the inventory."""
 
 from __future__ import annotations
 

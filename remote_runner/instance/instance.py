@@ -2,7 +2,7 @@
 
 A coroutine that takes everything as values and knows no Fabric: the broker, `python -m remote_runner` and `local.*` all
 run this one. The steps themselves are in `steps.py`; here is their order, and what surrounds them: the clock, the
-record, the end on request.
+record, being stopped.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class _Instance:
             self._record.address = address
             step.detail = f"{forwarded}; others reach {entry.name} at {address}"
             if agent.attempts > 1:
-                step.detail += f"; connected at attempt {agent.attempts}, for its sshd dropped connections"
+                step.detail += f"; connected at attempt {agent.attempts}, since its sshd dropped connections"
         return _Ready(agent, entry, artifact, pushed, forwarded, address, seat)
 
     def _observe(self, entry: HostEntry, agent: Agent, *, links: bool) -> Seat:
@@ -395,7 +395,7 @@ class _Instance:
             # The cache there was cleaned since this machine pushed last.
             self._shared.forget_push(ready.entry, ready.artifact)
             pushed = await steps.push(self._shared, ready.entry, ready.artifact, self._environ, self._push_says)
-            self._reporter.message(f"push: {_pushed_words(pushed)}, for it was no longer there, or changed")
+            self._reporter.message(f"push: {_pushed_words(pushed)}, since it was missing or had changed")
             return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
 
     async def _bring_home(self, run: Run, ready: _Ready, exited: Exited, exited_s: float) -> _Ended:

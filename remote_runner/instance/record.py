@@ -1,4 +1,4 @@
-"""What an instance did, step by step, and the file in its outputs that says so (`remote-runner.json`)."""
+"""An instance's record: its steps and outcome, and the file in its outputs (`remote-runner.json`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An instance's own words among the application's: Testground events on stdout, whole lines only."""
+"""Our own messages between the application's lines: Testground events on stdout, whole lines only."""
 
 from __future__ import annotations
 

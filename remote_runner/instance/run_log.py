@@ -1,4 +1,4 @@
-"""What the instances of a run say, in files as it comes: each one's `stdout` and `stderr`, and the run's `run.log`."""
+"""A run's logs, written as the lines come: each instance's `stdout` and `stderr`, and the run's `run.log`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Testground's services as an instance's environment names them, and the variables that name them elsewhere."""
+"""Testground's services as an instance's environment names them, and the variables for the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing to descriptors that others share, in an event loop that nothing may block."""
+"""Writing to shared descriptors without blocking the event loop."""
 
 from __future__ import annotations
 

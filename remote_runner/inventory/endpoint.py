@@ -1,4 +1,4 @@
-"""Where a service is dialled."""
+"""A service's address: host and port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hosts and the application of a plan, as its `inventory.yaml` says them."""
+"""A plan's hosts and application, read from its `inventory.yaml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one table of what `inventory.yaml` may say: each key with its kind, default, documentation and places.
+"""The table of `inventory.yaml`'s keys: each with its kind, default, documentation and places.
 
 Reading, error messages, the JSON schema and the reference in the documentation all come from it.
 """

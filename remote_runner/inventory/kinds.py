@@ -1,4 +1,4 @@
-"""The kinds of values that `inventory.yaml` holds: what is expected, in words, and how each is read."""
+"""The kinds of values in `inventory.yaml`: what is expected, in words, and how each is read."""
 
 from __future__ import annotations
 
@@ -187,9 +187,9 @@ def _mapping_kind(expected: str, name: Callable[[str], str | None], pattern: str
             if wanted:
                 at.child(key).fail(node.lines[key], wanted, found=f"the name {key!r}")
             if not isinstance(value, Scalar) or (value.is_null and not is_env):
-                at.child(key).fail(value, "a text (in quotes, where YAML would read something else)")
+                at.child(key).fail(value, "a string (in quotes, where YAML would read something else)")
             if "\0" in value.text or not (is_env or value.text.isprintable()):
-                at.child(key).fail(value, "a text without control characters")
+                at.child(key).fail(value, "a string without control characters")
             values[key] = None if value.is_null else value.text
         return values
 
@@ -390,7 +390,7 @@ def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
     return {name: (child, at.child(name)) for name, child in node.items.items()}
 
 
-TEXT = _text_kind("a text in one line", _plain)
+TEXT = _text_kind("a string in one line", _plain)
 WORD = _text_kind("a word without spaces", _word, _pattern(r"^\S+$"))
 FILE_NAME = _text_kind(
     "a name of letters, digits, `.`, `_` and `-`", _file_name, _pattern(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
@@ -435,11 +435,11 @@ OPTIONS = _mapping_kind("a mapping of ssh options", _option_name, "^[A-Za-z0-9]+
 _WORDS_SCHEMA = {
     "anyOf": [{"type": _SCALAR, "pattern": r"\S"}, {"type": "array", "minItems": 1, "items": {"type": _SCALAR}}]
 }
-COMMAND = Kind("a command, as a text or a list of words", _read_command, _WORDS_SCHEMA)
+COMMAND = Kind("a command, as a string or a list of words", _read_command, _WORDS_SCHEMA)
 CONNECT = Kind(
     "a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect, _WORDS_SCHEMA
 )
-PROGRAM = Kind("a program with its arguments, as a text or a list of words", _read_program, _WORDS_SCHEMA)
+PROGRAM = Kind("a program with its arguments, as a string or a list of words", _read_program, _WORDS_SCHEMA)
 PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns, {"anyOf": [{"type": _SCALAR}, WORDS.schema]})
 NODES = _text_kind("a whole number from 1 to 100000", _whole(1, 100_000), _number(1, 100_000))
 TIME = _text_kind("30m, 2h, 1d, or as salloc takes it", _time)

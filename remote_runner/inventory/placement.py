@@ -1,6 +1,6 @@
 """Which instance runs where: the list of places, their slots, and the fold over numbers and groups.
 
-Pure: every instance computes the same from the same values, so nobody has to decide for the others.
+Pure: every instance computes the same from the same values, so no instance decides for the others.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def parse_entries(text: str) -> tuple[Entry, ...] | None:
         value = json.loads(text)
     except (RecursionError, ValueError) as error:
         if not isinstance(error, json.JSONDecodeError):
-            raise PlacementError(f"param {PARAM}: no JSON that can be read: {error}", next_step=_EXAMPLE) from error
+            raise PlacementError(f"param {PARAM}: not readable as JSON: {error}", next_step=_EXAMPLE) from error
         near = text[max(0, error.pos - 15) : error.pos + 15]
         raise PlacementError(
-            f"param {PARAM}: no JSON: {error.msg} at character {error.pos + 1}, near {near!r}", next_step=_EXAMPLE
+            f"param {PARAM}: not JSON: {error.msg} at character {error.pos + 1}, near {near!r}", next_step=_EXAMPLE
         ) from error
     if "\\u" in text or not text.isascii():
         try:

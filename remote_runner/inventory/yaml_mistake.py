@@ -1,4 +1,4 @@
-"""What is wrong with a file that is no YAML, in words about the file: the parser's are about its own grammar."""
+"""What is wrong with invalid YAML, in terms of the file; the parser's messages are about its grammar."""
 
 from __future__ import annotations
 

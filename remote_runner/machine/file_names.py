@@ -1,4 +1,4 @@
-"""Names that others chose, as names of files."""
+"""File names from names that others chose."""
 
 from __future__ import annotations
 

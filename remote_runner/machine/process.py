@@ -1,4 +1,4 @@
-"""The door to programs on this machine: started with an argv, waited for under a deadline, ended as a whole."""
+"""Starting programs on this machine: with an argv and a deadline, and ended with everything that they started."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is kept of a run on this machine, and how it is found again."""
+"""Records of runs on this machine, and how they are found."""

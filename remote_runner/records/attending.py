@@ -1,4 +1,4 @@
-"""The records of runs whose instances Testground starts: no process of ours begins or ends such a run."""
+"""The records of runs that Testground's daemon runs: we see their instances only."""
 
 from __future__ import annotations
 

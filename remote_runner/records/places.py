@@ -1,4 +1,4 @@
-"""Where the records of runs are: below the plan's own outputs, or where a note of this machine's says."""
+"""Where records are: below the plan's outputs, or where a note on this machine points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What made a run: the plan's revision, versions, this machine, and the inventory as it was used."""
+"""A run's provenance: the plan's revision, versions, this machine, and the inventory as used."""
 
 from __future__ import annotations
 

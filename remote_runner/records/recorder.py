@@ -1,4 +1,4 @@
-"""Keeps the record of a run of `fab local.*`: written when it begins, and again when it has ended."""
+"""Writing the record of a run of `fab local.*`: when it begins, and again when it has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run again, from its record: what will run, and what differs from then. Pure."""
+"""Repeating a run from its record: what will run, and what has changed since. Pure."""
 
 from __future__ import annotations
 

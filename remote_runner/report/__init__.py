@@ -1,1 +1,1 @@
-"""A run as a page: what its directory holds as values, statistics, charts, and one self-contained HTML file."""
+"""The report: a run's directory read into values, statistics, charts, and one self-contained HTML file."""

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what differs between them, and by how much more than noise. Pure.
+"""Comparing runs: what differs between them, and whether it is more than noise. Pure.
 
 Runs with the same inputs are repeats of one variant. Where a variant was repeated, noise is what differs between its
 runs, and a run counts as one value; else it is what differs between the instances of a run.

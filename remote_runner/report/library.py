@@ -1,4 +1,4 @@
-"""The program that draws: Vega, Vega-Lite and Vega-Embed in one script, from the package vl-convert-python.
+"""The drawing library: Vega, Vega-Lite and Vega-Embed in one script, from the package vl-convert-python.
 
 Made once for each version of the package, which takes five seconds, and kept: at the installation of a checkout in
 `build/report`, else when it is first needed, in the cache. A page then costs no import of the package.

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file with its data, charts and the program that draws them, and no way to a network."""
+"""The report's page: one HTML file with data, charts and the drawing library, which may not use the network."""
 
 from __future__ import annotations
 

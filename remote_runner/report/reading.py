@@ -1,4 +1,4 @@
-"""A run's directory (docs/outputs.md) as values. What a file lacks, or what of it is no such file, is left out."""
+"""Reading a run's directory (docs/outputs.md) into values. What is missing or malformed is left out."""
 
 from __future__ import annotations
 

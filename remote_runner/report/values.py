@@ -1,4 +1,4 @@
-"""What a run left, as values. Times are seconds since the run's start, on this machine's clock."""
+"""A run's data as values. Times are seconds since the run's start, on this machine's clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows of a run, as JSON values: tables of columns, small enough for a thousand instances."""
+"""The page's views of a run as JSON: tables of columns, small enough for a thousand instances."""
 
 from __future__ import annotations
 

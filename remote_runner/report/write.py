@@ -1,4 +1,4 @@
-"""From the directories of runs to the file of their report."""
+"""Writing the report of one or more runs to a file."""
 
 from __future__ import annotations
 

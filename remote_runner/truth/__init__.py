@@ -1,1 +1,1 @@
-"""Whether a run's numbers can be believed: what its hosts were and did meanwhile, samples, and doubts."""
+"""Ground truth: whether a run's numbers can be trusted: the state of its hosts, samples, and doubts."""

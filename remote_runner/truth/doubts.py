@@ -1,4 +1,4 @@
-"""Why the numbers of a run may not be believed, a sentence for each reason. Pure."""
+"""Reasons to doubt a run's numbers, one sentence each. Pure."""
 
 from __future__ import annotations
 

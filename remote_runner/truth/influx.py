@@ -1,4 +1,4 @@
-"""Samples into the InfluxDB of a run, in the background: what it does not take is told once; nothing waits for it."""
+"""Writing samples to a run's InfluxDB in the background: a failure is reported once, and nothing waits for it."""
 
 from __future__ import annotations
 

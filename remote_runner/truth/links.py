@@ -1,4 +1,4 @@
-"""The ways between the hosts of a run, measured by their agents behind it (`ground_truth: {links: true}`)."""
+"""The network links between a run's hosts, measured by their agents after the run (`ground_truth: {links: true}`)."""
 
 from __future__ import annotations
 

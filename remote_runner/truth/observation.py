@@ -1,4 +1,4 @@
-"""One host during one run: how it was before, its samples, how it was after, and what of that gives reason to doubt.
+"""One host during one run: its state before and after, its samples, and the doubts that follow.
 
 All of it happens beside the instances: nothing waits for it but the end of the last one there.
 """

@@ -1,4 +1,4 @@
-"""What an agent's samples and looks say, as values. Pure: each number is checked before it is believed."""
+"""An agent's samples and states as values. Pure: each number is validated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of an agent's verb `watch`: looks at its clock and at its host, and its samples as they come."""
+"""The client of the agent's verb `watch`: reads the host's clock and state, and receives samples."""
 
 from __future__ import annotations
 

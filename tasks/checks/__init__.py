@@ -1,1 +1,1 @@
-"""What `fab doctor` looks at: this machine, each host, and whether the hosts reach each other."""
+"""The checks of `fab doctor`: this machine, each host, and whether the hosts reach each other."""

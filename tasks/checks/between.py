@@ -127,7 +127,7 @@ async def _problem(host: Reached, at: _At) -> str:
         said = await host.agent.dial(Endpoint(at.host.address, at.port), len(at.token), within_s=_DIAL_S)
     except RemoteRunnerError as error:
         return str(error).partition("\n")[0].removeprefix(f"{host.entry.name}: ")
-    return "" if said == at.token else "somebody else answers there"
+    return "" if said == at.token else "something else answers there"
 
 
 def _named(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a check found, as a value; and how findings are shown: pure."""
+"""A check's finding as a value, and how findings are shown. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has: programs, services, room, and what earlier runs left."""
+"""Checks of this machine: programs, services, disk space, and what earlier runs left."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _daemon(environ: Mapping[str, str]) -> Iterable[Finding]:
         else:
             step = f"see who listens there: ss -ltnp 'sport = :{port}'"
             report = fail if answers else warn
-            yield report(HERE, check, f"taken by something that is no {name}; the daemon wants it for one", step)
+            yield report(HERE, check, f"taken by something other than {name}; the daemon wants it for one", step)
 
 
 def _containers(environ: Mapping[str, str], heal: str) -> Iterable[Finding]:

@@ -1,4 +1,4 @@
-"""What a host is good for: its login, its room, its clock, its limits; from what its agent tells."""
+"""Checks of a host: login, disk space, clock, limits, from its agent's facts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _connected(entry: HostEntry, agent: Agent, took_s: float) -> Iterable[Findin
         step = f"correct `system` of {name} in inventory.yaml, or leave it out"
         yield fail(name, "agent", f"for {greeting.system}; inventory.yaml says {entry.system}", step)
     else:
-        yield ok(name, "agent", f"for {greeting.system}, at {agent.address or 'an address that nobody knows'}")
+        yield ok(name, "agent", f"for {greeting.system}, at {agent.address or 'an unknown address'}")
 
 
 def judge(entry: HostEntry, facts: HostFacts) -> Iterable[Finding]:

@@ -1,1 +1,1 @@
-"""The line that a person types: its options, its mistakes, its completion."""
+"""The command line: its options, mistakes and completion."""

@@ -1,4 +1,4 @@
-"""This process's standard input, on its way to commands on hosts."""
+"""Passing this process's standard input to commands on hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a line that cannot be read: what is wrong, and the line that was probably meant."""
+"""Messages for a command line with a mistake: what is wrong, and the line that was probably meant."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def explain(problem: str, line: Line, task: str | None, flags: Sequence[str], ta
         return f"{task}: has no option {word}{_meant(word, flags)}; fab --help {task} has all of them"
     if word.startswith("-"):
         # Not --help: Fabric prints its own before it reads a fabfile.
-        return f"{word} is no option of fab itself{_behind_its_task(line, word, tasks)}; fab without a task lists those"
+        behind = _behind_its_task(line, word, tasks)
+        return f"{word} is not an option of fab itself{behind}; fab without a task lists those"
     nested = f"{(task or '').partition('.')[0]}.{word}"
     if task is not None and nested in tasks:
         return f"there is no task {word}: fab {nested}"

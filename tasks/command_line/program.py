@@ -1,4 +1,4 @@
-"""The program that reads the line: `remote-runner`, and `fab` once a fabfile has loaded these tasks."""
+"""The program that parses the command line: `remote-runner`, and `fab` once a fabfile has loaded these tasks."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ class Program(fabric.main.Fab):
             if missing.name not in _NEEDED:
                 raise
             raise Failed(
-                f"{sys.argv[0]} is of a Python without {missing.name}, which remote-runner needs\n"
+                f"{sys.argv[0]} belongs to a Python without {missing.name}, which remote-runner needs\n"
                 "  next: put the environment that has remote-runner first on PATH (`source .venv/bin/activate`)"
             ) from None
         except KeyboardInterrupt:
-            raise Failed("ended here by Ctrl-C", 130) from None
+            raise Failed("stopped by Ctrl-C", 130) from None
         finally:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would print a traceback while it ends

@@ -1,4 +1,4 @@
-"""How a function becomes a task: no guessed short flags, help for every option, errors as messages."""
+"""Turning a function into a task: no guessed short flags, help for every option, errors as messages."""
 
 from __future__ import annotations
 

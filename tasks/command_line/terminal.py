@@ -1,4 +1,4 @@
-"""This process's terminal, handed to a command on a host."""
+"""Handing this process's terminal to a command on a host."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Fabric's connection to a host, as a user's own tasks have it, over the host's agent."""
+"""Fabric's connection for a user's own tasks, over the host's agent."""

@@ -164,4 +164,4 @@ def _into_stream(file: IO[Any], what: str) -> Iterator[Write]:
         yield lambda data: file.write(decoder.decode(data))
         file.write(decoder.decode(b"", final=True))
     except UnicodeDecodeError as error:
-        raise Failed(f"{what}: it is no UTF-8 text; get it into a stream of bytes") from error
+        raise Failed(f"{what}: it is not UTF-8 text; get it into a stream of bytes") from error

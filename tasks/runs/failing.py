@@ -1,4 +1,4 @@
-"""What to look at after a failure: the last lines of an instance, and the files to read."""
+"""What to read after a failure: an instance's last lines, and its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def failing_lines(outcome: RunOutcome) -> list[str]:
     if files:
         # A line each: together they would be wider than a terminal.
         lines += [f"read on in {files[0]}", *(f"       and {file}" for file in files[1:])]
-        lines.append(as_typed(f"with times: fab runs.logs {outcome.run}"))
+        lines.append(as_typed(f"with timestamps: fab runs.logs {outcome.run}"))
     silent = next((one for one in failed if one.verdict is Verdict.INCOMPLETE), None)
     if silent is not None and not outcome.cancelled:  # of what was killed nobody knows
         lines.append(

@@ -1,4 +1,4 @@
-"""The run that a command means: by its id, by the beginning of one, or the last one."""
+"""Finding the run that is meant: by its id, a prefix of it, or the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fab runs.logs`: what the instances of a run said, in order."""
+"""`fab runs.logs`: prints what a run's instances said, in order."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def logs(c: invoke.Context, id: list[str] | None = None, instance: str = "", fol
             f"{wanted} said nothing in run {found.run}; its instances are {', '.join(names[:20]) or 'not known'}"
         )
     if not follow and found.is_alive:
-        say("the run goes on: --follow waits for more")
+        say("the run is not over: --follow waits for more")
 
 
 def instance_name(given: str) -> str:

@@ -46,7 +46,7 @@ def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_
     freed = sum(_remove(plan, one, dry_run=dry_run) for one in going)
     say(f"{len(going)} {'would be removed' if dry_run else 'removed'}, {size(freed)}")
     for one in alive:
-        say(f"{one.run} goes on, and stays")
+        say(f"{one.run} is still running, and stays")
     if alive and id:
         raise Failed(None)
 

@@ -1,4 +1,4 @@
-"""`fab report`: one run, or several beside each other, as a page for the browser."""
+"""`fab report`: one run, or a comparison of several, as an HTML page."""
 
 from __future__ import annotations
 

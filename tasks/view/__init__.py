@@ -1,1 +1,1 @@
-"""What a person sees while something goes on: how much of it, as lines or as a view that is drawn in place."""
+"""The display of progress: how much is shown, as lines or as a live view."""

@@ -1,4 +1,4 @@
-"""What this process shows while a task does its work: a view where one is drawn, and lines.
+"""The display of a running task: the live view, where there is one, and lines.
 
 There is one, as there is one terminal.
 """

@@ -1,4 +1,4 @@
-"""Failures that are the same, told as one: pure."""
+"""Grouping equal failures into one message. Pure."""
 
 from __future__ import annotations
 

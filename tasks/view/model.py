@@ -1,4 +1,4 @@
-"""The state of what goes on, from its events: no clock, no terminal, no other input than what it is given."""
+"""The state of a running task, computed from its events. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the instances of a run say, at the chosen verbosity: above the view, or as the daemon's lines."""
+"""Showing what a run's instances say, at the chosen verbosity: above the view, or as the daemon's lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nothing is drawn, a build that takes long is told of, so that nobody waits without knowing for what."""
+"""Without a live view, a message about a build that takes long."""
 
 from __future__ import annotations
 

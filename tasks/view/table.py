@@ -1,4 +1,4 @@
-"""Tables and texts that fit where they are shown: pure."""
+"""Tables and texts fitted to a width. Pure."""
 
 from __future__ import annotations
 

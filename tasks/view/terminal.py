@@ -1,4 +1,4 @@
-"""The view in a terminal: drawn anew a few times a second by a thread, with the lines that came meanwhile above it."""
+"""The live view in a terminal: a thread redraws it a few times a second, with new lines above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as they stand in the view: short, and as wide as they were a moment before."""
+"""Formatting numbers for the view: short, and of constant width."""
 
 from __future__ import annotations
 

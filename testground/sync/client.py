@@ -190,7 +190,7 @@ class SyncClient:
         except (TypeError, ValueError, RecursionError) as error:
             next_step = "publish what JSON can say: objects, arrays, strings, finite numbers, true, false, null"
             raise SyncRequestError(
-                self.endpoint, f"{what}: payload is no JSON value: {error}", next_step=next_step
+                self.endpoint, f"{what}: payload is not JSON value: {error}", next_step=next_step
             ) from error
         with self._ask(what, Publish(key, text)) as asked:
             answer = asked.next(self._timeout_s)

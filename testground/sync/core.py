@@ -1,11 +1,11 @@
-"""What the sync service decides, without any input or output: counters, barriers, topics, subscriptions.
+"""The sync service without I/O: counters, barriers, topics, subscriptions.
 
-Whoever moves the bytes calls `receive` with each frame of a connection, is told which connections have something to
-send now, and pulls that with `take`. Pulling, because a subscriber that reads slowly then costs a cursor into the
-topic's messages and not a copy of each of them.
+The caller passes each frame of a connection to `receive`, which returns the connections that have something to send,
+and pulls that with `take`. Pulling, since a slow subscriber then costs a cursor into the topic's messages instead of a
+copy of each.
 
-Everything that a client can fill has a bound, and each client a share of it: what would go beyond is answered with an
-error, as a response can carry one. Who lets its answers lie is not to be read from (`is_behind`).
+Everything that a client can fill is bounded, and each client has a share: what would exceed it is answered with an
+error. A client that does not read its answers is not read from (`is_behind`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who came to which state when, and waited for how long: what a sync service can tell of a run afterwards."""
+"""A journal of the sync service: which client reached which state when, and how long it waited."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def quote(text: str) -> str:
 def compact(value: object) -> str:
     """The JSON text of a value, without spaces.
 
-    Raises TypeError, ValueError or RecursionError for what is no JSON value (NaN and infinities included).
+    Raises TypeError, ValueError or RecursionError for what is not JSON value (NaN and infinities included).
     """
     text = _COMPACT.encode(value)
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -177,7 +177,7 @@ def decode_request(frame: bytes | str) -> Request:
         try:
             actions.append(Publish(_string(fields, "topic"), compact(fields.get("payload"))))
         except (ValueError, RecursionError) as error:
-            raise BadFrameError("payload is no JSON value") from error
+            raise BadFrameError("payload is not JSON value") from error
     if (fields := _object(found, "subscribe")) is not None:
         actions.append(Subscribe(_string(fields, "topic")))
     if (fields := _object(found, "barrier")) is not None:
@@ -216,7 +216,7 @@ def _load(frame: bytes | str) -> Mapping[str, object]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _finite(digits: str) -> float:

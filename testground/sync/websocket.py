@@ -1,4 +1,4 @@
-"""WebSocket (RFC 6455) without input or output, as much of it as the sync service and its client need: no extensions.
+"""WebSocket (RFC 6455) without I/O, as much as the sync service and its client need: no extensions.
 
 The library `websockets` does all of it and more, and is what the tests have at the other end. An instance opens one
 connection and asks for one number: importing the library costs it 45 ms of processor time, this 2 ms. The embedded

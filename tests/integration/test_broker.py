@@ -197,7 +197,7 @@ def test_a_signal_to_the_launcher_is_the_instances(ground: Ground, number: signa
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == b'["ready"]\n'
     launcher.send_signal(number)
-    assert said(launcher) == (3, [[f"somebody here ended the instance ({number.name})"]], "")
+    assert said(launcher) == (3, [[f"received {number.name}"]], "")
 
 
 def test_an_instance_that_dies_is_a_failure_and_no_harm_to_others(ground: Ground) -> None:
@@ -448,17 +448,17 @@ def others_parent(place: Path, kind: str) -> str:
         place.with_name("real").mkdir(mode=0o700)
         place.symlink_to("real")
         os.chown(place, 4242, 4242, follow_symlinks=False)
-        return f"user 4242 may put another in its place, who owns {place}"
+        return f"user 4242 owns {place} and could replace it"
     place.mkdir()
     if kind == "another user's":
         os.chown(place, 4242, 4242)
-        return f"user 4242 may put another in its place, who owns {place}"
+        return f"user 4242 owns {place} and could replace it"
     if kind == "writable by a group":
         os.chown(place, 0, 4242)
         place.chmod(0o775)
-        return f"group 4242 may put another in its place, which may write to {place}"
+        return f"group 4242 could replace it: it may write to {place}"
     place.chmod(0o777)
-    return f"for {place} is writable by all"
+    return f"{place} is writable by all"
 
 
 @pytest.mark.parametrize("kind", ["a link of another user", "another user's", "writable by a group", "writable by all"])

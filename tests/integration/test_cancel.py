@@ -123,7 +123,7 @@ def test_ctrl_c_ends_everything_and_fetches_what_there_is(
     assert sorted(instance.host for instance in outcome.instances) == ["localhost", "t1"]
     for instance in outcome.instances:
         assert instance.verdict == "failed"
-        assert "somebody here ended the instance" in instance.reason
+        assert "the run was stopped here" in instance.reason
         assert instance.text("partial") == "partial\n"
         assert (instance.outputs / "told").exists() == told
         assert instance.step("clean")["detail"] == "nothing left there"
@@ -139,7 +139,7 @@ def test_ctrl_c_is_said_in_the_summary(tmp_path: Path, machine: Machine) -> None
     done = ended(fab)
 
     assert done.status == 130
-    assert "the run was ended before its time: stopped; what its instances had written is here" in done.stdout
+    assert "the run was stopped: stopped; what its instances had written is here" in done.stdout
     assert "group single: 0 of 1 ok" in done.stdout
     nothing_left(the_run(plan), [localhost(tmp_path / "far")])
 

@@ -56,7 +56,7 @@ def test_a_build_program_that_is_missing(plan: FailingPlan) -> None:
 
 def test_a_build_that_makes_nothing(plan: FailingPlan) -> None:
     plan.command = "true {out}"
-    plan.run().failure("ended well, but", "is not there", "the command has to make {out}")
+    plan.run().failure("succeeded, but", "is not there", "the command has to make {out}")
 
 
 def test_a_build_that_takes_too_long(plan: FailingPlan) -> None:

@@ -489,7 +489,7 @@ class Late:
 
 
 LATE = {
-    "connect_s": Late(b"choose: ", "no login within the time for it"),
+    "connect_s": Late(b"choose: ", "no login in time"),
     "build_s": Late(b"choose: ", "`sleep 30` did not end within 2 s"),
     "push_s": Late(b"build: ", "push to t1 did not end within 2 s"),
     "run_s": Late(b"forward: ", "it ran longer than timeouts.run_s allows"),

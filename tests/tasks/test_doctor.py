@@ -76,7 +76,7 @@ def test_what_is_not_reached_and_a_port_that_is_taken_are_told(
     away = checks["t2", f"to hosts :{PORT}"]
     assert (away["outcome"], away["found"]) == (
         "fail",
-        f"does not reach 1 of 1: t1 at {two[1].address}: somebody else answers there",
+        f"does not reach 1 of 1: t1 at {two[1].address}: something else answers there",
     )
     assert "address" in away["next_step"]
 

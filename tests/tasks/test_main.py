@@ -22,7 +22,7 @@ def test_ctrl_c_while_importing_is_a_line(shadowed: PlanDirectory, tmp_path: Pat
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n"
     (tmp_path / "shadow" / "platform.py").write_text(code, encoding="utf-8")
     ran = shadowed.fab("hosts", program=program)
-    assert (ran.status, ran.out, ran.words) == (130, "", "ended here by Ctrl-C\n")
+    assert (ran.status, ran.out, ran.words) == (130, "", "stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize("program", ["fab", "remote-runner"])
@@ -40,5 +40,5 @@ def test_a_program_of_another_environment_is_told(shadowed: PlanDirectory, tmp_p
     (tmp_path / "shadow" / "yaml.py").write_text(code, encoding="utf-8")
     ran = shadowed.fab("hosts", program=program)
     assert (ran.status, ran.out) == (1, "")
-    assert f"/{program} is of a Python without yaml, which remote-runner needs\n  next: put the" in ran.words
+    assert f"/{program} belongs to a Python without yaml, which remote-runner needs\n  next: put the" in ran.words
     assert "Traceback" not in ran.words

@@ -96,7 +96,7 @@ def test_the_summary_ends_with_what_the_failing_instance_said_and_where_to_read_
     end = ran.out[ran.out.index("the last lines of") :].splitlines()
     assert end[:3] == ["the last lines of single[000]:", "  half way", "  stderr: no room"]
     assert end[3:5] == [f"read on in {near}/stderr", f"       and {near}/stdout"]
-    assert end[5].startswith("with times: fab runs.logs ")
+    assert end[5].startswith("with timestamps: fab runs.logs ")
     assert max(map(len, end[:6])) <= 80
 
 

@@ -77,7 +77,7 @@ def test_where_nothing_comes_home_nothing_is_made(hosts_plan: PlanDirectory) -> 
 def test_a_shells_word_is_told_to_be_none(hosts_plan: PlanDirectory) -> None:
     ran = hosts_plan.ok("run", "--host", "dex", "--", "echo", "a", "&&", "echo", "b")
     assert ran.out == "a && echo b\n"
-    assert "&& is handed to echo as it is: there is no shell; to have one: -- sh -c 'echo a && echo b'" in ran.words
+    assert "&& is passed to echo as it is: there is no shell; to have one: -- sh -c 'echo a && echo b'" in ran.words
 
 
 def test_run_dry_run_prints_what_then_runs(hosts_plan: PlanDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,5 +143,5 @@ def test_a_terminal_is_for_one_host(hosts_plan: PlanDirectory) -> None:
 
 def test_where_there_is_no_terminal_that_is_said(hosts_plan: PlanDirectory) -> None:
     ran = hosts_plan.fab("run", "--tty", "--host", "dex", "--", "ls")
-    words = "run: --tty: standard input is no terminal; leave --tty out, or type the line at one\n"
+    words = "run: --tty: standard input is not a terminal; leave --tty out, or type the line at one\n"
     assert (ran.status, ran.words) == (1, words)

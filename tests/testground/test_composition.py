@@ -144,7 +144,7 @@ def test_parameters_that_the_manifest_does_not_declare_reach_the_instances() -> 
     given = {"remote-runners": '[{"name":"dex"}]', "thre": "x"}
     (run,) = plan_runs(single(_MANIFEST, "case", test_params=given), _MANIFEST)
     assert run.groups[0].params.items() >= given.items()
-    assert run.warnings == ("test case case has no parameter 'thre'; did you mean three? It is handed on",)
+    assert run.warnings == ("test case case has no parameter 'thre'; did you mean three? It is passed on",)
     text = _TEXT.replace('two = "group"', 'new = "group"').replace('one = "global"', 'other = "global"')
     (run,) = plan_runs(_composition(text), _MANIFEST)
     assert (run.groups[0].params["new"], run.groups[1].params["other"]) == ("group", "global")

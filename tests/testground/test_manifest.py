@@ -227,7 +227,7 @@ def test_a_parameter_takes_what_the_sdk_reads_as_its_type(kind: str, taken: list
 def test_a_value_of_another_type_is_told_before_the_run() -> None:
     manifest = Manifest.from_toml(TEXT)
     (run,) = plan_runs(single(manifest, "params", test_params={"number": "many", "flag": "true"}), manifest)
-    assert run.warnings == ("test parameter number is 'many'; the manifest has it of type int. It is handed on",)
+    assert run.warnings == ("test parameter number is 'many'; the manifest has it of type int. It is passed on",)
 
 
 def test_a_default_stands_for_not_given_whatever_its_type() -> None:

@@ -382,7 +382,7 @@ def test_a_request_that_the_service_would_hang_up_on_is_not_sent(client: SyncCli
     with pytest.raises(SyncRequestError, match=r"a request of 330\d\d bytes; Testground's service reads .* 32768"):
         client.publish("t", "x" * 33_000)
     for payload in (float("nan"), {1, 2}, b"bytes"):
-        with pytest.raises(SyncRequestError, match="payload is no JSON value"):
+        with pytest.raises(SyncRequestError, match="payload is not JSON value"):
             client.publish("t", payload)
     assert client.publish("t", "x" * 30_000) == 1
 

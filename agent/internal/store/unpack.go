@@ -100,7 +100,7 @@ func plainName(said string, directory bool) (string, error) {
 	}
 	for _, part := range strings.Split(name, "/") {
 		if part == "" || part == "." || part == ".." || strings.IndexByte(part, 0) >= 0 {
-			return "", fmt.Errorf("%w: %q is no plain path", errUnsafe, said)
+			return "", fmt.Errorf("%w: %q is not a plain path", errUnsafe, said)
 		}
 	}
 	return name, nil

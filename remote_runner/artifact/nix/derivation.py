@@ -1,4 +1,4 @@
-"""The one thing that is needed from a derivation's file: the system that builds it."""
+"""Reading a derivation's file for the one thing that is needed: the system that builds it."""
 
 from __future__ import annotations
 

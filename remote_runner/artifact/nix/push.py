@@ -1,8 +1,8 @@
-"""Bringing what Nix built into a host's Nix store, or into the user's own store there.
+"""Pushing what Nix built into a host's Nix store, or into a store of the user's own there.
 
-Not by `nix copy`: a local `nix-store --serve` gives the paths, one on the host takes them (`serve.py`), over a stream
-of ours. What the host was asked for with `lock`, and what was added, is held as long as that server runs; before it
-ends, the agent makes the root that stays. So no garbage collection takes a path in between.
+Instead of `nix copy`: a local `nix-store --serve` sends the paths, one on the host receives them (`serve.py`), over one
+of our streams. The server there holds what it was asked for with `lock`, and what was added, as long as it runs;
+before it ends, the agent makes a permanent root. So no garbage collection takes a path in between.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class _StorePush:
         which = f" (such as {self.unsigned[0]})" if self.unsigned else ""
         return NotTrustedError(
             name,
-            f"its nix-daemon does not trust user {user} and takes no path that nobody signed{which}",
+            f"its nix-daemon does not trust user {user} and accepts no unsigned path{which}",
             next_step=f"one of these ways:\n"
             f"    - let {name} build it itself: build_on: target under app in inventory.yaml\n"
             f"    - sign what is sent: nix key generate-secret --key-name {user}-1 > KEY; "

@@ -1,4 +1,4 @@
-"""The table that a flake's `bin/remote-runner` brings along: what its packages are, without evaluating anything.
+"""The table in a flake's `bin/remote-runner`: its packages' store paths, without evaluating anything.
 
 `REMOTE_RUNNER_ARTIFACTS` names it, a JSON file: `{"app": "node", "systems": {"x86_64-linux": {"drv": …, "out": …,
 "program": "bin/node"}, …}}`.
@@ -38,5 +38,5 @@ def table_of(environ: Mapping[str, str], app: str) -> Mapping[str, Package]:
 
 def _path(text: str) -> str:
     if not STORE_PATH.fullmatch(text):
-        raise ValueError(f"{text} is no store path")
+        raise ValueError(f"{text} is not a store path")
     return text

@@ -1,4 +1,4 @@
-"""A closure into a store of the user's own, on a host without a Nix that would take it."""
+"""Pushing a closure into a store of the user's own, on a host whose Nix does not accept it or that has none."""
 
 from __future__ import annotations
 

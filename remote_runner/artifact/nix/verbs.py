@@ -1,4 +1,4 @@
-"""Nix's commands as a build needs them: the command line of each, and its answer as a value.
+"""Nix's commands as a build needs them: each one's command line, and its result as a value.
 
 Works with Nix 2.8 and later (the tests passed with 2.8.0, 2.26.3 and 2.34.8). What a verb says goes to a file of the
 attempt (`evaluation.log`, …).

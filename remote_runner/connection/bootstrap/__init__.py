@@ -1,1 +1,1 @@
-"""How a login becomes the agent of a session, and where the agent's program comes from."""
+"""Turning a login into a session's agent, and where the agent's program comes from."""

@@ -62,14 +62,14 @@ usable() {
         # directory's user is that user's own.
         case $line in
             *" $place/.") mode=$1 user=$3 ;;
-            d???????w[!tT]*) open="any user may put another in its place" ;;
-            d????w???[!tT]*) [ "$3" = "$4" ] || open="group $4 may put another in its place" ;;
+            d???????w[!tT]*) open="any user could replace it" ;;
+            d????w???[!tT]*) [ "$3" = "$4" ] || open="group $4 could replace it" ;;
         esac
         users="$users $3"
     done
     IFS=$blanks$newline
     for above in $users; do
-        [ "$above" = 0 ] || [ "$above" = "$user" ] || unmapped "$above" || open="user $above may put another in its place"
+        [ "$above" = 0 ] || [ "$above" = "$user" ] || unmapped "$above" || open="user $above could replace it"
     done
     case $mode in
         # What lies in it may be anybody's, so taking the permission away now would come too late.

@@ -1,4 +1,4 @@
-"""How a login becomes the agent of a session: what is sent to the shell there, and what it answers.
+"""Turning a login into a session's agent: what is sent to the shell there, and what it answers.
 
 docs/protocol.md, section 1.
 """
@@ -222,7 +222,7 @@ class Bootstrap:
                     name,
                     f"its agent ended with status {status} as it began",
                     stderr=said,
-                    next_step="see what it says above; where it is of threads or memory, look there for what holds "
+                    next_step="see what it says above; if it is about threads or memory, look there for what holds "
                     "them all (ulimit -u, TasksMax, free -m)",
                 )
             )
@@ -236,7 +236,7 @@ class Bootstrap:
             if max(answers.size, pipes.said_bytes) > MOST_SAID_BYTES:
                 raise HostUnreachableError(
                     self.transport.name,
-                    "it sends banners without end, and no login comes of it",
+                    "it sends banners without end, and never a login",
                     next_step="find out what answers there",
                 )
             if not data:

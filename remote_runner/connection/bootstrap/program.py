@@ -1,4 +1,4 @@
-"""The agent's program for a system: a file that is there, or one that Go builds when it is first needed.
+"""The agent's program for a system: an existing file, or one that Go builds when it is first needed.
 
 `python -m remote_runner.connection.bootstrap.program` builds the one for this machine at installation.
 """

@@ -1,1 +1,1 @@
-"""What reaches a host: ssh, a command, a step of a Slurm allocation, or a shell of this machine."""
+"""Ways to reach a host: ssh, a command, a step of a Slurm allocation, or a shell on this machine."""

@@ -1,4 +1,4 @@
-"""A connection of ssh's own that the user opens at the terminal, where ssh may ask; later first attempts go through it.
+"""An ssh control master that the user opens at the terminal, where ssh may ask; later connections go through it first.
 
 It is the master that the user's configuration names (ControlPath), or else one of ours in the runtime directory.
 """

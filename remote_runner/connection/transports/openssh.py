@@ -1,11 +1,10 @@
-"""What ssh is started with, and what its end means; pure values in, values out.
+"""ssh's command line, and what its exit means. Pure.
 
 Sources: ssh(1), ssh_config(5), and the messages of OpenSSH 7.6 to 9.9.
 
 Verdicts come from ssh's exit status and from what ssh itself writes to the file of `-E` at LogLevel VERBOSE, up to
 the first line that passes on a peer's words (a DISCONNECT may hold any text, with newlines). Banners, proxies and the
-host's own stderr stand elsewhere; they are shown, and decide nothing. No word of a peer stands in a command that we
-suggest.
+host's own stderr go elsewhere; they are shown, and decide nothing. No command that we suggest contains a peer's words.
 """
 
 from __future__ import annotations
@@ -291,14 +290,14 @@ def explain_failure(
     if "during banner exchange" in verdict and not config.has_proxy:
         return HandshakeDroppedError(
             name,
-            "it takes connections, but no ssh server speaks on them",
+            "it accepts connections, but no ssh server answers on them",
             stderr=stderr,
             next_step="look at the load and the sshd of that machine",
         )
     if status is None or _UNREACHABLE.search(verdict):
         return HostUnreachableError(
             name,
-            "no answer" if status is not None else "no login within the time for it",
+            "no answer" if status is not None else "no login in time",
             stderr=stderr,
             next_step=f"check that it is on and connected; try: {by_hand}",
         )
@@ -312,14 +311,14 @@ def explain_failure(
     if config.has_proxy and not _DROPPED.search(said):
         return SshFailedError(
             name,
-            "the way there through ProxyJump or ProxyCommand failed",
+            "the connection through ProxyJump or ProxyCommand failed",
             stderr=stderr,
             next_step=f"try: {by_hand}",
         )
     if _DROPPED.search(verdict):
         return HandshakeDroppedError(
             name,
-            "its ssh server went on closing new connections before the login",
+            "its ssh server kept closing new connections before the login",
             stderr=stderr,
             next_step="look at MaxStartups and the log of its sshd",
         )
@@ -335,7 +334,7 @@ def _after_login(name: str, status: int | None, stderr: str, by_hand: str) -> Ho
             next_step="its sshd's log says why (a ForceCommand, a ChrootDirectory with a wrong owner, PAM's session, "
             "a limit)",
         )
-    what = "said nothing of ours in time" if status is None else f"ended with status {status}"
+    what = "did not answer in time" if status is None else f"ended with status {status}"
     return FarShellError(
         name,
         f"it took the login, but its shell {what} before our program was started",
@@ -373,7 +372,7 @@ def _host_key_failure(
 def _denied_step(methods: Sequence[str], login: str, *, has_agent: bool) -> str:
     if any(methods) and "publickey" not in methods:
         return f"the host takes no keys: open its connection once at the terminal, later steps use it: {login}"
-    agent = "" if has_agent else " (no ssh agent is in sight: SSH_AUTH_SOCK is not set)"
+    agent = "" if has_agent else " (there is no ssh agent: SSH_AUTH_SOCK is not set)"
     return f"give the host your public key, or open its connection once at the terminal: {login}{agent}"
 
 

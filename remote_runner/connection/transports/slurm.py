@@ -1,4 +1,4 @@
-"""A step of a Slurm allocation as the way to one of its nodes."""
+"""A step of a Slurm allocation as the transport to one of its nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own ssh as the way to a host."""
+"""The user's own ssh as the transport to a host."""
 
 from __future__ import annotations
 
@@ -171,7 +171,9 @@ class SshTransport:
             # ssh ends its proxy with SIGHUP as soon as that closes its stdout, which may be before it says why. The
             # next attempt has it ignore that.
             self._silent_proxies += 1
-            return HandshakeDroppedError(self.name, "the way there through a proxy failed without a word", stderr=log)
+            return HandshakeDroppedError(
+                self.name, "the connection through a proxy failed without a message", stderr=log
+            )
         if isinstance(error, HostUnresolvedError) and self._nearest:
             error.next_step = f"did you mean {' or '.join(self._nearest)}? Else {error.next_step}"
         return error

@@ -1,4 +1,4 @@
-"""A connection's carrier: a command whose standard streams reach a POSIX shell on the host."""
+"""What a transport is: a command whose standard streams reach a POSIX shell on the host."""
 
 from __future__ import annotations
 

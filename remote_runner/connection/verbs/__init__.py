@@ -1,1 +1,1 @@
-"""What an agent is asked for, verb by verb, and what it answers, as values."""
+"""The agent's verbs: each request, and its answer as a value."""

@@ -1,4 +1,4 @@
-"""How a host keeps an artifact, and by which name its agent finds it there."""
+"""Where a host keeps an artifact, and the name by which its agent finds it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Failures that an agent reports, as our errors.
 
-A host's words are shown as its words; none of them goes into a command that we suggest.
+What a host says is shown as a quotation, and never goes into a command that we suggest.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def fault(host: str, closed: StreamClosed) -> HostError:
             host,
             "no process can be started there",
             stderr=said,
-            next_step="look there for what holds them all (ulimit -u), or give the host fewer `slots` (inventory.yaml)",
+            next_step="see what uses them up there (ulimit -u), or give the host fewer `slots` (inventory.yaml)",
         )
     if closed.kind == "busy":
         return HostError(host, f"another process does the same there, and went on for too long: {said}")

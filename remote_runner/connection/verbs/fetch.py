@@ -1,4 +1,4 @@
-"""An agent's outputs stream, taken apart in a thread while the event loop goes on."""
+"""Receiving outputs: the agent's tar stream is unpacked in a thread while the event loop goes on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def receive_outputs(
     allowance: Allowance,
     taken: Callable[[int], None] | None = None,
 ) -> OutputsReport:
-    """Unpack what comes on the outputs lane, and hear the words behind it; `taken` hears how many bytes came of much.
+    """Unpack what comes on the outputs lane, and read the report after it; `taken` hears how much of a large one came.
 
     Raises an `OutputsError` for what is not whole (what came is kept), the host's fault, `HostLostError`.
     """

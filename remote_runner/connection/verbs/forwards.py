@@ -1,4 +1,4 @@
-"""Connections between a host and this machine, each a stream: what listens on one side is dialled from the other."""
+"""Forwards: each connection to a listener on one side is a stream, and is dialled on the other."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if not is_run_id(self.instance_id):
-            raise JobError(f"{self.instance_id!r} is no name for a run: letters, digits and . _ - only, at most 200")
+            raise JobError(f"{self.instance_id!r} is not a name for a run: letters, digits and . _ - only, at most 200")
         if not self.argv or not self.argv[0]:
             raise JobError("there is no program to run")
         if self.grace_s < 0:

@@ -1,4 +1,4 @@
-"""Validation of what a host reports: numbers are numbers, texts hold no control characters. Pure."""
+"""Validation of what a host reports: numbers are numbers, texts have no control characters. Pure."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def nonsense(host: str, found: object) -> FarShellError:
     """The error for what no agent of ours says."""
     return FarShellError(
         host,
-        f"what the agent there says is not what ours says: {words(repr(found), 200)}",
-        next_step="look at what runs there in its place",
+        f"unexpected answer from the agent there: {words(repr(found), 200)}",
+        next_step="check what runs there in place of our agent",
     )
 
 

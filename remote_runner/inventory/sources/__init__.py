@@ -1,1 +1,1 @@
-"""Hosts from elsewhere: what `hosts_from` of an inventory names, read into hosts as the inventory would list them."""
+"""Hosts from elsewhere: reads what `hosts_from` names into hosts as the inventory would list them."""

@@ -1,4 +1,4 @@
-"""A Slurm allocation of a run's own: made by the first of its processes, given back by the last.
+"""A run's own Slurm allocation: made by the first of its processes, released by the last.
 
 Each process of the run holds a shared lock while it has instances. Whoever can take it exclusively is the last, or
 comes after all are dead (`fab clean`), and cancels the job by its name: that is known before Slurm knows the job.
@@ -158,7 +158,7 @@ def _make(source: SlurmSource, asking: Asking, slurm: SlurmPrograms, name: str) 
                 waiting = _waiting(slurm, name, last_lines(log, 1))
                 if any(reason in waiting for reason in _NEVER):
                     raise slurm.failed(
-                        f"nothing would come of waiting: {waiting}",
+                        f"waiting is useless: {waiting}",
                         next_step="ask for what the partition has (scontrol show partition)",
                     )
                 if deadline.expired:

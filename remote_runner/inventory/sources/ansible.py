@@ -1,6 +1,6 @@
-"""Ansible's inventories: as `ansible-inventory` says them, and without it the INI and YAML files as they are.
+"""Ansible's inventories: read by `ansible-inventory`, or, without it, from the INI and YAML files.
 
-Of a host's variables those count that say how it is reached; its groups become labels. Templates (`{{ … }}`) are not
+Only the variables for connecting are used; groups become labels. Templates (`{{ … }}`) are not
 filled in, neither here nor by `ansible-inventory`.
 """
 

@@ -1,4 +1,4 @@
-"""Hosts that a program of the user's prints as JSON."""
+"""Hosts that a user's program prints as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slurm's own programs, asked: the nodes of an allocation as hosts, and how a job and a node are.
+"""Asking Slurm's programs for an allocation's nodes, and for the state of jobs and nodes.
 
 Sources: salloc(1), squeue(1), scontrol(1), scancel(1), as of Slurm 22.05.
 """

@@ -270,7 +270,7 @@ def test_a_command_that_is_not_there_is_named(plan: Path, controller: Controller
         ("A=1 cp a {out}", "app.command: sh -c 'A=1 cp a {out}'"),
         (
             "cp $PWD/a {out}",
-            "$PWD/a is handed on as it is: there is no shell; to have one: app.command: sh -c",
+            "$PWD/a is passed on as it is: there is no shell; to have one: app.command: sh -c",
         ),
         ("cp *.none {out}", "sh -c 'cp *.none {out}'"),
         ("cp none", "app.command does not say {out}"),

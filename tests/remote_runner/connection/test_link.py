@@ -235,7 +235,7 @@ def test_a_process_that_stood_still_says_so(tmp_path: Path) -> None:
             await asyncio.sleep(0.1)
             time.sleep(5)
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(HostLostError, match="this process stood still for"):
+            with pytest.raises(HostLostError, match="this process was suspended for"):
                 await stream.receive()
 
     run(check())
@@ -252,7 +252,7 @@ def test_a_process_that_stood_still_for_too_long_says_so(tmp_path: Path) -> None
             await asyncio.sleep(0.1)
             os.kill(pid, signal.SIGKILL)
             time.sleep(5)
-            with pytest.raises(HostLostError, match="this process stood still for"):
+            with pytest.raises(HostLostError, match="this process was suspended for"):
                 await stream.receive()
 
     run(check())

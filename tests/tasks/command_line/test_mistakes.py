@@ -27,10 +27,10 @@ TASKS = ("build", "fetch", "hosts", "hosts.list", "hosts.login", "local.single",
             "-q",
             None,
             (),
-            "-q is no option of fab itself, one of a task stands behind it: fab push -q --host nc1; "
+            "-q is not an option of fab itself, one of a task stands behind it: fab push -q --host nc1; "
             "fab without a task lists those",
         ),
-        (("--quite",), "--quite", None, (), "--quite is no option of fab itself; fab without a task lists those"),
+        (("--quite",), "--quite", None, (), "--quite is not an option of fab itself; fab without a task lists those"),
         (
             ("push", "--hots", "nc1"),
             "--hots",
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_with_what_was_meant(
         ("-i /nonexistent hosts", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
         ("-T 1 hosts", "-T means nothing to these tasks; the time of a run is timeouts.run_s in inventory.yaml"),
         ("-w hosts", "-w means nothing to these tasks; leave it out\n"),
-        ("--quite", "--quite is no option of {program} itself; {program} without a task lists those\n"),
+        ("--quite", "--quite is not an option of {program} itself; {program} without a task lists those\n"),
         ("local", "there is no task local alone: {program} local.composition or local.single or local.sync-service\n"),
         ("-i x", "-i means nothing to these tasks; a key is ssh.identity_file in inventory.yaml, "),
         ("-w", "-w means nothing to these tasks; leave it out\n"),

@@ -43,7 +43,7 @@ def test_ctrl_c_while_a_host_does_not_answer_ends_in_a_sentence(plan: PlanDirect
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=10)
     assert process.returncode == (1 if words[0] == "run" else 130)
-    last = "dead: stopped before the command's start" if words[0] == "run" else "ended here by Ctrl-C\n"
+    last = "dead: stopped before the command's start" if words[0] == "run" else "stopped by Ctrl-C\n"
     assert last in said.decode()
     assert b"Traceback" not in said
 

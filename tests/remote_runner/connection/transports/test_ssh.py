@@ -178,7 +178,7 @@ def test_a_proxy_that_fails_is_named_at_once(
     ("line", "kind", "words"),
     [
         ("ForceCommand echo no shells here; exit 3", FarShellError, "no shells here"),
-        ("ForceCommand exec sleep 100", FarShellError, "said nothing of ours in time"),
+        ("ForceCommand exec sleep 100", FarShellError, "did not answer in time"),
         ("ChrootDirectory {open}", SessionRefusedError, "took the login"),
         ("MaxSessions 0", SessionRefusedError, "took the login"),
     ],
