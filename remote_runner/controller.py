@@ -110,7 +110,7 @@ def own_directory(path: Path) -> Path:
     try:
         for place, found in _way_to(path.parent):
             if found.st_uid not in owners:
-                # As sshd's safe_path: whoever owns a directory or a link on the way can lead it elsewhere.
+                # As in sshd's safe_path: the owner of a directory or a link on the way can redirect it.
                 raise refused(f"user {found.st_uid} owns {place} and could replace it")
             # In a sticky one (/tmp) nobody else can rename what is ours.
             open_to = 0 if stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_ISVTX else found.st_mode

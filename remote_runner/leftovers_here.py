@@ -19,7 +19,7 @@ from remote_runner.connection.transports.login import is_listening
 from remote_runner.controller import Controller
 from remote_runner.errors import PlanImportError
 
-# A run that goes on reads its build until it has pushed it, and its inventory at the start.
+# A running run reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
 # Anything younger may belong to a build or push that is still going on.
 _LEAST_BUILD_AGE_S = 600.0

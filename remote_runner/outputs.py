@@ -24,7 +24,7 @@ STREAM_FILES = ("stdout", "stderr")
 """Ours as well: what the application said. Where its outputs have such a name, ours gets the prefix."""
 SAMPLES_FILE = "remote-runner.samples.jsonl"
 """Of its use of the host, a line each second."""
-# Written by the agent: the lines that were too long for whoever reads the streams.
+# Written by the agent: the lines that were too long for the streams' reader.
 _STREAMS = tuple((os.fsencode(name),) for name in STREAM_FILES)
 _AGENTS_FILES = ((b"remote-runner.stdout.lines",), (b"remote-runner.stderr.lines",))
 

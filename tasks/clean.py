@@ -24,7 +24,7 @@ from tasks.plan import Plan
 from tasks.runs.find import id_on_hosts
 from tasks.say import age, say, show_json, show_table
 
-# A push that goes on has such an entry, too.
+# A running push has such an entry, too.
 _PARTIAL_AGE_S = 3600.0
 _KINDS = {Store.CACHE: "artifact", Store.NIX: "Nix root", Store.USER: "closure"}
 

@@ -102,7 +102,7 @@ def show_table(
 
 
 def result_width() -> int:
-    """How many columns stdout has; where that is no terminal, what COLUMNS says, else 80."""
+    """How many columns stdout has; if it is not a terminal, COLUMNS, else 80."""
     return shutil.get_terminal_size((USUAL_WIDTH, 24)).columns
 
 

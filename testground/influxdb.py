@@ -41,7 +41,7 @@ def _head(measurement: str, tags: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str, special: str) -> str:
-    """The text with special characters behind a backslash; a line's end, for which there is no escape, as a space.
+    """The text with special characters escaped by a backslash; a newline, which has no escape, becomes a space.
 
     A backslash at the end would escape what follows, so it gets a space after it.
     """

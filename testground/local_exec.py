@@ -257,7 +257,7 @@ def run(
     timeout_s: float | None = None,
     temp: Path | None = None,
 ) -> RunOutcome:
-    """Run all of the plan's instances at once, to the end; `listener` hears of what they say.
+    """Run all of the plan's instances at once, to the end; `listener` gets what they say.
 
     `outputs` is what Testground calls `<home>/data`; `environ` is the caller's environment, of which only `PATH` and
     `REMOTE_RUNNER_*` go on; `temp` holds the temporary directories (default: the system's), which go with the run.

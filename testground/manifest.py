@@ -95,7 +95,7 @@ class TestCase:
 
     def default_params(self) -> dict[str, str]:
         """The default of every parameter, as instances get it. Raises `ManifestError`."""
-        # One that is no string is passed on as its JSON, an absent one as null (defaultParameters).
+        # One that is not a string is passed on as JSON, an absent one as null (defaultParameters).
         found = {}
         for name, param in self.params.items():
             try:

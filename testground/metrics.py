@@ -48,7 +48,7 @@ class Metric:
 
 
 def encode_metric(metric: Metric) -> bytes:
-    """The metric's line in `results.out` or `diagnostics.out`; raises ValueError for a measure that is no number."""
+    """The metric's line in `results.out` or `diagnostics.out`; raises ValueError for a measure that is not a number."""
     name = json.dumps(metric.name, ensure_ascii=False)
     text = f'{{"ts":{metric.ts_ns},"type":"{metric.type}","name":{name},"measures":{marshal(metric.measures)}}}\n'
     return text.encode("utf-8", "replace")

@@ -151,7 +151,7 @@ class StdoutReader:
                 return next((words for words in told if not words.startswith("goroutine ")), self._failures[0][1])
 
     def _read(self, line: bytes, reports: list[Report]) -> bool:
-        """Read a line; says whether reading goes on after it."""
+        """Read a line; returns whether to go on reading."""
         found = parse_line(line)
         if found is None:
             reports.append(Report(Word.OTHER, line.decode("utf-8", "replace")))

@@ -87,7 +87,7 @@ class Agent:
         deadline: Deadline,
         meanwhile: Callable[[], object] | None = None,
     ) -> Self:
-        """Reach the host as the inventory says; `meanwhile` is called while the login goes on.
+        """Reach the host as the inventory says; `meanwhile` is called during the login.
 
         Raises the `HostError` that says why that is not possible.
         """

@@ -47,7 +47,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _handshakes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
 
-class StreamClosed(Exception):  # noqa: N818 (the end of a stream is no error by itself)
+class StreamClosed(Exception):  # noqa: N818 (the end of a stream is not an error by itself)
     """The agent has closed the stream; `kind` is "" where nothing failed, else one of docs/protocol.md's table."""
 
     def __init__(self, kind: str = "", text: str = "", more: Mapping[str, Any] | None = None) -> None:
@@ -137,7 +137,7 @@ class Stream:
         self._link._flush_soon()
 
     async def close(self) -> None:
-        """Be done with the stream: a request that goes on is cancelled there. Does not wait; harmless when repeated."""
+        """Close the stream: an unfinished request is cancelled there. Does not wait; may be called again."""
         self._core.close(self._state)
         self._link._flush_soon()
 

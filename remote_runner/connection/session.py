@@ -308,7 +308,7 @@ class SessionCore:
     # The streams' side
 
     def open(self, head: Mapping[str, Any], fields: tuple[bytes, ...] = ()) -> StreamState:
-        """Open a stream. Raises `ValueError` for what is no message."""
+        """Open a stream. Raises `ValueError` for an invalid message."""
         payload = encode_message(head, fields)
         stream = StreamState(self._next_stream, Message(dict(head), fields))
         self._next_stream += 2

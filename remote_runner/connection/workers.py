@@ -1,8 +1,8 @@
-"""Threads for disk access that may block for ever.
+"""Threads for disk access, which may block forever.
 
-Few of them while nothing hangs: a hundred outputs at once cost a fifth more CPU with 64 threads than with 4, for those
-and the event loop take the interpreter from each other. They are nobody's to wait for: a process ends although a disk
-hangs, as it would not with those of `concurrent.futures`.
+Few while nothing hangs: a hundred outputs at once cost a fifth more CPU with 64 threads than with 4, which compete with
+the event loop for the interpreter. Nothing joins them, so a process exits although a disk hangs, which it would not
+with the threads of `concurrent.futures`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _R = TypeVar("_R")
 
 _FEW = 4
 _MOST = 64
-# Where nothing has begun for so long although something waits, what goes on is taken for hanging.
+# If nothing has started for this long although work waits, the running threads count as hanging.
 _PATIENCE_S = 0.05
 
 

@@ -62,7 +62,7 @@ class Allocations:
         if run.lock is None:
             lock = Allocation.of(self._controller, run_id, plan_dir).lock(shared=True)
             taking = asyncio.ensure_future(asyncio.to_thread(lock.acquire, Deadline.after(_LOCK_S)))
-            # The thread goes on when the last who waits is cancelled.
+            # The thread continues when the last waiter is cancelled.
             taking.add_done_callback(partial(_keep, run, lock))
             await asyncio.shield(taking)
 

@@ -244,7 +244,7 @@ class _Instance:
             step.detail = f"number {self._number} runs on {entry.name} ({system})"
         if self._placed.message:
             reporter.message(self._placed.message)
-        # Here, not above: it is loaded while the first login goes on.
+        # Imported here: it is loaded during the first login.
         from remote_runner.artifact.build import Artifact
         from remote_runner.instance import steps
 
@@ -420,7 +420,7 @@ class _Instance:
         self._begins("clean")
         try:
             await steps.clean(run, keep=kept)
-        except RemoteRunnerError as failed:  # which is no part of the result: that is here
+        except RemoteRunnerError as failed:  # not part of the result, which is here
             kept, problem = True, failed
             self._reporter.message(f"clean: {failed}")
         if not kept:

@@ -107,7 +107,7 @@ class StepClock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Time the body as one step; what it leaves in `detail` is told at its end, an error is noted and goes on."""
+        """Time the body as one step; `detail` is reported at its end, an error is recorded and raised again."""
         step = self.begin(name)
         try:
             yield step

@@ -240,7 +240,7 @@ class Shared:
         return host
 
     async def agent_ahead(self, entry: HostEntry, environ: Mapping[str, str], stack: ExitStack) -> None:
-        """Have the connection made until `stack` is closed, and return when the login goes on.
+        """Start the connection, which stays until `stack` is closed, and return once the login is under way.
 
         Its use tells what is wrong with it.
         """

@@ -53,7 +53,7 @@ class SingleFlight(Generic[_K, _R]):
                 if not flight.waiters:
                     flight.task.cancel()
                     self._drop(key, flight)
-                    # Nothing of it goes on when the last who waited for it is over.
+                    # Nothing of it may continue once the last waiter has ended.
                     await asyncio.wait({flight.task}, timeout=_END_S)
             elif not self._is_kept(flight):
                 self._drop(key, flight)

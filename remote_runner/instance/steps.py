@@ -94,7 +94,7 @@ async def fetch(
     umask: int | None = None,
     taken: Callable[[int], None] | None = None,
 ) -> OutputsReport:
-    """Bring its outputs home; `umask` holds for what is made, `taken` hears how many bytes of much have come.
+    """Bring its outputs home; `umask` holds for what is made, `taken` hears how much of large ones came.
 
     Raises `OutputsError` and its kinds, `DeadlineError`, `HostLostError`.
     """

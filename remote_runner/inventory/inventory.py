@@ -182,7 +182,7 @@ class Inventory:
         return cls.parse(text, file, cache=cache)
 
     def with_hosts(self, listings: Sequence[Listing], *, cache: Path | None = None) -> Self:
-        """The same with the hosts that its sources say. Raises `InventoryError` for what is no host, and for none."""
+        """The same with its sources' hosts. Raises `InventoryError` for an invalid host, and where there is none."""
         return self.parse(self.text, self.file, cache=cache, listings=listings)
 
     @classmethod

@@ -100,7 +100,7 @@ class _Attended:
         return self._asking is not None and self._asking.done()
 
     def begin(self) -> None:
-        """Have its record say that it goes on, unless it does."""
+        """Mark its record as running, unless it is already."""
         self._soon.cancel()
         self._asking = self._asking or FILES.run(self._begin)
 

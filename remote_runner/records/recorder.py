@@ -46,7 +46,7 @@ class Recorder:
         self._lock_fd = -1
         with suppress(OSError, ControllerError):  # the run itself tells
             directory.mkdir(parents=True, exist_ok=True)
-            # Also while no instance writes it, others shall see that the run goes on.
+            # Even while no instance writes to it, others must see that the run is not over.
             self._lock_fd = os.open(directory / LOG_FILE, NEW_LOG, 0o666)
             fcntl.flock(self._lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         with suppress(ControllerError):

@@ -80,7 +80,7 @@ class RunRecord:
         try:
             values: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
             found = cls(**{name: value for name, value in values.items() if name in known})
-            time.gmtime(found.started_at + 0.0)  # raises for what is no time, and for one that has no date
+            time.gmtime(found.started_at + 0.0)  # raises for an invalid time
         except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         return found if found.format == FORMAT else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from remote_runner.errors import ControllerError
@@ -29,7 +30,7 @@ def script(cache: Path) -> str:
     if found is None:
         raise ControllerError(
             f"a report is drawn by the package {PACKAGE}, which is not installed",
-            next_step=f"{shlex.quote(sys.executable)} -m pip install {PACKAGE}",
+            next_step=_installation(),
         )
     name = f"vega-{found}.js"
     for directory in (_BUILT, cache):
@@ -42,6 +43,13 @@ def script(cache: Path) -> str:
     text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     write_atomically(cache / name, text.encode(), optional=True)
     return text
+
+
+def _installation() -> str:
+    """The command that installs the package into this environment; one that uv made has no pip."""
+    python = shlex.quote(sys.executable)
+    how = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    return f"{how} {PACKAGE}"
 
 
 def _version() -> str | None:

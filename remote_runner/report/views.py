@@ -158,7 +158,7 @@ def _box(values: Sequence[float]) -> tuple[object, ...]:
 
 
 def _barriers(run: Run, numbers: Mapping[str, int]) -> dict[str, Table]:
-    """Who came to each state when, and who waited for the last one."""
+    """Which client reached each state when, and which waited for the last one."""
     arrivals: dict[str, list[tuple[float, str]]] = {}
     for signal in run.signals:
         arrivals.setdefault(signal.state, []).append((signal.at_s, signal.client))

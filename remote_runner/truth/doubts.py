@@ -15,7 +15,7 @@ BUSY_PRESSURE = 0.05
 # Less is what any system moves to and fro.
 SWAPPED_BYTES = 4 << 20
 HELD_BACK_SHARE = 0.01
-# A switch's own packets count as dropped by whoever does not know them: some in a minute, with little other traffic.
+# A switch's own packets count as dropped where their protocol is unknown: a few a minute, with little other traffic.
 LOST_LEAST = 10
 LOST_SHARE = 0.001
 RECEIVED_DROPS_SHARE = 0.01

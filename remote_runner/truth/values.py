@@ -55,7 +55,7 @@ class Sample:
 
 
 def sample_in(line: bytes, wanted: Mapping[str, object]) -> Sample | None:
-    """The sample in a line, with the runs that are wanted; `None` for a line that is no sample."""
+    """The sample in a line, with the wanted runs only; `None` for a line that is not a sample."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):

@@ -57,7 +57,7 @@ async def check_between(hosts: Sequence[Reached], ports: Sequence[int]) -> list[
 
 @dataclass(frozen=True)
 class _At:
-    """Where a host listens for the others (port 0: nowhere), and what whoever gets there hears."""
+    """Where a host listens for the others (port 0: nowhere), and what it sends to those who connect."""
 
     host: Reached
     port: int

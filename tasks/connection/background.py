@@ -12,7 +12,7 @@ _R = TypeVar("_R")
 
 
 class Background:
-    """A context manager: at its end what still goes on in the loop is cancelled."""
+    """A context manager: at its end everything still running in the loop is cancelled."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()

@@ -51,7 +51,7 @@ class AgentRunner(Runner):
         before = signal.getsignal(signal.SIGINT)
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and callable(before) and not (self._asynchronous or self._disowned):
-            # Invoke hears of a Ctrl-C only while it waits, and loses one that comes between this and that.
+            # Invoke notices a Ctrl-C only while it waits, and loses one in between.
             self._before = before
             signal.signal(signal.SIGINT, lambda number, frame: self._interrupt())
 

@@ -99,7 +99,7 @@ class Display:
             return self._model.left_there()
 
     def line(self, text: str, *, wait: bool = False) -> bool:
-        """Put it above the view; False where there is none. Whoever prints much has to `wait` for the terminal."""
+        """Print it above the view; False if there is none. A caller that prints much has to `wait` for the terminal."""
         view = self._view
         if view is None:
             return False

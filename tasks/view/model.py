@@ -19,7 +19,7 @@ _LEAST_RATE = 1.0
 
 @dataclass(frozen=True)
 class Transfer:
-    """A push or fetch that goes on; `total_bytes` is `None` where it is unknown."""
+    """A running push or fetch; `total_bytes` is `None` if it is unknown."""
 
     what: str
     done_bytes: int
@@ -107,7 +107,7 @@ class _Flow:
 
 
 class Model:
-    """Takes events with the moment (in seconds of any clock that only goes on) at which each came."""
+    """Takes events with the time, by any monotonic clock in seconds, at which each came."""
 
     def __init__(self) -> None:
         self.title = ""
@@ -202,7 +202,7 @@ class Model:
         )
 
     def _transfer(self, hosts: set[str], at_s: float) -> Transfer | None:
-        """The sum of what goes on with these hosts: of the pushes, or else of the fetches."""
+        """The sum of these hosts' running pushes, or else of their fetches."""
         for what in ("push", "fetch"):
             flows = [flow for (host, one, _), flow in self._flows.items() if one == what and host in hosts]
             if flows:

@@ -60,7 +60,7 @@ class TerminalView:
                 self._lines.extend(log.new_lines(is_over=True) if log else ())
 
     def line(self, text: str, *, wait: bool = False) -> None:
-        """A line (or several) above the view. Whoever prints much has to `wait` for the terminal."""
+        """Print a line (or several) above the view. A caller that prints much has to `wait` for the terminal."""
         with self._lock:
             self._lines.append(text)
             self._held += len(text)

@@ -130,7 +130,7 @@ class SyncClient:
         self._reader.start()
 
     def close(self) -> None:
-        """End the connection; whoever still waits on it gets a SyncClosedError."""
+        """End the connection; pending calls raise SyncClosedError."""
         if self._link is not None and self._reader is not None:
             self._link.end()
             self._reader.join(CLOSE_TIMEOUT_S)
@@ -240,7 +240,7 @@ class SyncClient:
             self._inboxes.pop(request_id, None)
 
     def _read(self, link: Link) -> None:
-        """Hand each response to whoever asked; the reader's thread."""
+        """Hand each response to its caller; runs in the reader's thread."""
         ended: SyncError
         try:
             for message in link.messages():
@@ -354,7 +354,7 @@ class Subscription:
             raise SyncAnswerError(self._client.endpoint, self._asked.what, text) from error
 
     def cancel(self) -> None:
-        """Take no more messages; wakes whoever waits for one. The service is told, and may send one more."""
+        """Take no more messages; wakes a caller that waits for one. The service is told, and may send one more."""
         if self._is_cancelled:
             return
         self._is_cancelled = True

@@ -216,7 +216,7 @@ class SyncCore:
         return message_frame(subscription.request_id, message)
 
     def forget_run(self, run: str) -> bool:
-        """Free everything of a run, at its owner's word; whoever still waits in it is never answered.
+        """Free everything of a run, when its owner says so; pending requests in it are never answered.
 
         Returns whether there was such a run.
         """
@@ -355,7 +355,7 @@ class SyncCore:
             self._journal.signalled(connection.name, key, state.count)
         _answer(connection, Response(request_id, signal_seq=state.count))
         woken = {connection: None}
-        # Whoever waited for less was answered when the count got there.
+        # Barriers with a smaller target were answered when the count got there.
         for barrier in list(state.waiting.get(state.count, ())):
             _stop_waiting(barrier)
             if self._journal is not None and barrier.noted is not None:

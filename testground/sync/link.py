@@ -64,7 +64,7 @@ class Link:
             self._send(websocket.CLOSE, websocket.close_payload(websocket.NORMAL))
 
     def cut(self) -> None:
-        """End the connection without a word; wakes whoever reads or sends."""
+        """End the connection without a closing frame; wakes readers and senders."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 

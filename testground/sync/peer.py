@@ -23,7 +23,7 @@ _TURN_BYTES = 64 * 1024  # about so much is handed to a socket before other clie
 
 
 class Peer:
-    """A client's connection, from its first byte to its last. Whoever owns it calls `read`, `resume` and `write`.
+    """A client's connection, from its first byte to its last. Its owner calls `read`, `resume` and `write`.
 
     `interest` says what to wait for, `until_s` (of the monotonic clock) when to give the client up. Once `has_ended` is
     true, it is to be dropped.
@@ -54,7 +54,7 @@ class Peer:
     @property
     def interest(self) -> int:
         """The events of `selectors` to wait for."""
-        # Who lets its answers lie is heard again once it has taken some: its own system holds what it says meanwhile.
+        # A client that does not read is read again once it has taken some answers; its kernel buffers meanwhile.
         is_heard = not self._is_leaving and (self._is_deaf or not self._core.is_behind(self.connection))
         reading = selectors.EVENT_READ if is_heard else 0
         return reading | (selectors.EVENT_WRITE if self._is_full or self._has_more else 0)

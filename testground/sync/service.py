@@ -115,7 +115,7 @@ class SyncService:
         try:
             with self._selector:
                 self._serve(listening, ended)
-        except Exception as error:  # noqa: BLE001 (kept for whoever waits; a thread has no caller)
+        except Exception as error:  # noqa: BLE001 (kept for the caller that waits; a thread has none)
             self._failure = error
         finally:
             for opened in (*listening, ended, *(peer.socket for peer in self._peers.values())):
@@ -159,7 +159,7 @@ class SyncService:
                 woken[peer.connection] = None
             if events & selectors.EVENT_READ:
                 if self._name_of is not None and not peer.connection.name:
-                    # Not when it was accepted: whoever relays it may not have told of it by then.
+                    # Not at accept: its relay may not have announced it by then.
                     peer.connection.name = self._name_of(peer.port)
                 woken.update(dict.fromkeys(peer.read(buffer)))
         for connection in woken:

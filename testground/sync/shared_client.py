@@ -143,7 +143,7 @@ class SharedSyncClient:
                 self._write(websocket.TEXT, encode_request(Request(request_id, is_cancel=True)).encode())
 
     async def close(self) -> None:
-        """End the connection; whoever still waits gets a `SyncClosedError`."""
+        """End the connection; pending calls raise `SyncClosedError`."""
         if self._ended is None:
             self._write(websocket.CLOSE, websocket.close_payload(websocket.NORMAL))
         if self._task is not None:

@@ -230,7 +230,7 @@ class ServeClient:
         return await self._run(read_strings())
 
     async def dump(self, infos: Iterable[PathInfo]) -> AsyncIterator[PathInfo]:
-        """Each path in turn: the next on the stream is its archive, which the caller takes before it goes on.
+        """Each path in turn: the next on the stream is its archive, which the caller reads before it continues.
 
         The server reads the next path while this one is taken.
         """

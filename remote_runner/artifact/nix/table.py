@@ -16,7 +16,7 @@ from remote_runner.errors import RunEnvironmentError
 
 
 def table_of(environ: Mapping[str, str], app: str) -> Mapping[str, Package]:
-    """The packages of an application by system; none where there is no table, or one of another application.
+    """The packages of an application by system; none if there is no table, or it is another application's.
 
     Raises `RunEnvironmentError` for a file that is no such table.
     """

@@ -93,7 +93,7 @@ class SshTransport:
             self._config,
             log=self._log_path,
             tolerate_s=self._tolerate_s,
-            # A SYN that was lost comes again after 1, 3, 7 s …: a late start is no reason to wait for the next.
+            # A lost SYN is repeated after 1, 3, 7 s …: a slow start is no reason to wait for the next.
             connect_s=self._connect_s if first else min(self._connect_s, 20.0),
             control_path="none" if self._master is None else str(self._master),
         )

@@ -26,7 +26,7 @@ _MOST_CONNECTIONS = 2048
 
 @dataclass
 class Relayed:
-    """Who is behind a relayed connection: a program on the host; of which run there, as soon as its agent tells."""
+    """The peer of a relayed connection: a program on the host, and its run once the agent has found it."""
 
     host: str
     instance_id: str = ""

@@ -271,7 +271,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _numbers(first: str, last: str, step: str | None) -> list[str]:
-    """Those of a range; none where it is no range, or one of too many."""
+    """The names of a range; none if it is not a range, or too long."""
     if first.isdecimal() != last.isdecimal() or max(map(len, (first, last, step or ""))) > _MOST_DIGITS:
         return []
     low, high = (int(first), int(last)) if first.isdecimal() else (ord(first), ord(last))

@@ -95,7 +95,7 @@ def _is_there(sources: Sequence[Source], asking: Asking, run_id: str) -> bool:
     except FileNotFoundError:
         return False
     except ValueError:
-        return True  # it was cut off, as whoever reads it tells
+        return True  # it was cut off, which its reader reports
 
 
 def _outcome(sources: Sequence[Source], asking: Asking, run_id: str) -> dict[str, object]:

@@ -69,7 +69,7 @@ def _names(config: Path, home: Path, around: tuple[Sequence[str], ...], depth: i
     try:
         lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return  # ssh goes on as well
+        return  # ssh ignores it as well
     block: tuple[Sequence[str], ...] = ()  # the patterns that what follows stands under
     for line in lines:
         found = _LINE.match(line)

@@ -139,5 +139,8 @@ def test_runs_are_compared_by_id_and_by_directory(plan: PlanDirectory) -> None:
 def test_without_the_package_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "PACKAGE", "no-such-package")
     assert not library.is_installed()
-    with pytest.raises(ControllerError, match=r"not installed\n  next: .* -m pip install"):
+    with pytest.raises(ControllerError, match=r"not installed\n  next: .* -m pip install no-such-package$"):
+        library.script(tmp_path)
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    with pytest.raises(ControllerError, match=r"not installed\n  next: uv pip install --python .* no-such-package$"):
         library.script(tmp_path)
