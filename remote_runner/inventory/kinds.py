@@ -450,7 +450,7 @@ HOSTS = Kind(
     _read_hosts,
     {
         "type": ["object", "null"],
-        "propertyNames": {"allOf": [{"pattern": HOST_PATTERN}, {"pattern": r"^[^@*?\[]+$"}]},
+        "propertyNames": {"allOf": [{"pattern": HOST_PATTERN}, {"pattern": r"^(?![^:]+:[0-9]+$)[^@*?\[]+$"}]},
         "properties": {"localhost": {"$ref": "#/$defs/localhost"}},
         "additionalProperties": {"$ref": "#/$defs/host"},
     },

@@ -76,7 +76,7 @@ def parse_entries(text: str) -> tuple[Entry, ...] | None:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            problem = f"no text: half a character ({error.object[error.start]!r})"
+            problem = f"not text: half a character ({error.object[error.start]!r})"
             raise PlacementError(f"param {PARAM}: {problem}", next_step=_EXAMPLE) from error
     if not isinstance(value, list) or not value:
         raise PlacementError(f"param {PARAM}: found {_found(value)}, expected a list of hosts", next_step=_EXAMPLE)

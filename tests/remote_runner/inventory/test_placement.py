@@ -154,12 +154,12 @@ def test_a_blank_param_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"name":"a"}', ["no JSON", "character 14"]),
-        ("[{name:dex}]", ["no JSON", "{name:dex}"]),
-        (r'[{"name":"\ud800"}]', ["no text", "half a character"]),
-        (r'[{"name":"a","labels":["\udcff"]}]', ["no text", "half a character"]),
-        ('[{"name":"b\udcfcro"}]', ["no text", "half a character"]),
-        ('[{"name":"a","slots":' + "9" * 5000 + "}]", ["no JSON that can be read"]),
+        ('[{"name":"a"}', ["not JSON", "character 14"]),
+        ("[{name:dex}]", ["not JSON", "{name:dex}"]),
+        (r'[{"name":"\ud800"}]', ["not text", "half a character"]),
+        (r'[{"name":"a","labels":["\udcff"]}]', ["not text", "half a character"]),
+        ('[{"name":"b\udcfcro"}]', ["not text", "half a character"]),
+        ('[{"name":"a","slots":' + "9" * 5000 + "}]", ["not readable as JSON"]),
         ('[{"name":"a","slots":' + "9" * 4000 + "}]", ["slots", "99…", "1 to 1000"]),
         ("[]", ["found []", "a list of hosts"]),
         ("null", ["found nothing", "a list of hosts"]),
