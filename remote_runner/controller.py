@@ -100,9 +100,9 @@ def own_directory(path: Path) -> Path:
 
     Raises `ControllerError`, before anything is made or changed where others could have a hand in it.
     """
-    next_step = "remove it, or name another with REMOTE_RUNNER_RUNTIME_DIR or REMOTE_RUNNER_CACHE_DIR"
+    another = "name another with REMOTE_RUNNER_RUNTIME_DIR or REMOTE_RUNNER_CACHE_DIR"
 
-    def refused(problem: str) -> ControllerError:
+    def refused(problem: str, next_step: str = f"remove it, or {another}") -> ControllerError:
         return ControllerError(f"{path}: {problem}", next_step=next_step)
 
     path = path.absolute()
@@ -122,7 +122,7 @@ def own_directory(path: Path) -> Path:
         _make(path)
         found = path.lstat()
     except OSError as error:
-        raise refused(f"cannot be made: {error.strerror}") from error
+        raise refused(f"cannot be made: {error.strerror}", f"make room or access there, or {another}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise refused(f"is not a directory of user {os.getuid()}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

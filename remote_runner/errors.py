@@ -202,13 +202,16 @@ class InventoryError(RemoteRunnerError):
         nearest: Sequence[str] = (),
         column: int | None = None,
         excerpt: str = "",
+        next_step: str | None = None,
     ) -> None:
         where = f"{file}:{line}:{column}" if line and column else f"{file}:{line}" if line else file
         parts = [
             part for part in (f"found {found}" if found else "", f"expected {expected}" if expected else "") if part
         ]
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(": ".join(part for part in (where, key, ", ".join(parts)) if part) + hint + excerpt)
+        super().__init__(
+            ": ".join(part for part in (where, key, ", ".join(parts)) if part) + hint + excerpt, next_step=next_step
+        )
         self.file = file
         self.line = line
         self.key = key

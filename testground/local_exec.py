@@ -320,7 +320,7 @@ def _directory(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        next_step = "name another directory for the outputs"
+        next_step = "make room or access there, or name another directory: --outputs DIR"
         raise LocalExecError(f"{path}: cannot be made: {error.strerror}", next_step=next_step) from error
     return path
 

@@ -203,7 +203,7 @@ def load(path: Path, error: type[PlanFileError], if_missing: str) -> tuple[str, 
     except FileNotFoundError as fault:
         raise error(str(path), "", f"cannot be read: {fault.strerror}", next_step=if_missing) from fault
     except OSError as fault:
-        raise error(str(path), "", f"cannot be read: {fault.strerror}") from fault
+        raise error(str(path), "", f"cannot be read: {fault.strerror}", next_step="make it a readable file") from fault
     except UnicodeDecodeError as fault:
         raise error(str(path), "", f"is not UTF-8 text: {fault.reason} at byte {fault.start}") from fault
 

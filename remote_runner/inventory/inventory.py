@@ -178,7 +178,9 @@ class Inventory:
         except UnicodeDecodeError as error:
             raise InventoryError(FILE_NAME, None, "", found="bytes that are not UTF-8", expected="text") from error
         except OSError as error:
-            raise InventoryError(str(file), None, "", found=str(error.strerror), expected="a readable file") from error
+            raise InventoryError(
+                str(file), None, "", found=str(error.strerror), expected="a readable file", next_step="make it one"
+            ) from error
         return cls.parse(text, file, cache=cache)
 
     def with_hosts(self, listings: Sequence[Listing], *, cache: Path | None = None) -> Self:

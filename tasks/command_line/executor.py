@@ -104,7 +104,7 @@ class Executor(fabric.Executor):
                 raise Failed(f"{call.called_as}: takes no command after --; fab run does")
             expanded += self.expand_calls(_as_calls(call.task.pre), apply_hosts=False)
             if isinstance(call.task, Task):
-                call.task.called_as = call.called_as or call.task.name
+                call.task.called_as = (call.called_as or call.task.name).removesuffix(".list")  # of `hosts` and `runs`
                 call = _dry(call, call.task) if self.config.run.dry else call
             expanded.append(_with_hosts(call, hosts if apply_hosts else []))
             expanded += self.expand_calls(_as_calls(call.task.post), apply_hosts=False)
