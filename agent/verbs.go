@@ -35,7 +35,7 @@ func verbs(a *host.Agent) wire.Handler {
 	relays := &relay.Service{RunOfSocket: keeper.RunOfSocket, Open: func(head any, fields ...[]byte) (*wire.Stream, error) {
 		return a.Session.Open(head, fields...)
 	}}
-	table := map[string]wire.Handler{
+	return wire.Verbs{
 		"run":              runs.Run,
 		"exec":             commands.Exec,
 		"artifact":         artifacts.Artifact,
@@ -55,18 +55,7 @@ func verbs(a *host.Agent) wire.Handler {
 		"remove":           left.Remove,
 		"put":              copies.Put,
 		"get":              copies.Get,
-	}
-	return func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-		var head struct{ Verb string }
-		if err := open.Decode(&head); err != nil {
-			return err
-		}
-		serve := table[head.Verb]
-		if serve == nil {
-			return wire.Fail("breach", "there is no verb %q", head.Verb)
-		}
-		return serve(ctx, stream, open)
-	}
+	}.Serve
 }
 
 // home is the login's home.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 _R = TypeVar("_R")
@@ -55,6 +55,21 @@ class Cancellation:
         """What `then` was given is not called any more."""
         with self._lock, suppress(ValueError):
             self._calls.remove(call)
+
+    @contextmanager
+    def telling(self, call: Callable[[], object]) -> Iterator[None]:
+        """In the body the running loop calls this, once it is set."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(call)
+
+        self.then(tell)
+        try:
+            yield
+        finally:
+            self.forget(tell)
 
     def fileno(self) -> int:
         """A descriptor that is readable once it is set, for threads that wait in select(2)."""

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from remote_runner.deadline import NEVER, Deadline
 from remote_runner.errors import ControllerError, DeadlineError
@@ -80,6 +79,12 @@ def home_directory(environ: Mapping[str, str]) -> str | None:
     except KeyError:
         home = environ.get("HOME", "")
         return home if home.startswith("/") else None
+
+
+def with_home(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program here: with the home that it keeps caches and settings in (Testground gives none)."""
+    home = home_directory(environ)
+    return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **environ}
 
 
 def _default_cache(environ: Mapping[str, str], uid: int) -> str:
@@ -255,7 +260,5 @@ class FileLock:
     def __enter__(self) -> FileLock:
         return self.acquire() if self._fd is None else self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

@@ -68,7 +68,18 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
+from remote_runner.sizes import count
 from remote_runner.typed import as_typed
+
+
+def _quoted(said: str, most: int = 10) -> str:
+    """The last lines that somebody said, below a message."""
+    return "".join(f"\n  | {line}" for line in said.strip().splitlines()[-most:])
+
+
+def did_you_mean(nearest: Sequence[str]) -> str:
+    """What a message says of names that may be meant."""
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
 class RemoteRunnerError(Exception):
@@ -94,10 +105,8 @@ class DeadlineError(RemoteRunnerError):
 
     next_step = "see what keeps it, or give it longer with `timeouts` in inventory.yaml"
 
-    def __init__(self, what: str, seconds: float, *, said: str = "", next_step: str | None = None) -> None:
-        lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-10:])
-        super().__init__(f"{what} did not end within {round(seconds, 2):g} s{lines}", next_step=next_step)
-        self.what = what
+    def __init__(self, what: str, seconds: float, *, next_step: str | None = None) -> None:
+        super().__init__(f"{what} did not end within {round(seconds, 2):g} s", next_step=next_step)
         self.seconds = seconds
 
 
@@ -105,9 +114,7 @@ class LocalProgramError(RemoteRunnerError):
     """A program on this machine could not be started, or ended with a status other than 0."""
 
     def __init__(self, argv: Sequence[str], reason: str, *, stderr: str = "", next_step: str | None = None) -> None:
-        lines = "".join(f"\n  | {line}" for line in stderr.strip().splitlines()[-10:])
-        super().__init__(f"{argv[0]}: {reason}{lines}", next_step=next_step)
-        self.argv = tuple(argv)
+        super().__init__(f"{argv[0]}: {reason}{_quoted(stderr)}", next_step=next_step)
 
 
 class RunEnvironmentError(RemoteRunnerError):
@@ -152,8 +159,7 @@ class HostError(RemoteRunnerError):
     """An error on one host; `host` is its inventory name."""
 
     def __init__(self, host: str, message: str, *, stderr: str = "", next_step: str | None = None) -> None:
-        lines = "".join(f"\n  | {line}" for line in stderr.strip().splitlines()[-10:])
-        super().__init__(f"{host}: {message}{lines}", next_step=next_step)
+        super().__init__(f"{host}: {message}{_quoted(stderr)}", next_step=next_step)
         self.host = host
 
 
@@ -170,9 +176,8 @@ class HostNameError(RemoteRunnerError):
 
     next_step = "give it a name that `ssh NAME` takes"
 
-    def __init__(self, value: str, reason: str, *, next_step: str | None = None) -> None:
-        super().__init__(f"{value!r}: {reason}", next_step=next_step)
-        self.value = value
+    def __init__(self, value: str, reason: str) -> None:
+        super().__init__(f"{value!r}: {reason}")
         self.reason = reason
 
 
@@ -180,8 +185,9 @@ class UnknownSystemError(RemoteRunnerError):
     """An unknown processor or operating system; `nearest` are similar names."""
 
     def __init__(self, found: str, nearest: Sequence[str]) -> None:
-        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(f"{found!r} is not a known system (like x86_64-linux or aarch64-darwin){hint}")
+        super().__init__(
+            f"{found!r} is not a known system (like x86_64-linux or aarch64-darwin){did_you_mean(nearest)}"
+        )
         self.found = found
         self.nearest = tuple(nearest)
 
@@ -208,11 +214,8 @@ class InventoryError(RemoteRunnerError):
         parts = [
             part for part in (f"found {found}" if found else "", f"expected {expected}" if expected else "") if part
         ]
-        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(
-            ": ".join(part for part in (where, key, ", ".join(parts)) if part) + hint + excerpt, next_step=next_step
-        )
-        self.file = file
+        message = ": ".join(part for part in (where, key, ", ".join(parts)) if part)
+        super().__init__(message + did_you_mean(nearest) + excerpt, next_step=next_step)
         self.line = line
         self.key = key
         self.found = found
@@ -224,9 +227,7 @@ class SourceError(RemoteRunnerError):
     """An entry of `hosts_from` gives no hosts; `source` are its words."""
 
     def __init__(self, source: str, reason: str, *, said: str = "", next_step: str) -> None:
-        lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-10:])
-        super().__init__(f"hosts_from: {source}: {reason}{lines}", next_step=next_step)
-        self.source = source
+        super().__init__(f"hosts_from: {source}: {reason}{_quoted(said)}", next_step=next_step)
 
 
 class UnknownHostError(RemoteRunnerError):
@@ -235,10 +236,7 @@ class UnknownHostError(RemoteRunnerError):
     next_step = "`fab hosts` lists the inventory's hosts and labels"
 
     def __init__(self, pattern: str, reason: str, nearest: Sequence[str] = ()) -> None:
-        hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
-        super().__init__(f"{pattern!r}: {reason}{hint}")
-        self.pattern = pattern
-        self.nearest = tuple(nearest)
+        super().__init__(f"{pattern!r}: {reason}{did_you_mean(nearest)}")
 
 
 class PlacementError(RemoteRunnerError):
@@ -249,8 +247,7 @@ class DemoServerError(RemoteRunnerError):
     """The embedded ssh server of the demo did not come up."""
 
     def __init__(self, message: str, *, stderr: str = "", next_step: str | None = None) -> None:
-        lines = "".join(f"\n  | {line}" for line in stderr.strip().splitlines()[-10:])
-        super().__init__(f"{message}{lines}", next_step=next_step)
+        super().__init__(f"{message}{_quoted(stderr)}", next_step=next_step)
 
 
 class ServeProtocolError(RemoteRunnerError):
@@ -258,7 +255,6 @@ class ServeProtocolError(RemoteRunnerError):
 
     def __init__(self, found: str) -> None:
         super().__init__(f"expected an answer of `nix-store --serve`, found {found}")
-        self.found = found
 
 
 class HostUnresolvedError(HostError):
@@ -314,12 +310,10 @@ class BuildFailedError(RemoteRunnerError):
     def __init__(
         self, app: str, system: str, reason: str, *, log: str = "", said: str = "", next_step: str = ""
     ) -> None:
-        lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-20:])
         where = f"\n  log: {log}" if log else ""
-        super().__init__(f"build of {app} for {system}: {reason}{lines}{where}", next_step=next_step or None)
-        self.app = app
-        self.system = system
-        self.reason = reason
+        super().__init__(
+            f"build of {app} for {system}: {reason}{_quoted(said, 20)}{where}", next_step=next_step or None
+        )
         self.log = log
 
 
@@ -338,11 +332,8 @@ class EvaluationFailedError(RemoteRunnerError):
     next_step = "`nix build` of the same says it as well"
 
     def __init__(self, package: str, reason: str, *, log: str = "", said: str = "", next_step: str = "") -> None:
-        lines = "".join(f"\n  | {line}" for line in said.strip().splitlines()[-20:])
         where = f"\n  log: {log}" if log else ""
-        super().__init__(f"{package}: {reason}{lines}{where}", next_step=next_step or None)
-        self.package = package
-        self.reason = reason
+        super().__init__(f"{package}: {reason}{_quoted(said, 20)}{where}", next_step=next_step or None)
         self.log = log
 
 
@@ -357,8 +348,6 @@ class NoBuildMachineError(RemoteRunnerError):
         super().__init__(
             f"{app} for {system} can be built nowhere:\n  here: {here}\n  on the target: {target}", next_step=next_step
         )
-        self.app = app
-        self.system = system
 
 
 class ArtifactError(RemoteRunnerError):
@@ -392,8 +381,6 @@ class WrongSystemError(HostError):
 
     def __init__(self, host: str, why: str, wanted: str, found: str, *, next_step: str) -> None:
         super().__init__(host, f"{why}, and the host says that it is {found}", next_step=next_step)
-        self.wanted = wanted
-        self.found = found
 
 
 class NamespaceRefusedError(HostError):
@@ -435,7 +422,6 @@ class InstanceExistsError(HostError):
             f"{instance_id} is there already, in {place}",
             next_step=f"fab clean -H {host} --run {instance_id} removes it, or choose another name for the run",
         )
-        self.place = place
 
 
 class ArtifactMissingError(HostError):
@@ -453,8 +439,8 @@ class NoRoomError(HostError):
 class ProgramUnusableError(HostError):
     """The application cannot be started on the host; `kind` says why, `program` is its path there."""
 
-    def __init__(self, host: str, program: str, kind: str, reason: str, *, stderr: str = "", next_step: str) -> None:
-        super().__init__(host, f"{program}: {reason}", stderr=stderr, next_step=next_step)
+    def __init__(self, host: str, program: str, kind: str, reason: str, *, next_step: str) -> None:
+        super().__init__(host, f"{program}: {reason}", next_step=next_step)
         self.program = program
         self.kind = kind
 
@@ -470,7 +456,6 @@ class SupervisorLostError(HostLostError):
             stderr=stderr,
             next_step=f"fab fetch -H {host} --run {run} brings it, fab clean -H {host} --run {run} removes it",
         )
-        self.place = place
 
 
 class OutputsError(HostError):
@@ -504,7 +489,6 @@ class DamagedOutputsError(OutputsError):
             f"outputs: the stream is damaged {after}: {reason}",
             next_step="the host keeps them: fab fetch --run ID brings them",
         )
-        self.last_entry = last_entry
 
 
 class OutputsLimitError(OutputsError):
@@ -514,11 +498,10 @@ class OutputsLimitError(OutputsError):
         super().__init__(
             host,
             f"outputs: with {entry!r} they are more than outputs_limit, {limit_bytes} bytes; "
-            f"what came before it is here ({'1 file' if files == 1 else f'{files} files'})",
+            f"what came before it is here ({count(files, 'file')})",
             next_step=f"the host keeps all: raise outputs_limit for {host} in inventory.yaml, then fab fetch --run ID",
         )
         self.entry = entry
-        self.limit_bytes = limit_bytes
 
 
 class UnwritableOutputsError(OutputsError):

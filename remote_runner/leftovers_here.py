@@ -18,6 +18,7 @@ from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.transports.login import is_listening
 from remote_runner.controller import Controller
 from remote_runner.errors import PlanImportError
+from remote_runner.machine.files import size_of
 
 # A running run reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
@@ -115,18 +116,7 @@ def _aged(kind: StaleKind, paths: Iterable[Path], older_than_s: float = 0.0) -> 
         with suppress(FileNotFoundError):  # another process removes as well
             age_s = max(0.0, time.time() - path.lstat().st_mtime)
             if age_s >= older_than_s:
-                yield Stale(kind, path, age_s, _size_bytes(path))
-
-
-def _size_bytes(path: Path) -> int:
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        return found.st_size
-    total = 0
-    for entry in path.rglob("*"):
-        with suppress(OSError):
-            total += entry.lstat().st_size
-    return total
+                yield Stale(kind, path, age_s, size_of(path))
 
 
 def _place(path: Path) -> BrokerPlace:

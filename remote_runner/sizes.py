@@ -1,6 +1,19 @@
-"""Sizes as words."""
+"""Sizes, counts and lists as words."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(number: int, what: str) -> str:
+    """So many of something: 1 file, 3 files."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def listed(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """So many of them, and how many more there are."""
+    more = f"{' ' if between == ', ' else between}and {len(words) - most} more" if len(words) > most else ""
+    return between.join(words[:most]) + more
 
 
 def size(size_bytes: int) -> str:

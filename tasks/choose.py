@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 import invoke
 
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.placement import parse_entries, place_all
 from tasks.command_line.task import Failed, task
+from tasks.command_line.values import pairs, positive
 from tasks.plan import Plan
 from tasks.say import say, show_json, show_table
-from testground.errors import shortened
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MOST_INSTANCES = 100_000
-
-
-def positive(text: str | int, option: str) -> int:
-    """A whole number of 1 or more from an option's text; raises `Failed`."""
-    if not (str(text).isascii() and str(text).isdecimal()) or len(str(text)) > 18 or int(text) < 1:
-        raise Failed(f"--{option} is {shortened(str(text))}; expected a whole number, 1 or more")
-    return int(text)
 
 
 @task(
@@ -80,15 +70,6 @@ def _count(text: str, option: str) -> int:
     return count
 
 
-def seconds(text: str, option: str) -> float:
-    """A time as an option has it: 90s, 15m, 2h, 3d."""
-    given = re.fullmatch(r"(\d+)([smhd])", text)
-    if given is None:
-        name = option.replace("_", "-")
-        raise Failed(f"--{name} is {text!r}; expected a number and s, m, h or d, like 2h")
-    return float(given[1]) * _UNITS_S[given[2]]
-
-
 def _groups(given: list[str], instances: str) -> list[str]:
     if not given and not instances:
         raise Failed("choose: say how many: --instances N, or --group NAME=N for each group")
@@ -96,10 +77,4 @@ def _groups(given: list[str], instances: str) -> list[str]:
         return ["single"] * _count(instances, "instances")
     if instances:
         raise Failed("--instances and --group say the same; give one of them")
-    groups: list[str] = []
-    for item in given:
-        name, equals, count = item.partition("=")
-        if not name or not equals:
-            raise Failed(f"--group is {item!r}; expected NAME=COUNT")
-        groups += [name] * _count(count, "group")
-    return groups
+    return [name for name, count in pairs(given, "group", "COUNT") for _ in range(_count(count, "group"))]

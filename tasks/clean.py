@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,13 @@ from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import Store
 from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
 from remote_runner.errors import RemoteRunnerError, SourceError
-from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
 from remote_runner.runs import forget_run
-from remote_runner.sizes import size
-from tasks.choose import seconds
+from remote_runner.sizes import count, size
 from tasks.command_line.task import Failed, task
-from tasks.parallel import attempt_each, raise_failed
+from tasks.command_line.values import seconds
+from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import id_on_hosts
 from tasks.say import age, say, show_json, show_table
@@ -56,7 +55,7 @@ def clean(
     entries = plan.select(host) if host else plan.inventory.hosts
     run = id_on_hosts(plan, run) if run else ""
     wanted = _Wanted(run, older_s, cache, force)
-    results = plan.run(_on_hosts(plan, entries, wanted, dry_run=dry_run))
+    results = ask_each(plan, entries, lambda agent, entry: _on_host(agent, entry, wanted, dry_run=dry_run))
     found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
     if not host and not run:
         found += _allocations(plan, older_s or 0.0, dry_run=dry_run)
@@ -101,15 +100,7 @@ class _Found:
         return {**vars(self), "host": self.host or None, "age_s": None if self.age_s is None else round(self.age_s)}
 
 
-async def _on_hosts(
-    plan: Plan, entries: Sequence[HostEntry], wanted: _Wanted, *, dry_run: bool
-) -> list[list[_Found] | RemoteRunnerError]:
-    async with plan.shared() as shared:
-        return await attempt_each(entries, lambda entry: _on_host(plan, shared, entry, wanted, dry_run=dry_run))
-
-
-async def _on_host(plan: Plan, shared: Shared, entry: HostEntry, wanted: _Wanted, *, dry_run: bool) -> list[_Found]:
-    agent = await shared.agent(entry, plan.environ)
+async def _on_host(agent: Agent, entry: HostEntry, wanted: _Wanted, *, dry_run: bool) -> list[_Found]:
     runs = [_planned_run(entry, found, force=wanted.force) for found in await agent.runs() if _is_meant(found, wanted)]
     artifacts = await _planned_artifacts(agent, entry, wanted) if wanted.cache else []
     if dry_run:
@@ -223,8 +214,8 @@ def _tell(found: list[_Found], *, as_json: bool) -> None:
     elif not alive:
         say("nothing is left of earlier runs")
     if alive:
-        are = "1 run is" if len(alive) == 1 else f"{len(alive)} runs are"
-        say(f"{are} alive and stay{'s' if len(alive) == 1 else ''}; --force ends and removes them")
+        are, stay = ("is", "stays") if len(alive) == 1 else ("are", "stay")
+        say(f"{count(len(alive), 'run')} {are} alive and {stay}; --force ends and removes them")
 
 
 def _shown(found: list[_Found]) -> list[_Found]:

@@ -15,8 +15,8 @@ import invoke
 
 from remote_runner.errors import DemoServerError
 from remote_runner.example import example_plan, testground_package
-from tasks.choose import positive
 from tasks.command_line.task import Failed, task
+from tasks.command_line.values import positive
 from tasks.local import Services, run_all, show_report, show_summary
 from tasks.plan import Plan
 from tasks.say import note

@@ -9,6 +9,7 @@ import invoke
 
 from remote_runner.instance.addresses import own_address
 from remote_runner.inventory.inventory import HostEntry
+from remote_runner.sizes import count
 from remote_runner.typed import as_typed
 from tasks.checks.between import addresses, check_between, ports_of
 from tasks.checks.finding import HERE, Finding, Outcome, condensed, fail, findings_table
@@ -46,8 +47,7 @@ def doctor(c: invoke.Context, host: list[str] | None = None, json: bool = False,
         )
     failed = [finding for finding in findings if finding.outcome is Outcome.FAIL]
     if failed:
-        checks = "1 check" if len(failed) == 1 else f"{len(failed)} checks"
-        raise Failed(f"{checks} of {len(findings)} failed")
+        raise Failed(f"{count(len(failed), 'check')} of {len(findings)} failed")
 
 
 async def _check(plan: Plan, entries: Sequence[HostEntry], *, fix: bool) -> list[Finding]:

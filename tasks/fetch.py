@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import invoke
 
+from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.job import is_run_id
 from remote_runner.errors import OutputsError, RemoteRunnerError
-from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.outputs import OutputsReport
 from remote_runner.runs import noted_run
-from remote_runner.sizes import size
+from remote_runner.sizes import count, size
 from tasks.command_line.task import Failed, task
-from tasks.parallel import attempt_each, raise_failed
+from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import hosts_of_run, id_on_hosts
 from tasks.say import say, show, show_json
@@ -40,7 +39,7 @@ def fetch(
     run = id_on_hosts(plan, run)
     entries = _where(plan, run, host)
     base = Path(outputs) if outputs else plan.directory / "outputs" / "run"
-    results = plan.run(_fetch_all(plan, entries, run, base))
+    results = ask_each(plan, entries, lambda agent, entry: _fetch(agent, entry, run, base))
     found = [one for result in results if not isinstance(result, RemoteRunnerError) for one in result]
     if json:
         show_json([one.to_json() for one in found])
@@ -84,15 +83,7 @@ def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...
     return plan.inventory.select(names) if names else plan.inventory.hosts
 
 
-async def _fetch_all(
-    plan: Plan, entries: Sequence[HostEntry], run: str, base: Path
-) -> list[list[_Fetched] | RemoteRunnerError]:
-    async with plan.shared() as shared:
-        return await attempt_each(entries, lambda entry: _fetch(plan, shared, entry, run, base))
-
-
-async def _fetch(plan: Plan, shared: Shared, entry: HostEntry, run: str, base: Path) -> list[_Fetched]:
-    agent = await shared.agent(entry, plan.environ)
+async def _fetch(agent: Agent, entry: HostEntry, run: str, base: Path) -> list[_Fetched]:
     fetched = []
     for found in await agent.runs():
         # Its name becomes that of a directory here.
@@ -108,8 +99,7 @@ async def _fetch(plan: Plan, shared: Shared, entry: HostEntry, run: str, base: P
             error = str(failed)
             say(error)
         else:
-            files = "1 file" if report.files == 1 else f"{report.files} files"
-            say(f"{entry.name}: {files} of {found.run_id}, {size(report.size_bytes)}")
+            say(f"{entry.name}: {count(report.files, 'file')} of {found.run_id}, {size(report.size_bytes)}")
         say_left_out(entry.name, report)
         fetched.append(_Fetched(entry.name, found.run_id, target, report, error))
     return fetched

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
@@ -15,19 +14,15 @@ import invoke
 
 from remote_runner.connection.transports.login import is_listening, login_socket, open_login
 from remote_runner.connection.verbs.facts import HostFacts
-from remote_runner.errors import DeadlineError, RemoteRunnerError, SshFailedError
-from remote_runner.instance.shared import Shared
+from remote_runner.errors import RemoteRunnerError, SshFailedError
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.known import known_of
-from remote_runner.inventory.ssh_target import SshTarget
-from remote_runner.sizes import size
+from remote_runner.sizes import count, size
 from remote_runner.typed import as_typed
 from tasks.command_line.task import Failed, task
-from tasks.parallel import attempt_each, raise_failed
+from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import age, keep_secret, say, show, show_json, show_table
-
-_FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
 
 
 @task(
@@ -78,8 +73,11 @@ def sources(c: invoke.Context, json: bool = False) -> None:
         show_json([listing.to_json() for listing in listings])
         return
     for listing in listings:
-        count = "1 host" if len(listing.hosts) == 1 else f"{len(listing.hosts)} hosts"
-        told = [count, *filter(None, [listing.how]), *(f"left out {words}" for words in listing.left_out)]
+        told = [
+            count(len(listing.hosts), "host"),
+            *filter(None, [listing.how]),
+            *(f"left out {words}" for words in listing.left_out),
+        ]
         say(f"{listing.source}: {'; '.join(told)}")
         for name, keys in listing.hosts:
             show(f"{name}: {dumps(keys)}" if keys else name)
@@ -92,12 +90,12 @@ def login(c: invoke.Context, host: list[str] | None = None) -> None:
     """Open a host's connection in this terminal, where ssh may ask for a passphrase, a PIN or a code."""
     plan = Plan.here()
     for entry in plan.select(host):
-        if entry.ssh is None or entry.connect is not None or entry.by_step:
+        if entry.by_ssh is None:
             by = "a step of Slurm's" if entry.by_step else "a command (connect.command)"
             what = "this machine" if entry.ssh is None else f"reached by {by}"
             raise Failed(f"hosts.login: {entry.name} is {what}; there is nothing to log in to")
         try:
-            opened = open_login(entry.ssh, plan.controller, plan.environ)
+            opened = open_login(entry.by_ssh, plan.controller, plan.environ)
         except SshFailedError as error:
             plan.run(_explain(plan, entry))
             raise error from None
@@ -111,7 +109,7 @@ async def _explain(plan: Plan, entry: HostEntry) -> None:
 
 
 def _probe(plan: Plan, entries: Sequence[HostEntry], *, json: bool) -> None:
-    found = plan.run(_ask_all(plan, entries))
+    found = ask_each(plan, entries, lambda agent, _: agent.host_facts())
     if json:
         show_json([_probed_json(entry, one) for entry, one in zip(entries, found, strict=True)])
     else:
@@ -121,20 +119,6 @@ def _probe(plan: Plan, entries: Sequence[HostEntry], *, json: bool) -> None:
             for remark in () if isinstance(one, RemoteRunnerError) else one.remarks(entry.system):
                 show(as_typed(f"{entry.name}: {remark}"))
     raise_failed(entries, found)
-
-
-async def _ask_all(plan: Plan, entries: Sequence[HostEntry]) -> list[HostFacts | RemoteRunnerError]:
-    async with plan.shared() as shared:
-        return await attempt_each(entries, lambda entry: _ask(plan, shared, entry))
-
-
-async def _ask(plan: Plan, shared: Shared, entry: HostEntry) -> HostFacts:
-    agent = await shared.agent(entry, plan.environ)
-    try:
-        async with asyncio.timeout(_FACTS_S):
-            return await agent.host_facts()
-    except TimeoutError:
-        raise DeadlineError(f"{entry.name}: asking what it is", _FACTS_S) from None
 
 
 _PROBED_COLUMNS = (
@@ -223,9 +207,9 @@ def _known(plan: Plan, entry: HostEntry) -> dict[str, object]:
 
 def _has_login(plan: Plan, entry: HostEntry) -> bool | None:
     """Whether `hosts.login` has opened its connection; `None` where there is nothing to log in to."""
-    if entry.ssh is None or entry.connect is not None or entry.by_step:
+    if entry.by_ssh is None:
         return None
-    return is_listening(login_socket(entry.ssh, plan.controller, plan.environ))
+    return is_listening(login_socket(entry.by_ssh, plan.controller, plan.environ))
 
 
 def _row(known: dict[str, Any]) -> tuple[str, ...]:
@@ -247,10 +231,8 @@ def _reached_as(entry: HostEntry) -> str | None:
         return entry.connect[0]
     if entry.by_step:
         return f"srun in job {entry.job}"
-    return None if entry.ssh is None else _ssh_words(entry.ssh)
-
-
-def _ssh_words(ssh: SshTarget) -> str:
+    if (ssh := entry.ssh) is None:
+        return None
     user = f"{ssh.user}@" if ssh.user else ""
     port = f":{ssh.port}" if ssh.port else ""
     return f"ssh {user}{ssh.host}{port}"

@@ -21,7 +21,7 @@ _SCHEMAS = (
     Path(testground.__file__).parent / "manifest.schema.json",
 )
 # Language -> how the artifact is made, the application's file, what its hosts need.
-_LANGUAGES = {
+LANGUAGES = {
     "sh": ("cp @NAME@.sh {out}", "@NAME@.sh", ""),
     "python": ("cp @NAME@.py {out}", "@NAME@.py", "python3"),
     "go": ("env CGO_ENABLED=0 GOOS={goos} GOARCH={goarch} go build -o {out} .", "main.go", ""),
@@ -37,15 +37,15 @@ _SUFFIX = ".template"
 @task(
     bare=("language", "name"),
     help={
-        "language": f"what the application is written in: {' '.join(_LANGUAGES)} (default: asked on a terminal)",
+        "language": f"what the application is written in: {' '.join(LANGUAGES)} (default: asked on a terminal)",
         "name": "the plan's name, and that of the new directory: a-z, 0-9 and - (default: hello)",
     },
 )
 def init(c: invoke.Context, language: str = "", name: str = "hello") -> None:
     """Make a plan that runs at once: remote-runner init [sh|python|go|js|rust] [NAME]."""
     language = language or _asked()
-    if language not in _LANGUAGES:
-        raise Failed(f"init: {language!r} is none of {', '.join(_LANGUAGES)}: {typed()} init go {name}")
+    if language not in LANGUAGES:
+        raise Failed(f"init: {language!r} is none of {', '.join(LANGUAGES)}: {typed()} init go {name}")
     if not _NAME.fullmatch(name):
         raise Failed(f"init: {name!r} cannot be a plan's name; expected a-z, 0-9 and -, with a letter first")
     directory = Path(name)
@@ -62,13 +62,13 @@ def init(c: invoke.Context, language: str = "", name: str = "hello") -> None:
 
 def _asked() -> str:
     if sys.stdin is None or not sys.stdin.isatty():
-        raise Failed(f"init: say what the application is written in: {typed()} init {'|'.join(_LANGUAGES)} [NAME]")
-    say(f"What is the application written in? {', '.join(_LANGUAGES)}")
+        raise Failed(f"init: say what the application is written in: {typed()} init {'|'.join(LANGUAGES)} [NAME]")
+    say(f"What is the application written in? {', '.join(LANGUAGES)}")
     return sys.stdin.readline().strip()
 
 
 def _write(directory: Path, language: str, name: str) -> None:
-    command, file, needed = _LANGUAGES[language]
+    command, file, needed = LANGUAGES[language]
     needs = f"\n\nIts hosts need `{needed}`." if needed else ""
     filled = {"@COMMAND@": command, "@FILE@": file, "@NEEDS@": needs, "@PROGRAM@": _PROGRAM, "@NAME@": name}
     for folder in (_TEMPLATES / "every", _TEMPLATES / language):

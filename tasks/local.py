@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,19 @@ import invoke
 from remote_runner.connection.bootstrap.program import find_go
 from remote_runner.connection.verbs.job import instance_id
 from remote_runner.errors import ControllerError, RemoteRunnerError
-from remote_runner.instance.choosing import CHOOSE_STATE
 from remote_runner.instance.services import services_from
+from remote_runner.instance.steps import CHOOSE_STATE
 from remote_runner.inventory.sources.slurm import passed_to_instances
 from remote_runner.records.recorder import Recorder, begun
 from remote_runner.records.sync_log import ClientNames, write_sync_log
 from remote_runner.truth.observation import run_doubts
 from remote_runner.typed import as_typed
-from tasks.choose import positive
 from tasks.command_line.task import Failed, task
+from tasks.command_line.values import pairs, positive, sync_address
 from tasks.plan import Plan
-from tasks.runs.report import can_be_drawn, is_cheap, report_after
-from tasks.say import filled_to, note, result_width, say, show, show_json
-from tasks.summary import outcome_json, summary
+from tasks.runs.report import is_cheap, report_after
+from tasks.runs.summary import outcome_json, summary
+from tasks.say import filled_to, near, note, result_width, say, show, show_json
 from tasks.view.display import DISPLAY
 from tasks.view.reports import RunLines
 from testground.composition import Composition, RunPlan, plan_runs
@@ -88,7 +87,7 @@ def single(
         plan.manifest,
         testcase,
         instances=positive(instances, "instances") if instances else None,
-        test_params=_pairs(test_param or []),
+        test_params=dict(pairs(test_param or [], "test-param")),
     )
     services = _services(sync_service, influxdb, redis)
     _run(plan, planned, (), "local.single", outputs, services, timeout, json, dry_run)
@@ -208,11 +207,10 @@ def run_all(
         address = services.sync
         if address is None:
             service = stack.enter_context(SyncService(name_of=names))
-            stack.enter_context(names.asked(service.port))
             address = ServiceAddress("localhost", service.port)
         starter = stack.enter_context(instance_starter(plan))
         if service is not None and isinstance(starter, InProcess):
-            names.ask = partial(starter.note_whose, service.port)
+            starter.tell_whose(service.port, names)
         stop = StopRequest()
         stack.callback(stop.close)
         stack.enter_context(stop.on_signals())
@@ -275,20 +273,22 @@ def show_summary(ran: Ran) -> None:
     told = [*doubts[:_DOUBTS], *([f"{len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else [])]
     for doubt in told:
         text += "\n" + textwrap.fill(f"doubt: {doubt}", filled_to() or len(doubt) + 10, subsequent_indent="       ")
-    show(f"{text}\noutputs: {_shown(ran.outcome.outputs)}", has_outcomes=True)
+    show(f"{text}\noutputs: {near(ran.outcome.outputs)}", has_outcomes=True)
 
 
 def show_report(plan: Plan, ran: Ran, tell: Callable[[str], None] = show) -> None:
     """Write the run's page, where that takes little of the run's time, and tell where it is, or how to have it."""
+    from remote_runner.report.library import is_installed
+
     outcome = ran.outcome
-    if not can_be_drawn():
+    if not is_installed():
         return
     if not is_cheap([instance.outputs for instance in outcome.instances], outcome.duration_s):
         tell(as_typed(f"its page: fab report {outcome.run}"))
         return
     page = report_after(plan, outcome.outputs)
     if page is not None:
-        tell(f"report: {_shown(page)}")
+        tell(f"report: {near(page)}")
 
 
 def _run(
@@ -353,25 +353,3 @@ def _seconds(timeout: str) -> float:
     if seconds > _MOST_S:
         raise Failed(f"--timeout is {seconds}; expected at most {_MOST_S}")
     return float(seconds)
-
-
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not name or not equals:
-            raise Failed(f"--test-param is {item!r}; expected NAME=VALUE")
-        pairs[name] = value
-    return pairs
-
-
-def sync_address(text: str) -> ServiceAddress:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise Failed(f"--sync-service is {text!r}; expected HOST:PORT")
-    return ServiceAddress(host.strip("[]"), int(port))
-
-
-def _shown(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -8,9 +8,12 @@ from typing import Protocol, TypeVar
 
 import invoke
 
+from remote_runner.connection.agent import Agent
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.inventory.inventory import HostEntry
 from remote_runner.progress import Began, Ended
 from tasks.command_line.task import Failed
+from tasks.plan import Plan
 from tasks.say import say
 from tasks.view.display import DISPLAY
 
@@ -62,6 +65,22 @@ async def attempt_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]])
 
     DISPLAY.expect("", [(item.name, item.name) for item in items])
     return list(await asyncio.gather(*map(attempt, items)))
+
+
+def ask_each(
+    plan: Plan, entries: Sequence[HostEntry], work: Callable[[Agent, HostEntry], Awaitable[_R]]
+) -> list[_R | RemoteRunnerError]:
+    """A task's whole work: `work` with every host's agent, as `attempt_each` does it."""
+
+    async def ask() -> list[_R | RemoteRunnerError]:
+        async with plan.shared() as shared:
+
+            async def ask_one(entry: HostEntry) -> _R:
+                return await work(await shared.agent(entry, plan.environ), entry)
+
+            return await attempt_each(entries, ask_one)
+
+    return plan.run(ask())
 
 
 def raise_failed(items: Sequence[_T], results: Sequence[object]) -> None:

@@ -25,15 +25,16 @@ from remote_runner.machine.shell_words import OPERATORS, shell_line
 from remote_runner.outputs import OutputsReport
 from remote_runner.progress import Began, Moved
 from remote_runner.runs import KeptRun, note_run
+from remote_runner.sizes import count
 from tasks.command_line.input import Input
 from tasks.command_line.task import Failed, task
 from tasks.command_line.terminal import handed_to, window
 from tasks.fetch import say_left_out
-from tasks.lines import HostLines, Screen
 from tasks.parallel import attempt_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import note, say, show_json
 from tasks.view.display import DISPLAY
+from tasks.view.lines import HostLines, Screen
 from testground.local_exec import new_run_id
 
 _R = TypeVar("_R")
@@ -221,21 +222,14 @@ async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEn
 
 async def _unless_stopped(stop: Cancellation, host: str, work: Coroutine[Any, Any, _R]) -> _R:
     """What comes before the command's start; a stop ends it wherever it waits. Raises `HostError` then."""
-    loop = asyncio.get_running_loop()
-    doing = loop.create_task(work)
-
-    def end() -> None:
-        loop.call_soon_threadsafe(doing.cancel)
-
-    stop.then(end)
+    doing = asyncio.create_task(work)
     try:
-        return await doing
+        with stop.telling(doing.cancel):
+            return await doing
     except asyncio.CancelledError:
         if not stop.is_set:
             raise
         raise HostError(host, f"stopped before the command's start: {stop.reason}") from None
-    finally:
-        stop.forget(end)
 
 
 @contextmanager
@@ -270,8 +264,7 @@ def _told(entry: HostEntry, result: RanThere, run_id: str) -> str:
     if result.error is not None:
         return f"{words}\n{result.error}"
     if result.report.files:
-        files = "1 output file" if result.report.files == 1 else f"{result.report.files} output files"
-        words += f", {files} in {os.path.relpath(result.outputs)}"
+        words += f", {count(result.report.files, 'output file')} in {os.path.relpath(result.outputs)}"
     if result.kept:
         words += f", kept there in {result.directory} (fab fetch --run {run_id})"
     return words

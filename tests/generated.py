@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from remote_runner.inventory.keys import render_markdown
-from remote_runner.inventory.schema import inventory_schema
-from testground.manifest_schema import manifest_schema
+from tests.schemas import inventory_schema, manifest_schema, render_markdown
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +54,13 @@ def _page(name: str, part: str, written: str) -> dict[Path, str]:
 
 
 def _json(schema: dict[str, Any]) -> str:
-    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+    """With each list of plain values on one line, for those who read the file."""
+
+    def on_one_line(found: re.Match[str]) -> str:
+        return "[" + re.sub(r",\n +", ", ", found[1]) + "]"
+
+    text = json.dumps(schema, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n +([^\[\]{}]*?)\n +\]", on_one_line, text) + "\n"
 
 
 if __name__ == "__main__":

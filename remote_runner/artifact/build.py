@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -18,7 +17,7 @@ from remote_runner.artifact.content import hash_content
 from remote_runner.artifact.nix.artifact import TABLE_VARIABLE, StoreArtifact
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.cancellation import Cancellation
-from remote_runner.controller import Controller, home_directory
+from remote_runner.controller import Controller, with_home
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -28,16 +27,14 @@ from remote_runner.errors import (
     LocalProgramError,
     NoBuilderError,
     NoNixError,
-    RemoteRunnerError,
 )
 from remote_runner.inventory.command_template import fill
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
-from remote_runner.machine.file_names import safe_name
-from remote_runner.machine.files import write_atomically
+from remote_runner.machine.files import safe_name
 from remote_runner.machine.shell_words import expanded_by_shell, needs_shell, shell_line
-from remote_runner.shared_failure import pack_failure, unpack_failure
+from remote_runner.made_once import made_once
 
 _KEPT_RUNS = 8
 _KEPT_S = 3600.0
@@ -197,29 +194,23 @@ def build_for(
     key = f"{app.name}-{system}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     directory = controller.cache / "builds" / run / key
     result = directory / "result.json"
+
+    def is_settled() -> bool:
+        if cancellation is not None:
+            cancellation.check()
+        return result.exists()
+
+    def make() -> dict[str, Any]:
+        _sweep(directory.parent)
+        # A directory for each attempt: who was killed while building may have left what still writes.
+        attempt = Attempt(directory / os.urandom(6).hex(), plan_dir, environ, deadline, cancellation)
+        _make_directory(attempt.directory)
+        if began is not None:
+            began(attempt.log)
+        return _outcome(app, system, nix, attempt)
+
     _make_directory(directory)
-    if not result.exists():
-        lock = controller.lock(f"build-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:24]}")
-        try:
-            is_ours = lock.acquire_unless(lambda: _is_settled(result, cancellation), deadline)
-        except DeadlineError as error:
-            what = f"waiting for another process that builds {app.name} for {system}"
-            raise DeadlineError(what, error.seconds) from error
-        with lock if is_ours else nullcontext():
-            if not result.exists():
-                # A directory for each attempt: who was killed while building may have left what still writes.
-                attempt = Attempt(directory / os.urandom(6).hex(), plan_dir, environ, deadline, cancellation)
-                _make_directory(attempt.directory)
-                if began is not None:
-                    began(attempt.log)
-                write_atomically(result, json.dumps(_outcome(app, system, nix, attempt)).encode())
-                _sweep(directory.parent)
-    try:
-        values = json.loads(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ControllerError(f"{result}: cannot be read: {error}", next_step=f"remove {directory}") from error
-    if "failure" in values:
-        raise unpack_failure(values["failure"])
+    values = made_once(controller, result, f"builds {app.name} for {system}", make, is_settled, deadline)
     kind = StoreArtifact if values["builder"] == Builder.NIX.value else Artifact
     return replace(kind.from_json(values["artifact"]), choice=str(choice))
 
@@ -232,25 +223,16 @@ def _make_directory(directory: Path) -> None:
         raise ControllerError(f"{directory}: cannot be made: {error.strerror}", next_step=next_step) from error
 
 
-def _is_settled(result: Path, cancellation: Cancellation | None) -> bool:
-    if cancellation is not None:
-        cancellation.check()
-    return result.exists()
-
-
 def _outcome(app: AppSettings, system: System, nix: Nix | None, attempt: Attempt) -> dict[str, Any]:
-    try:
-        if nix is None:
-            return {"builder": Builder.COMMAND.value, "artifact": _run_command(app, system, attempt).to_json()}
-        from remote_runner.artifact.nix.builder import build_with_nix
+    if nix is None:
+        return {"builder": Builder.COMMAND.value, "artifact": _run_command(app, system, attempt).to_json()}
+    from remote_runner.artifact.nix.builder import build_with_nix
 
-        return {"builder": Builder.NIX.value, "artifact": build_with_nix(nix, app, system, attempt).to_json()}
-    except RemoteRunnerError as error:
-        return {"failure": pack_failure(error)}
+    return {"builder": Builder.NIX.value, "artifact": build_with_nix(nix, app, system, attempt).to_json()}
 
 
 def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact:
-    from remote_runner.machine.process import last_lines
+    from remote_runner.machine.process import how_ended, last_lines
 
     command = plan_build(app, system, attempt.plan_dir, attempt.directory / app.name)
     log = attempt.log
@@ -261,7 +243,7 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
 
     shown = " ".join(command.argv)
     try:
-        status = attempt.run(command.argv, log=log, environ=_build_environment(attempt.environ))
+        status = attempt.run(command.argv, log=log, environ=with_home(attempt.environ))
     except LocalProgramError as error:
         raise failed(error.args[0], _next_to_start(app.command or (), error)) from error
     except DeadlineError as error:
@@ -269,10 +251,9 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
             f"`{shown}` did not end within {error.seconds:g} s", "raise timeouts.build_s in inventory.yaml"
         ) from error
     if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
         hint = _next_to_correct(app.command or ())
         raise failed(
-            f"`{shown}` ended with {how}",
+            f"`{shown}` ended with {how_ended(status)}",
             f"{hint}; `fab build --arch {system}` does this build alone, in {attempt.plan_dir}",
         )
     try:
@@ -295,12 +276,6 @@ def _next_to_correct(command: Sequence[str]) -> str:
     if not any("{out}" in word for word in command):
         return "app.command does not say {out}, where the result has to lie"
     return "fix what it reports above"
-
-
-def _build_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a build: ours, with the home that toolchains keep their caches in (Testground gives none)."""
-    home = home_directory(environ)
-    return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **environ}
 
 
 def _find_program(path: Path, program: str | None) -> str:

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 
 from remote_runner.artifact.build import AnyArtifact, Artifact
 from remote_runner.artifact.content import tar_content
-from remote_runner.artifact.delivery import Delivery
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
@@ -26,16 +25,16 @@ class Pushed:
     and the host has built the rest.
     """
 
+    store: Store
     directory: PurePosixPath
     program: PurePosixPath
     hash: str
-    sent_bytes: int
-    seconds: float
     present: bool
-    store: Store = Store.CACHE
+    sent_bytes: int = 0
     sent_paths: int = 0
     paths: int = 0
     built: bool = False
+    seconds: float = 0.0
 
     @property
     def far_artifact(self) -> FarArtifact:
@@ -59,11 +58,6 @@ class Pushed:
         return replace(self, present=True, sent_bytes=0, seconds=0.0, sent_paths=0, built=False)
 
 
-def time_for_push(entry: HostEntry, artifact: AnyArtifact) -> float:
-    """How long a push may take, in seconds: with the build, where the host is the one that builds."""
-    return entry.timeouts.push_s + (0.0 if artifact.here else entry.timeouts.build_s)
-
-
 async def push_artifact(
     agent: Agent,
     entry: HostEntry,
@@ -81,29 +75,17 @@ async def push_artifact(
     """
     began_s = time.monotonic()
     agent.check_system(entry, artifact.system)
-    deadline = Deadline.after(time_for_push(entry, artifact))
+    # With the build, where the host is the one that builds.
+    deadline = Deadline.after(entry.timeouts.push_s + (0.0 if artifact.here else entry.timeouts.build_s))
     if not isinstance(artifact, Artifact):
         from remote_runner.artifact.nix.push import push_to_store
 
-        delivery = await push_to_store(
+        pushed = await push_to_store(
             agent, entry, artifact, environ=environ, deadline=deadline, report=report, moved=moved
         )
-        directory = PurePosixPath(artifact.out)
     else:
-        delivery = await _push_content(agent, entry, artifact, deadline, moved)
-        directory = PurePosixPath(delivery.base)
-    return Pushed(
-        directory,
-        directory / artifact.program,
-        artifact.hash,
-        delivery.sent_bytes,
-        time.monotonic() - began_s,
-        delivery.present,
-        delivery.store,
-        delivery.sent_paths,
-        delivery.paths,
-        delivery.built,
-    )
+        pushed = await _push_content(agent, entry, artifact, deadline, moved)
+    return replace(pushed, seconds=time.monotonic() - began_s)
 
 
 async def _push_content(
@@ -112,11 +94,11 @@ async def _push_content(
     artifact: Artifact,
     deadline: Deadline,
     moved: Callable[[int, int | None], None] | None,
-) -> Delivery:
+) -> Pushed:
     def content() -> Iterator[bytes]:
         return tar_content(artifact.path, prefix="c")
 
-    pushed = await agent.push_artifact(
+    path, present, sent_bytes = await agent.push_artifact(
         artifact.hash,
         artifact.size_bytes,
         artifact.files,
@@ -125,4 +107,4 @@ async def _push_content(
         deadline=deadline,
         sent=None if moved is None else lambda sent_bytes: moved(sent_bytes, artifact.size_bytes),
     )
-    return Delivery(Store.CACHE, str(pushed.path), pushed.present, pushed.sent_bytes)
+    return Pushed(Store.CACHE, path, path / artifact.program, artifact.hash, present, sent_bytes)

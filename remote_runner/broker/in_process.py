@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from remote_runner.background import Background
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.verbs.forwards import Relayed
 from remote_runner.controller import Controller
 from remote_runner.instance.environment import around_instances
 from remote_runner.instance.instance import run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
 from remote_runner.progress import Tell, nobody
+from remote_runner.records.sync_log import ClientNames
 from testground.local_exec import Started
 
 _CLOSE_S = 60.0  # Slurm may take 20 s to say that it does not answer
@@ -33,32 +31,28 @@ class InProcess:
     def __init__(self, plan_dir: Path, controller: Controller, environ: Mapping[str, str], tell: Tell = nobody) -> None:
         self._plan_dir = plan_dir
         self._around = around_instances(environ)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="instances", daemon=True)
+        self._background = Background("instances")
         self._shared = Shared(controller, tell)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._background.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._shared.close(), self._loop).result(_CLOSE_S)
-        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(_CLOSE_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._background.do(self._shared.close(), _CLOSE_S)
+        finally:
+            self._background.__exit__()
 
     def start(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int) -> Started:
         """Run an instance with this environment on these descriptors, which are closed at its end."""
         stop = Cancellation()
-        future = asyncio.run_coroutine_threadsafe(self._run(environ, stdout_fd, stderr_fd, stop), self._loop)
-        return _Instance(future, stop)
+        return _Instance(self._background.begin(self._run(environ, stdout_fd, stderr_fd, stop)), stop)
 
-    def note_whose(self, service_port: int, port: int, relayed: Relayed) -> None:
-        """Find out soon which instance on this machine has that connection to a service of this process."""
-        asyncio.run_coroutine_threadsafe(self._shared.note_whose(port, service_port, relayed), self._loop)
+    def tell_whose(self, service_port: int, names: ClientNames) -> None:
+        """Have these names know which instance has each connection to the service of this process at that port."""
+        self._shared.asking[service_port] = names.by_port
+        names.ask = lambda port, relayed: self._background.begin(self._shared.note_whose(port, service_port, relayed))
 
     async def _run(self, environ: Mapping[str, str], stdout_fd: int, stderr_fd: int, stop: Cancellation) -> int:
         stdout, stderr = Writer(stdout_fd), Writer(stderr_fd)
@@ -76,14 +70,6 @@ class InProcess:
             for writer, fd in ((stdout, stdout_fd), (stderr, stderr_fd)):
                 writer.close()
                 os.close(fd)
-
-
-async def _end_tasks() -> None:
-    """Cancel the tasks that still run, as `asyncio.run` does."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Instance:

@@ -16,7 +16,7 @@ from remote_runner.connection.transports.login import login_socket
 from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import CommandTransport, LocalTransport, Transport
 from remote_runner.connection.verbs import faults
-from remote_runner.connection.verbs.forwards import ASKING_PORTS, Listener, Listeners, LocalForward
+from remote_runner.connection.verbs.forwards import Listener, Listeners, LocalForward, Relayed
 from remote_runner.connection.verbs.validation import nonsense, part, whole, words
 from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller
@@ -28,7 +28,7 @@ from remote_runner.inventory.systems import System
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from remote_runner.connection.verbs.command import Command, Finished
+    from remote_runner.connection.verbs.command import Command
     from remote_runner.connection.verbs.facts import HostFacts
     from remote_runner.connection.verbs.fetch import Allowance
     from remote_runner.connection.verbs.job import Job
@@ -41,23 +41,14 @@ _LANE = 0
 _REQUEST_S = 300.0
 # What a host may say in answer to one request. A run's record has less than 4 KiB.
 _MOST_SAID_BYTES = 16 << 20
-_MOST_KEPT_BYTES = 16 << 20
 _CLOCK_LOOKS = 3
+_FACTS_S = 20.0  # an agent gives up on what does not answer it sooner
 # An artifact that is no larger goes with the question whether it is there: that is quicker than another round trip on
 # lines of 2 Mbit/s and more. Each of its files has a header in the tar stream.
 _AT_ONCE_BYTES = 24 << 10
 _TAR_BYTES = 1 << 10
 
 Failed = Callable[[StreamClosed], HostError]
-
-
-@dataclass(frozen=True)
-class PushedArtifact:
-    """Where the content of an artifact lies on a host; `present` when it had it before, and nothing was sent."""
-
-    path: PurePosixPath
-    present: bool
-    sent_bytes: int
 
 
 @dataclass(frozen=True)
@@ -180,8 +171,8 @@ class Agent:
         *,
         deadline: Deadline = NEVER,
         sent: Callable[[int], None] | None = None,
-    ) -> PushedArtifact:
-        """Bring content to the host, unless it has it.
+    ) -> tuple[PurePosixPath, bool, int]:
+        """Bring content to the host, unless it has it: where it lies, whether it did before, how many bytes were sent.
 
         chunks: makes the tar stream of `tar_content(…, prefix="c")`, read in a thread; sent: told how many bytes of it
         are on their way. Raises a `PushFailedError`, `DeadlineError`, and what `chunks` raises.
@@ -201,7 +192,7 @@ class Agent:
         path = words(answer.get("have" if present else "done"))
         if not path:
             raise nonsense(self.name, answer)
-        return PushedArtifact(PurePosixPath(path), present, 0 if present else sent_bytes)
+        return PurePosixPath(path), present, 0 if present else sent_bytes
 
     # --- forwards ---
 
@@ -213,19 +204,22 @@ class Agent:
         any_user: bool = False,
         everywhere: bool = False,
         told: Callable[[str], None] = lambda words: None,
+        by_port: dict[int, Relayed] | None = None,
     ) -> Listener:
         """Make `near`, dialled from this machine, reachable at a port (0: any) of the host's loopback.
 
         everywhere: at all its addresses instead, for whoever reaches these (with `any_user`).
-        told: gets words about who was not let in, and why dialling failed. Raises `PortTakenError`.
+        told: gets words about who was not let in, and why dialling failed.
+        by_port: is kept to who is behind each connection, by its port here; the host then says of which run it is.
+        Raises `PortTakenError`.
         """
         head = {"verb": "listen", "port": port, "any_user": any_user}
         if everywhere:
             head["everywhere"] = True
-        if near.port in ASKING_PORTS:
+        if by_port is not None:
             head["tell_runs"] = True
         stream = await self._link.request(head)
-        listener = Listener(self.name, stream, near, told, self._listeners)
+        listener = Listener(self.name, stream, near, told, self._listeners, {} if by_port is None else by_port)
         await listener.open(port)
         return listener
 
@@ -271,18 +265,6 @@ class Agent:
 
         return await Command.start(self._link, argv, env or {}, cwd)
 
-    async def run_command(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str | bytes] | None = None,
-        cwd: str = "",
-        stdin: bytes = b"",
-        limit_bytes: int = _MOST_KEPT_BYTES,
-    ) -> Finished:
-        """Run a program to its end and keep what it says, which is at most `limit_bytes`."""
-        return await (await self.execute(argv, env=env, cwd=cwd)).finish(stdin, limit_bytes)
-
     # --- what is there ---
 
     async def facts(self, *what: str) -> dict[str, Any]:
@@ -300,12 +282,16 @@ class Agent:
         from remote_runner.connection.verbs.facts import WHAT, ClockExchange, HostFacts, clock_of
 
         looks = []
-        for _ in range(_CLOCK_LOOKS):
-            asked_s = time.time()
-            there_s = clock_of(await self.facts("clock"))
-            if there_s is not None:
-                looks.append(ClockExchange(asked_s, there_s, time.time()))
-        return HostFacts.from_said(self.greeting, await self.facts(*WHAT), looks)
+        try:
+            async with asyncio.timeout(_FACTS_S):
+                for _ in range(_CLOCK_LOOKS):
+                    asked_s = time.time()
+                    there_s = clock_of(await self.facts("clock"))
+                    if there_s is not None:
+                        looks.append(ClockExchange(asked_s, there_s, time.time()))
+                return HostFacts.from_said(self.greeting, await self.facts(*WHAT), looks)
+        except TimeoutError:
+            raise DeadlineError(f"{self.name}: asking what it is", _FACTS_S) from None
 
     async def runs(self) -> tuple[FarRun, ...]:
         """Every run that has a directory on the host."""

@@ -39,11 +39,11 @@ def _route_to(target: str) -> str | None:
 
 def _configured_name(entry: HostEntry, environ: Mapping[str, str]) -> str | None:
     """What the user's ssh configuration has as the host's HostName (`ssh -G`, 10 ms); None where ssh refuses."""
-    if entry.ssh is None or entry.connect is not None or entry.by_step:
+    if entry.by_ssh is None:
         return None
     ssh_environ = ssh_environment(environ, Account.here(environ))
     try:
-        argv = config_argv(find_ssh(ssh_environ), entry.ssh)
+        argv = config_argv(find_ssh(ssh_environ), entry.by_ssh)
         asked = run(argv, deadline=Deadline.after(_ASK_S), environ=ssh_environ)
     except RemoteRunnerError:
         return None  # the host's own instances say what is wrong with ssh

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from remote_runner.errors import (
     NoRoomHereError,
     RemoteRunnerError,
 )
-from remote_runner.instance.choosing import choose
+from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
 from remote_runner.instance.record import Record, StepClock
 from remote_runner.instance.reporter import Reporter
@@ -143,10 +143,12 @@ async def _to_its_end(instance: _Instance, reporter: Reporter) -> int:
 
         full = NoRoomHereError.of(error) if isinstance(error, OSError) else None
         if full is not None:
-            return await instance.ended(instance.fail(str(full)))
-        reporter.crash(f"remote-runner: {type(error).__name__}: {error}", traceback.format_exc())
-        status = instance.fail(f"{type(error).__name__}: {error}", told=True)
-    return await instance.ended(status)
+            status = instance.fail(str(full))
+        else:
+            reporter.crash(f"remote-runner: {type(error).__name__}: {error}", traceback.format_exc())
+            status = instance.fail(f"{type(error).__name__}: {error}", told=True)
+    await instance.write_record()
+    return status
 
 
 @dataclass(frozen=True)
@@ -217,27 +219,20 @@ class _Instance:
         """All that comes before the application's start; a stop ends it wherever it waits."""
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
-
-        def end() -> None:
-            loop.call_soon_threadsafe(task.cancel)
-
-        self._stop.then(end)
         try:
-            return await self._prepare(stack)
+            with self._stop.telling(task.cancel):
+                return await self._prepare(stack)
         except asyncio.CancelledError:
             if not self._stop.is_set:
                 raise
             task.uncancel()
             raise InstanceStoppedError from None
-        finally:
-            self._stop.forget(end)
 
     async def _prepare(self, stack: ExitStack) -> _Ready:
         shared, environ, reporter = self._shared, self._environ, self._reporter
         self._begins("choose")
         with self._clock.step("choose") as step:
-            inventory = await shared.inventory(self._plan_dir, self._runenv, environ, self._choose_says, stack)
+            inventory = await shared.inventory(self._plan_dir, self._runenv, environ, self._tells("choose"), stack)
             reporter.secrets = inventory.secrets(environ)
             entry, system = await self._choose(inventory, stack)
             self._record.system = str(system)
@@ -246,7 +241,6 @@ class _Instance:
             reporter.message(self._placed.message)
         # Imported here: it is loaded during the first login.
         from remote_runner.artifact.build import Artifact
-        from remote_runner.instance import steps
 
         self._begins("build")
         with self._clock.step("build") as step:
@@ -262,7 +256,7 @@ class _Instance:
             agent = await shared.agent(entry, environ)
             seat = stack.enter_context(self._observe(entry, agent, links=inventory.links))
             # Both need nothing but the connection, so a far host is asked for both at once.
-            forwarding = asyncio.ensure_future(steps.forward(shared, entry, environ, self._forward_says))
+            forwarding = asyncio.ensure_future(steps.forward(shared, entry, environ, self._tells("forward")))
             stack.callback(_let_go, forwarding)
             pushed = await steps.push(shared, entry, artifact, environ, self._push_says)
             step.detail = _pushed_words(pushed)
@@ -291,7 +285,7 @@ class _Instance:
 
     async def _choose(self, inventory: Inventory, stack: ExitStack) -> tuple[HostEntry, System]:
         """The host and its system; the connection opens meanwhile, and is waited for only where that is needed."""
-        chosen = await choose(self._shared, inventory, self._runenv, self._environ)
+        chosen = await steps.choose(self._shared, inventory, self._runenv, self._environ)
         self._number, self._entries = chosen.number, chosen.entries
         placement = chosen.placement
         while True:
@@ -318,14 +312,11 @@ class _Instance:
     def _begins(self, step: str) -> None:
         self._shared.tell(Began(self._who, step, self._record.host))
 
-    def _choose_says(self, words: str) -> None:
-        self._reporter.message(f"choose: {words}")
+    def _tells(self, step: str) -> Callable[[str], None]:
+        return lambda words: self._reporter.message(f"{step}: {words}")
 
     def _push_says(self, words: str) -> None:
         self._reporter.step(f"push: {words}")
-
-    def _forward_says(self, words: str) -> None:
-        self._reporter.message(f"forward: {words}")
 
     async def _address(self, agent: Agent, entry: HostEntry, inventory: Inventory) -> str:
         if not entry.is_local:
@@ -361,8 +352,6 @@ class _Instance:
         )
 
     async def _supervise(self, ready: _Ready) -> _Ended:
-        from remote_runner.instance import steps
-
         began_s = time.monotonic()
         self._begins("run")
         try:
@@ -387,8 +376,6 @@ class _Instance:
         return await self._bring_home(run, ready, exited, exited_s)
 
     async def _start(self, ready: _Ready, job: Job) -> Run:
-        from remote_runner.instance import steps
-
         try:
             return await steps.run(ready.agent, job)
         except ArtifactMissingError:
@@ -399,7 +386,6 @@ class _Instance:
             return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
 
     async def _bring_home(self, run: Run, ready: _Ready, exited: Exited, exited_s: float) -> _Ended:
-        from remote_runner.instance import steps
         from remote_runner.outputs import OutputsReport
 
         entry, outputs, error = ready.entry, OutputsReport(), None
@@ -515,11 +501,6 @@ class _Instance:
         words = f"{host}: the application ended with {_status_words(exited)} and reported no failure event"
         advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines above, and at its outputs"
         return f"{words}\n  next: {advice}"
-
-    async def ended(self, status: int) -> int:
-        """Leave the record; the exit status to end with."""
-        await self.write_record()
-        return status
 
     async def write_record(self) -> None:
         """Leave the record in the outputs; in a thread, since their disk may hang."""

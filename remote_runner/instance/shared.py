@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from remote_runner.cancellation import Cancellation, in_thread
@@ -75,6 +74,8 @@ class Shared:
         self.tell = tell
         self._hosts: SingleFlight[tuple[object, ...], _Host] = SingleFlight(keeps=10_000)
         self._opened: list[_Host] = []
+        self.asking: dict[int, dict[int, Relayed]] = {}
+        """By the port of a service of this process that asks whose its connections are: these, by their ports here."""
         self._loaded = asyncio.Event()
         self._builds: SingleFlight[tuple[object, ...], AnyArtifact] = SingleFlight(
             keeps=_KEPT_BUILDS, keeps_failures=True
@@ -93,9 +94,7 @@ class Shared:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -253,11 +252,12 @@ class Shared:
 
     def _load_steps(self) -> None:
         """Load what is needed from here on: a third of all that is loaded, which the first login need not wait for."""
+        from remote_runner.artifact import push
         from remote_runner.connection.verbs import run
-        from remote_runner.instance import steps
+        from remote_runner.instance import forwarding
         from remote_runner.truth import observation
 
-        del run, steps, observation
+        del push, run, forwarding, observation
         self._loaded.set()
 
     # What hosts do meanwhile
@@ -412,7 +412,8 @@ class Shared:
         listener = host.listeners.peek(key)
         if listener is None:
             listener = await host.listeners.get(
-                key, lambda: host.agent.listen(near, port, any_user=any_user, told=told)
+                key,
+                lambda: host.agent.listen(near, port, any_user=any_user, told=told, by_port=self.asking.get(near.port)),
             )
         stack.callback(self._let_go, host, key, listener)
         stack.enter_context(listener.use())

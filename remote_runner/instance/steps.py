@@ -1,34 +1,82 @@
 """The steps of an instance, each one function from values to values: choose, build, push, forward, run, fetch, clean.
 
 `run_instance` and the tasks `build`, `push` and `run` call the very same; a user's fabfile may chain them otherwise.
+What only a host is needed for is imported where it is used: it is loaded while the first login goes on.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from remote_runner.artifact.build import AnyArtifact, Artifact
-from remote_runner.artifact.push import Pushed
 from remote_runner.cancellation import Cancellation
-from remote_runner.connection.agent import Agent
-from remote_runner.connection.verbs.job import Job
-from remote_runner.connection.verbs.run import Exited, Run, Sink
-from remote_runner.instance.choosing import Chosen, choose
-from remote_runner.instance.forwarding import Forwarded, open_forwards
+from remote_runner.errors import PlacementError
 from remote_runner.instance.shared import Shared
-from remote_runner.inventory.inventory import HostEntry
+from remote_runner.inventory.inventory import HostEntry, Inventory
+from remote_runner.inventory.placement import PARAM, Entry, Placement, needs_groups, parse_entries, place, places_after
 from remote_runner.inventory.systems import System
-from remote_runner.outputs import OutputsReport
+from testground.runenv import RunEnv
+from testground.sync.client import service_address
 
-__all__ = ["Chosen", "build", "choose", "clean", "fetch", "follow", "forward", "push", "run"]
+if TYPE_CHECKING:
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.artifact.push import Pushed
+    from remote_runner.connection.agent import Agent
+    from remote_runner.connection.verbs.job import Job
+    from remote_runner.connection.verbs.run import Exited, Run, Sink
+    from remote_runner.instance.forwarding import Forwarded
+    from remote_runner.outputs import OutputsReport
+
+CHOOSE_STATE = "choose_server"
+CHOOSE_TOPIC = "choose_server_groups"
+_GROUPS_S = 60.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An instance's number and its place; `others` are the places that follow it in the list, `entries` the list."""
+
+    number: int
+    placement: Placement
+    others: Iterator[Placement]
+    entries: tuple[Entry, ...]
+
+
+async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: Mapping[str, str]) -> Chosen:
+    """Take the instance's number from the sync service, and find its place in the list of hosts.
+
+    Raises `PlacementError`, `SyncError` and its kinds, `UnknownHostError`.
+    """
+    listed = parse_entries(runenv.params.get(PARAM, ""))
+    entries = inventory.entries if listed is None else inventory.complete(listed)
+    group = runenv.group_id
+    earlier: list[str] = []
+    sync = await shared.sync_service(*service_address(environ))
+    number = await sync.signal_entry(runenv, CHOOSE_STATE)
+    if needs_groups(entries):
+        await sync.publish(runenv, CHOOSE_TOPIC, {"number": number, "group": group})
+        groups: dict[int, str] = {}
+        published = sync.subscribe(runenv, CHOOSE_TOPIC, timeout_s=_GROUPS_S)
+        async for message in published:
+            other, name = _published_group(message)
+            if 0 < other <= number:  # an application may publish there as well, whatever and without end
+                groups[other] = name
+            if all(earlier_number in groups for earlier_number in range(1, number + 1)):
+                break
+        await published.aclose()
+        earlier = [groups[other] for other in range(1, number)]
+    placement = place(entries, number, group, earlier, inventory.spread)
+    return Chosen(number, placement, places_after(entries, placement, group), entries)
 
 
 async def build(
     shared: Shared, entry: HostEntry, system: System, *, plan_dir: Path, run_id: str, environ: Mapping[str, str]
 ) -> AnyArtifact:
     """The application for a host's system, built once for each run. Raises what `build_for`, `check_target` raise."""
+    from remote_runner.artifact.build import Artifact
+
     artifact = await shared.artifact(
         entry.app, system, plan_dir=plan_dir, run_id=run_id, environ=environ, build_s=entry.timeouts.build_s
     )
@@ -60,6 +108,8 @@ async def forward(
 
     Raises `PortTakenError`, `RunEnvironmentError`, and what the connection raises.
     """
+    from remote_runner.instance.forwarding import open_forwards
+
     return await open_forwards(shared, entry, environ, report)
 
 
@@ -73,18 +123,7 @@ async def follow(run: Run, stdout: Sink, stderr: Sink, stop: Cancellation) -> Ex
 
     Raises `SupervisorLostError`, `ProgramUnusableError`.
     """
-    loop = asyncio.get_running_loop()
-    stopping: list[asyncio.Task[None]] = []
-
-    def end() -> None:
-        loop.call_soon_threadsafe(lambda: stopping.append(loop.create_task(run.stop(stop.reason))))
-
-    stop.then(end)
-    try:
-        return await run.follow(stdout, stderr)
-    finally:
-        stop.forget(end)
-        await asyncio.gather(*stopping, return_exceptions=True)
+    return await run.follow(stdout, stderr, stop)
 
 
 async def fetch(
@@ -104,3 +143,14 @@ async def fetch(
 async def clean(run: Run, *, keep: bool = False) -> None:
     """Remove its directory there, or leave it for `fetch`."""
     await (run.keep() if keep else run.clean())
+
+
+def _published_group(published: object) -> tuple[int, str]:
+    """An instance's number and group, as it published them."""
+    match published:
+        case {"number": int(number), "group": str(group)}:
+            return number, group
+    raise PlacementError(
+        f"topic {CHOOSE_TOPIC}: found {repr(published)[:200]}, expected an instance's number and group",
+        next_step="run the same remote-runner for all instances, and let the application publish on other topics",
+    )

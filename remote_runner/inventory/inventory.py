@@ -119,6 +119,11 @@ class HostEntry:
     def is_local(self) -> bool:
         return self.ssh is None
 
+    @property
+    def by_ssh(self) -> SshTarget | None:
+        """What ssh is asked for, where ssh reaches it."""
+        return None if self.connect is not None or self.by_step else self.ssh
+
     def pinned_port(self, service: str) -> int:
         """The fixed far port of a service (`sync`, `influxdb`, `redis`), 0 where any will do."""
         return dict(self.service_ports).get(service, 0)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
-from remote_runner.inventory.command_template import PLACEHOLDERS
 from remote_runner.inventory.kinds import (
     ABSOLUTE,
     ANY_PORT,
@@ -419,43 +418,3 @@ def _refuse(name: str, line: int, keys: dict[str, Key], place: Place, prefix: st
         at.child(name).fail(line, f"this key in {places}", found="the key here")
     nearest = elsewhere or nearest_names(name, here)
     at.child(name).fail(line, f"one of {', '.join(here)}", found="an unknown key", nearest=nearest)
-
-
-_SECTIONS = (
-    ("At the top", (Place.TOP,)),
-    ("In `defaults` and in `hosts.NAME`", (Place.DEFAULTS, Place.HOST)),
-    ("In an entry of `forwards`", (Place.FORWARD,)),
-    ("In an entry of `hosts_from`, one of", (Place.SOURCE,)),
-    ("In `slurm` of an entry of `hosts_from`", (Place.SLURM,)),
-    ("In `app`, and in `hosts.NAME.app`", (Place.APP,)),
-)
-
-
-def render_markdown() -> str:
-    """The README's section on the keys: one table for each place, and the placeholders of `command`."""
-    lines: list[str] = []
-    for title, places in _SECTIONS:
-        lines += [f"**{title}**", "", "| key | value | default | meaning |", "| --- | --- | --- | --- |"]
-        for key in KEYS:
-            if not key.places.intersection(places) or (Place.TOP in key.places and Place.TOP not in places):
-                continue  # (`app` stands at the top and in a host; the heading of its own keys says so)
-            only_host = Place.DEFAULTS in places and Place.DEFAULTS not in key.places
-            only_defaults = key.places == _DEFAULTS
-            doc = key.doc + (" (A host only.)" if only_host else " (`defaults` only.)" if only_defaults else "")
-            lines.append(f"| `{key.name}` | {key.kind.expected} | {_shown(key)} | {doc} |")
-        lines.append("")
-    lines += ["**Placeholders of `app.command`**", "", "| placeholder | stands for |", "| --- | --- |"]
-    lines += [f"| `{{{name}}}` | {doc} |" for name, doc in PLACEHOLDERS.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _shown(key: Key) -> str:
-    if key.shown_default:
-        return key.shown_default
-    if isinstance(key.default, Enum):
-        return f"`{key.default.value}`"
-    if isinstance(key.default, bool):
-        return f"`{str(key.default).lower()}`"
-    if isinstance(key.default, int | float):
-        return f"{key.default:g}"
-    return f"`{key.default}`" if key.default else "none"

@@ -205,18 +205,8 @@ def _word(text: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", text):
+    if not re.fullmatch(_FILE_NAME, text):
         raise ValueError
-    return text
-
-
-def _host_name(text: str) -> str:
-    check_host_name(text)
-    return text
-
-
-def _user_name(text: str) -> str:
-    check_user_name(text)
     return text
 
 
@@ -230,10 +220,6 @@ def _flake(text: str) -> str:
     if text.startswith("-") or "#" in text:
         raise ValueError
     return _plain(text)
-
-
-def _boolean(text: str) -> bool:
-    return {"true": True, "false": False}[text]
 
 
 def _one_of(choices: type[Enum]) -> Kind:
@@ -329,10 +315,6 @@ def _option_name(name: str) -> str | None:
     return None if name.isascii() and name.isalnum() else "the name of an ssh option (see ssh_config(5))"
 
 
-def _read_connect(node: Node, at: At) -> tuple[str, ...]:
-    return _read_words(node, at, CONNECT)
-
-
 def _read_words(node: Node, at: At, kind: Kind) -> tuple[str, ...]:
     import shlex
 
@@ -364,10 +346,6 @@ def _read_command(node: Node, at: At) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _read_program(node: Node, at: At) -> tuple[str, ...]:
-    return _read_words(node, at, PROGRAM)
-
-
 def _read_patterns(node: Node, at: At) -> tuple[str, ...]:
     if isinstance(node, Scalar):
         return tuple(_text_kind(PATTERNS.expected, _plain).read(node, at).replace(",", " ").split())
@@ -392,11 +370,10 @@ def _read_hosts(node: Node, at: At) -> dict[str, tuple[Node, At]]:
 
 TEXT = _text_kind("a string in one line", _plain)
 WORD = _text_kind("a word without spaces", _word, _pattern(r"^\S+$"))
-FILE_NAME = _text_kind(
-    "a name of letters, digits, `.`, `_` and `-`", _file_name, _pattern(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")
-)
-HOST_NAME = _text_kind("a host's name or address", _host_name, _pattern(HOST_PATTERN))
-USER_NAME = _text_kind("a user's name", _user_name, _pattern(USER_PATTERN))
+_FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"
+FILE_NAME = _text_kind("a name of letters, digits, `.`, `_` and `-`", _file_name, _pattern(_FILE_NAME))
+HOST_NAME = _text_kind("a host's name or address", check_host_name, _pattern(HOST_PATTERN))
+USER_NAME = _text_kind("a user's name", check_user_name, _pattern(USER_PATTERN))
 SLOTS = _text_kind("a whole number from 1 to 1000", _whole(1, 1000), _number(1, 1000))
 PORT = _text_kind("a port, 1 to 65535", _whole(1, 65535), _number(1, 65535))
 ANY_PORT = _text_kind("a port, 1 to 65535, or 0 for any free one", _whole(0, 65535), _number(0, 65535))
@@ -424,7 +401,8 @@ BUILD_ON = _one_of(BuildOn)
 ON_UNREACHABLE = _one_of(OnUnreachable)
 STORE = _one_of(StoreChoice)
 FORWARD_USERS = _one_of(ForwardUsers)
-BOOLEAN = _text_kind("`true` or `false`", _boolean, {"enum": [True, False, "true", "false"]})
+_BOOLEANS = {"true": True, "false": False}
+BOOLEAN = _text_kind("`true` or `false`", _BOOLEANS.__getitem__, {"enum": [True, False, *_BOOLEANS]})
 FLAKE = _text_kind("a flake reference without #", _flake, _pattern("^[^#-][^#]*$"))
 WORDS = list_kind("a list of words", WORD)
 _NAME_PATTERN = "^(?!REMOTE_RUNNER_)[A-Za-z_][A-Za-z0-9_]*$"
@@ -436,10 +414,16 @@ _WORDS_SCHEMA = {
     "anyOf": [{"type": _SCALAR, "pattern": r"\S"}, {"type": "array", "minItems": 1, "items": {"type": _SCALAR}}]
 }
 COMMAND = Kind("a command, as a string or a list of words", _read_command, _WORDS_SCHEMA)
-CONNECT = Kind(
-    "a command whose standard streams reach a shell on the host; `{host}` is its name", _read_connect, _WORDS_SCHEMA
+CONNECT: Kind = Kind(
+    "a command whose standard streams reach a shell on the host; `{host}` is its name",
+    lambda node, at: _read_words(node, at, CONNECT),
+    _WORDS_SCHEMA,
 )
-PROGRAM = Kind("a program with its arguments, as a string or a list of words", _read_program, _WORDS_SCHEMA)
+PROGRAM: Kind = Kind(
+    "a program with its arguments, as a string or a list of words",
+    lambda node, at: _read_words(node, at, PROGRAM),
+    _WORDS_SCHEMA,
+)
 PATTERNS = Kind("names as in a Host line: `lab-*`", _read_patterns, {"anyOf": [{"type": _SCALAR}, WORDS.schema]})
 NODES = _text_kind("a whole number from 1 to 100000", _whole(1, 100_000), _number(1, 100_000))
 TIME = _text_kind("30m, 2h, 1d, or as salloc takes it", _time)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from remote_runner.errors import HostNameError, PlacementError, UnknownSystemError
+from remote_runner.errors import HostNameError, PlacementError, UnknownSystemError, did_you_mean
 from remote_runner.inventory.ssh_target import check_host_name
 from remote_runner.inventory.systems import System
 
@@ -106,8 +106,7 @@ def _entry(index: int, item: Any) -> Entry:
             import difflib
 
             near = difflib.get_close_matches(key, _ENTRY_KEYS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise fail("", key, f"one of {', '.join(_ENTRY_KEYS)}", hint)
+            raise fail("", key, f"one of {', '.join(_ENTRY_KEYS)}", did_you_mean(near))
     name, slots, address = item.get("name"), item.get("slots"), item.get("address")
     if not isinstance(name, str):
         raise fail("name", name, "a host's name")
@@ -131,8 +130,7 @@ def _system(value: Any, fail: Any) -> System | None:
     try:
         return System.parse(value)
     except UnknownSystemError as error:
-        hint = f"; did you mean {' or '.join(error.nearest)}?" if error.nearest else ""
-        raise fail("arch", value, expected, hint) from error
+        raise fail("arch", value, expected, did_you_mean(error.nearest)) from error
 
 
 def _found(value: Any) -> str:

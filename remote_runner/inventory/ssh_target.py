@@ -65,16 +65,18 @@ class SshTarget:
         return cls(name=name, host=host, user=user) if at else cls(name=name, host=name)
 
 
-def check_host_name(name: str) -> None:
-    """Raise `HostNameError` unless `name` can be handed to ssh as a host."""
+def check_host_name(name: str) -> str:
+    """The name. Raises `HostNameError` unless it can be handed to ssh as a host."""
     _check_word(name, "a host's name", _FORBIDDEN_CHARACTERS)
+    return name
 
 
-def check_user_name(name: str) -> None:
-    """Raise `HostNameError` unless `name` can be handed to ssh as a user."""
+def check_user_name(name: str) -> str:
+    """The name. Raises `HostNameError` unless it can be handed to ssh as a user."""
     _check_word(name, "a user's name", _FORBIDDEN_IN_USER)
     if name.endswith("\\"):
         raise HostNameError(name, "a user's name does not end with a backslash")
+    return name
 
 
 def _check_word(value: str, what: str, forbidden: str) -> None:

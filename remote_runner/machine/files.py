@@ -1,8 +1,10 @@
-"""Writing files atomically."""
+"""Names and sizes of files, and writing files atomically."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,3 +40,20 @@ def write_atomically(
             f"{path}: cannot be written: {error.strerror}", next_step="make room there, or look at its permissions"
         ) from error
     return True
+
+
+def safe_name(text: str) -> str:
+    """The text as one file name of at most 113 characters, different for different texts."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", text)[:100].lstrip(".-")
+    return safe if safe and safe == text else f"{safe or 'run'}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:12]}"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory, as they can be read."""
+    is_tree = path.is_dir() and not path.is_symlink()
+    files = (Path(place) / name for place, _, names in os.walk(path) for name in names) if is_tree else [path]
+    total = 0
+    for file in files:
+        with suppress(OSError):  # it went meanwhile
+            total += file.lstat().st_size
+    return total

@@ -41,7 +41,6 @@ def run_logged(
     deadline: Deadline,
     cancellation: Cancellation | None = None,
     stdout: Path | None = None,
-    umask: int = -1,
 ) -> int:
     """Run a program to its end, everything it says appended to `log`; its exit status, negative for a signal.
 
@@ -64,7 +63,6 @@ def run_logged(
                 stdout=words if stdout is None else opened.enter_context(stdout.open("wb")),
                 stderr=words,
                 start_new_session=True,
-                umask=umask,
             )
             _tell(guard, str(process.pid))
         if not ends_within(process, deadline.timeout_s, cancellation):
@@ -233,6 +231,11 @@ def run_at_terminal(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         while True:
             with suppress(KeyboardInterrupt):  # the terminal sent it to the program as well, which ends by it
                 return process.wait()
+
+
+def how_ended(status: int) -> str:
+    """A status of `run_logged` in words."""
+    return f"status {status}" if status > 0 else f"signal {-status}"
 
 
 def last_lines(log: Path, count: int = 20) -> str:

@@ -16,7 +16,7 @@ from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller, FileLock
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.run_log import run_directory
-from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import safe_name
 from remote_runner.secrets import Secrets
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
@@ -173,17 +173,7 @@ class _Attended:
 
     def _write_alone(self, made_by: Mapping[str, Any]) -> None:
         from remote_runner.records.provenance import inventory_of_run, inventory_value, secrets_of_run
-        from remote_runner.records.run import (
-            RUNNING,
-            Ended,
-            RunRecord,
-            artifacts_of,
-            hosts_of,
-            instance_value,
-            records_below,
-            with_facts,
-        )
-        from remote_runner.truth.observation import run_doubts
+        from remote_runner.records.run import RUNNING, Ended, RunRecord, completed, records_below
 
         before = RunRecord.read(self.directory)
         if before is not None and before.task != TASK:
@@ -194,36 +184,26 @@ class _Attended:
             return
         began_at = min(record.started_at for record in records)
         ended_at = max(record.started_at + record.duration_s for record in records)
-        hosts = hosts_of(records)
         made_by = dict(made_by)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
             self._secrets = secrets_of_run(inventory, self._environ)
-            made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
+            made_by["inventory"] = inventory_value(inventory, (record.host for record in records if record.host))
         # Groups of instances that another broker runs, or that have ended before.
         groups = {group["id"]: dict(group) for group in (() if before is None else before.groups)} | self._groups
         for name, group in groups.items():
             group["ok"] = sum(record.outcome == "ok" for record in records if record.group == name)
         is_over = len(records) >= self._runenv.instance_count
         outcome = "ok" if all(record.outcome == "ok" for record in records) else "failed"
-        self._put(
-            replace(
-                self._begun(began_at),
-                outcome=outcome if is_over else RUNNING,
-                ended_at=round(ended_at, 6) if is_over else None,
-                duration_s=round(ended_at - began_at, 6) if is_over else None,
-                doubts=run_doubts(self.directory),
-                groups=list(groups.values()),
-                hosts=with_facts(self.directory, hosts),
-                artifacts=artifacts_of(records),
-                provenance=made_by,
-                instances=[
-                    instance_value(self.directory, Ended(record.group, record.index, place), record)
-                    for place, record in found
-                ],
-            ),
-            is_first=before is None,
+        record = replace(
+            self._begun(began_at),
+            outcome=outcome if is_over else RUNNING,
+            ended_at=round(ended_at, 6) if is_over else None,
+            duration_s=round(ended_at - began_at, 6) if is_over else None,
+            groups=list(groups.values()),
         )
+        instances = [(Ended(one.group, one.index, place), one) for place, one in found]
+        self._put(completed(record, self.directory, instances, made_by), is_first=before is None)
 
     def _put(self, record: RunRecord, *, is_first: bool) -> None:
         from remote_runner.records.places import note_place

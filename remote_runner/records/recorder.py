@@ -18,9 +18,8 @@ from remote_runner.instance.record import read_record
 from remote_runner.instance.run_log import LOG_FILE, NEW_LOG
 from remote_runner.records.places import note_place
 from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance, secrets_of_run
-from remote_runner.records.run import Ended, RunRecord, artifacts_of, hosts_of, instance_value, with_facts
+from remote_runner.records.run import Ended, RunRecord, completed
 from remote_runner.secrets import Secrets
-from remote_runner.truth.observation import run_doubts
 from testground.composition import RunPlan
 from testground.local_exec import RunOutcome
 
@@ -68,35 +67,25 @@ class Recorder:
     def _end(self, outcome: RunOutcome) -> RunRecord:
         duration_s = time.monotonic() - self._began_s
         self._asking.join()
-        found = [(instance, read_record(instance.outputs)) for instance in outcome.instances]
-        records = [record for _, record in found if record is not None]
-        hosts = hosts_of(records)
+        found = [
+            (Ended(one.group, one.number, one.outputs, one.verdict.value, one.reason), read_record(one.outputs))
+            for one in outcome.instances
+        ]
         ok = {group.id: group.ok for group in outcome.groups}
         made_by = dict(self._provenance)
         with suppress(RemoteRunnerError):
             inventory = inventory_of_run(self._plan_dir, self._record.run, self._controller, self._environ)
             self._secrets = secrets_of_run(inventory, self._environ)
-            made_by["inventory"] = inventory_value(inventory, (host["name"] for host in hosts))
-        self._record = replace(
+            made_by["inventory"] = inventory_value(inventory, (one.host for _, one in found if one and one.host))
+        ended = replace(
             self._record,
             outcome="ok" if outcome.ok else "cancelled" if outcome.cancelled else "failed",
             cancelled=outcome.cancelled,
             ended_at=round(self._record.started_at + duration_s, 6),
             duration_s=round(duration_s, 6),
-            doubts=run_doubts(self._directory),
             groups=[{**group, "ok": ok.get(group["id"], 0)} for group in self._record.groups],
-            hosts=with_facts(self._directory, hosts),
-            artifacts=artifacts_of(records),
-            provenance=made_by,
-            instances=[
-                instance_value(
-                    self._directory,
-                    Ended(one.group, one.number, one.outputs, one.verdict.value, one.reason),
-                    record,
-                )
-                for one, record in found
-            ],
         )
+        self._record = completed(ended, self._directory, found, made_by)
         self._record.write(self._directory, self._secrets)
         return self._record
 

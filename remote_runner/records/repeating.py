@@ -10,6 +10,7 @@ from typing import Any
 from remote_runner.inventory.placement import PARAM
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import MASK
+from remote_runner.sizes import listed
 from testground.composition import GroupPlan, Resources, RunPlan
 
 _MOST_NAMED = 5
@@ -71,8 +72,8 @@ def _failed_hosts(record: RunRecord) -> dict[str, int]:
 def _params(params: Mapping[str, str], hosts: Mapping[str, int]) -> dict[str, str]:
     if not hosts:
         return dict(params)
-    listed = json.loads(params.get(PARAM) or "null") or [{"name": name} for name in hosts]
-    kept = [{**entry, "slots": hosts[entry["name"]]} for entry in listed if entry["name"] in hosts]
+    entries = json.loads(params.get(PARAM) or "null") or [{"name": name} for name in hosts]
+    kept = [{**entry, "slots": hosts[entry["name"]]} for entry in entries if entry["name"] in hosts]
     return {**params, PARAM: json.dumps(kept)}
 
 
@@ -109,8 +110,7 @@ def _plan(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _named(changes: Sequence[str]) -> str:
-    more = f" and {len(changes) - _MOST_NAMED} more" * (len(changes) > _MOST_NAMED)
-    return ", ".join(change[3:] for change in changes[:_MOST_NAMED]) + more if changes else "none"
+    return listed([change[3:] for change in changes], _MOST_NAMED) or "none"
 
 
 def _inventory(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

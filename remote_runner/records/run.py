@@ -7,15 +7,14 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
-from remote_runner.machine.file_names import safe_name
-from remote_runner.machine.files import write_atomically
+from remote_runner.machine.files import safe_name, write_atomically
 from remote_runner.secrets import MASK, Secrets
-from remote_runner.truth.observation import HOSTS_DIRECTORY
+from remote_runner.truth.observation import HOSTS_DIRECTORY, run_doubts
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -95,6 +94,21 @@ class Ended:
     outputs: Path
     outcome: str = ""
     reason: str = ""
+
+
+def completed(
+    record: RunRecord, directory: Path, instances: Sequence[tuple[Ended, Record | None]], provenance: Mapping[str, Any]
+) -> RunRecord:
+    """The record of a run in this directory with all that its instances left there, and what made it."""
+    records = [one for _, one in instances if one is not None]
+    return replace(
+        record,
+        doubts=run_doubts(directory),
+        hosts=with_facts(directory, hosts_of(records)),
+        artifacts=artifacts_of(records),
+        provenance=provenance,
+        instances=[instance_value(directory, ended, one) for ended, one in instances],
+    )
 
 
 def instance_value(directory: Path, ended: Ended, record: Record | None) -> dict[str, Any]:

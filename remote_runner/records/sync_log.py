@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from remote_runner.connection.verbs.forwards import ASKING_PORTS, RELAYED, Relayed
+from remote_runner.connection.verbs.forwards import Relayed
 from remote_runner.machine.files import write_atomically
 from testground.sync.journal import Entry
 
@@ -17,17 +16,18 @@ SYNC_FILE = "remote-runner.sync.jsonl"
 class ClientNames:
     """Names the clients of a sync service of this process: the host that each comes from, and which of its it is.
 
-    `ask` begins to find out whose a connection is that was not relayed, by its port.
+    by_port: who is behind each relayed connection. ask: begins to find out whose another is.
     """
 
     def __init__(self) -> None:
-        self.ask: Callable[[int, Relayed], None] = lambda port, relayed: None
+        self.by_port: dict[int, Relayed] = {}
+        self.ask: Callable[[int, Relayed], object] = lambda port, relayed: None
         self._clients: dict[str, int] = {}
         self._relayed: dict[str, Relayed] = {}
 
     def __call__(self, port: int) -> str:
         """The name of the client at this port; who is not relayed is on this machine."""
-        relayed = RELAYED.get(port)
+        relayed = self.by_port.get(port)
         if relayed is None:
             relayed = Relayed("localhost")
             self.ask(port, relayed)
@@ -35,15 +35,6 @@ class ClientNames:
         name = f"{relayed.host} #{self._clients[relayed.host]}"
         self._relayed[name] = relayed
         return name
-
-    @contextmanager
-    def asked(self, port: int) -> Iterator[None]:
-        """In the body the service is at this port, and hosts tell whose each connection to it is."""
-        ASKING_PORTS.add(port)
-        try:
-            yield
-        finally:
-            ASKING_PORTS.discard(port)
 
     def instance_of(self, client: str, instances: Mapping[str, str]) -> str:
         """The instance (by what hosts call it) whose client it is, where its host told that; else the client."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE
-from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import safe_name
 from remote_runner.outputs import SAMPLES_FILE
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE

@@ -9,10 +9,9 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from remote_runner.cancellation import Cancellation
@@ -20,8 +19,7 @@ from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
-from remote_runner.machine.file_names import safe_name
-from remote_runner.machine.files import write_atomically
+from remote_runner.machine.files import safe_name, write_atomically
 from remote_runner.outputs import SAMPLES_FILE
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.influx import Influx, Point
@@ -240,17 +238,8 @@ class Observation:
         With `stop`, the ways to other hosts are not measured any more.
         """
         if self._ending is not None and not self._seats:
-            loop, links = asyncio.get_running_loop(), self._links
-
-            def end() -> None:
-                if links is not None:
-                    loop.call_soon_threadsafe(links.stop)
-
-            stop.then(end)
-            try:
+            with nullcontext() if self._links is None else stop.telling(self._links.stop):
                 await asyncio.wait({self._ending}, timeout=4 * _END_S + self._links_s)
-            finally:
-                stop.forget(end)
         return doubts(self.observed)
 
     async def close(self) -> None:
@@ -287,9 +276,7 @@ class Seat:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end(None)
         self.is_home.set()
         self._observation.leave(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ from remote_runner.connection.agent import Agent
 from remote_runner.errors import PortTakenError, RemoteRunnerError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
-from tasks.checks.finding import Finding, fail, ok, warn
+from remote_runner.sizes import listed
+from tasks.checks.finding import Finding, fail, failure, ok, warn
 from testground.manifest import Manifest
 
 # Each host tries so many others, so that the time stays that of the slowest one.
@@ -86,7 +87,7 @@ async def _listening(host: Reached, port: int) -> AsyncIterator[_At]:
             step = f"see who has it there: ss -ltnp 'sport = :{wanted}' (two names for one machine have it in turn)"
             findings.append(warn(name, f"port {wanted}", "taken by another program", step))
         except RemoteRunnerError as error:
-            findings.append(fail(name, f"port {wanted}", str(error).partition("\n")[0], error.next_step))
+            findings.append(failure(name, f"port {wanted}", error))
             break
     async with server:
         if listener is None:
@@ -110,15 +111,14 @@ async def _reaches(host: Reached, listening: Sequence[_At], port: int) -> Findin
     if not tried:
         return warn(name, check, "there is no other host whose address is known")
     if not away:
-        return ok(name, check, f"reaches {_named(at.host.entry.name for at in tried)}")
-    words = "; ".join(f"{at.host.entry.name} at {at.host.address}: {problem}" for at, problem in away[:_MOST_NAMED])
-    more = f"; and {len(away) - _MOST_NAMED} more" * (len(away) > _MOST_NAMED)
+        return ok(name, check, f"reaches {listed([at.host.entry.name for at in tried], _MOST_NAMED)}")
+    words = listed([f"{at.host.entry.name} at {at.host.address}: {problem}" for at, problem in away], _MOST_NAMED, "; ")
     step = (
         "let a firewall there pass it, or give the host that is not reached an `address` (inventory.yaml) at which "
         "the others reach it"
     )
     # Of a plan that names no port nobody knows whether its instances connect to each other.
-    return (fail if port else warn)(name, check, f"does not reach {len(away)} of {len(tried)}: {words}{more}", step)
+    return (fail if port else warn)(name, check, f"does not reach {len(away)} of {len(tried)}: {words}", step)
 
 
 async def _problem(host: Reached, at: _At) -> str:
@@ -128,12 +128,6 @@ async def _problem(host: Reached, at: _At) -> str:
     except RemoteRunnerError as error:
         return str(error).partition("\n")[0].removeprefix(f"{host.entry.name}: ")
     return "" if said == at.token else "something else answers there"
-
-
-def _named(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _MOST_NAMED} more" * (len(listed) > _MOST_NAMED)
-    return ", ".join(listed[:_MOST_NAMED]) + more
 
 
 def addresses(hosts: Sequence[tuple[HostEntry, Agent]], own: str) -> list[Reached]:

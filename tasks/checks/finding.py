@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from remote_runner.errors import RemoteRunnerError
+
 HERE = "here"
 
 
@@ -54,6 +56,11 @@ def warn(where: str, check: str, found: str, next_step: str = "") -> Finding:
 def fail(where: str, check: str, found: str, next_step: str = "") -> Finding:
     """A run that uses it fails."""
     return Finding(where, check, Outcome.FAIL, found, next_step)
+
+
+def failure(where: str, check: str, error: RemoteRunnerError) -> Finding:
+    """An error of which the same can be said."""
+    return fail(where, check, str(error).partition("\n")[0].removeprefix(f"{where}: "), error.next_step)
 
 
 # Of more hosts those that are well get one row.

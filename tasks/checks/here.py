@@ -22,7 +22,7 @@ from remote_runner.inventory.systems import System
 from remote_runner.leftovers_here import StaleKind, list_stale, remove_stale
 from remote_runner.machine.process import run
 from remote_runner.sizes import size
-from tasks.checks.finding import HERE, Finding, fail, ok, warn
+from tasks.checks.finding import HERE, Finding, fail, failure, ok, warn
 from tasks.plan import Plan
 
 LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
@@ -45,7 +45,7 @@ def check_here(plan: Plan, *, fix: bool) -> list[Finding]:
     try:
         controller = plan.controller
     except ControllerError as error:
-        return [fail(HERE, "directories", str(error).partition("\n")[0], error.next_step)]
+        return [failure(HERE, "directories", error)]
     environ, inventory = plan.environ, plan.inventory
     checks: list[Callable[[], Iterable[Finding]]] = [
         _python,
@@ -77,7 +77,7 @@ def _said(argv: list[str], environ: Mapping[str, str]) -> str | None:
 
 def _ssh(inventory: Inventory, environ: Mapping[str, str]) -> Iterable[Finding]:
     said = _said(["ssh", "-V"], environ)
-    needs = [entry.name for entry in inventory.hosts if entry.ssh is not None and entry.connect is None]
+    needs = [entry.name for entry in inventory.hosts if entry.by_ssh is not None]
     if said is not None:
         yield ok(HERE, "ssh", said)
     elif needs:
@@ -106,7 +106,7 @@ def _agent(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> 
     try:
         built = program_for(system, controller, environ)
     except RemoteRunnerError as error:
-        yield fail(HERE, "agent", str(error).partition("\n")[0], error.next_step)
+        yield failure(HERE, "agent", error)
     else:
         yield replace(ok(HERE, "agent", f"built now for {system}: {built}"), fixed=True)
 

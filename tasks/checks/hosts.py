@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Mapping
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.errors import (
-    DeadlineError,
     HostKeyChangedError,
     HostKeyUnknownError,
     NoFarDirectoryError,
@@ -18,10 +16,9 @@ from remote_runner.errors import (
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import Builder
-from tasks.checks.finding import Finding, fail, ok, warn
+from tasks.checks.finding import Finding, fail, failure, ok, warn
 from tasks.checks.here import room
 
-FACTS_S = 20.0
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 0.1, 30.0
 _FEW_FILES, _FEW_PROCESSES = 1024, 256
 # Beyond the application an instance has pipes, a listener, relayed connections.
@@ -40,19 +37,10 @@ async def check_host(
     took_s = time.monotonic() - began_s
     found = [*_connected(entry, agent, took_s)]
     try:
-        async with asyncio.timeout(FACTS_S):
-            facts = await agent.host_facts()
-    except (RemoteRunnerError, TimeoutError) as error:
-        if isinstance(error, TimeoutError):
-            error = DeadlineError(f"{entry.name}: asking what it is", FACTS_S)
+        facts = await agent.host_facts()
+    except RemoteRunnerError as error:
         return None, [*found, failure(entry.name, "facts", error)]
     return agent, [*found, *judge(entry, facts)]
-
-
-def failure(where: str, check: str, error: RemoteRunnerError) -> Finding:
-    """An error as a finding."""
-    first = str(error).partition("\n")[0].removeprefix(f"{where}: ")
-    return fail(where, check, first, error.next_step)
 
 
 def _not_connected(entry: HostEntry, error: RemoteRunnerError) -> Finding:
@@ -72,7 +60,7 @@ def _connected(entry: HostEntry, agent: Agent, took_s: float) -> Iterable[Findin
         yield warn(name, "login", f"{user}, at attempt {agent.attempts}: its sshd dropped connections", step)
     else:
         yield ok(name, "login", user)
-    if entry.ssh is not None and entry.connect is None:
+    if entry.by_ssh is not None:
         yield ok(name, "host key", "known")
     yield ok(name, "directory", str(greeting.base))
     if entry.system is not None and not greeting.system.runs(entry.system):

@@ -16,6 +16,7 @@ from remote_runner.inventory.systems import SYSTEMS
 from remote_runner.runs import noted_runs
 from remote_runner.typed import typed
 from tasks.command_line.task import Failed, Task, task
+from tasks.init import LANGUAGES
 from tasks.plan import Plan
 from tasks.say import show
 from testground.errors import TestgroundError
@@ -23,7 +24,6 @@ from testground.manifest import Manifest
 
 ASK = "_complete"
 SHELLS = ("bash", "zsh", "fish")
-_LANGUAGES = ("sh", "python", "go", "js", "rust")
 
 
 @task(bare="shell", help={"shell": f"{', '.join(SHELLS)}"})
@@ -126,7 +126,7 @@ def _values(option: str, current: str, before: Sequence[str], names: Names) -> l
         "--run": lambda: names.runs,
         "--id": lambda: names.runs,
         "--arch": lambda: SYSTEMS,
-        "--language": lambda: _LANGUAGES,
+        "--language": lambda: list(LANGUAGES),
         "--shell": lambda: SHELLS,
     }
     head, comma, _ = current.rpartition(",")

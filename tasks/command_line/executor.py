@@ -97,7 +97,9 @@ class Executor(fabric.Executor):
         command = typed_command(sys.argv) if self.core.remainder else ()
         self.config["typed_command"] = list(command)
         if command and not calls and apply_hosts:
-            calls = [invoke.Call(_run_task())]  # `remote-runner -H dex -- CMD`, as Fabric has it
+            from tasks.run import run
+
+            calls = [invoke.Call(run)]  # `remote-runner -H dex -- CMD`, as Fabric has it
         expanded: list[invoke.Call] = []
         for call in calls:
             if command and apply_hosts and not getattr(call.task, "takes_command", False):
@@ -125,12 +127,6 @@ def _dry(call: invoke.Call, task: Task) -> invoke.Call:
 
 def _as_calls(tasks: Sequence[invoke.Task | invoke.Call]) -> list[invoke.Call]:
     return [task if isinstance(task, invoke.Call) else invoke.Call(task) for task in tasks]
-
-
-def _run_task() -> Task:
-    from tasks.run import run
-
-    return run
 
 
 def _with_hosts(call: invoke.Call, hosts: list[str]) -> invoke.Call:

@@ -16,11 +16,11 @@ import invoke
 from fabric.transfer import Result as TransferResult
 from invoke.runners import Runner
 
+from remote_runner.background import Background
 from remote_runner.connection.agent import Agent
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from tasks.command_line.task import Failed
-from tasks.connection.background import Background
 from tasks.connection.runner import AgentRunner
 from tasks.connection.transfer import get_file, put_file
 from tasks.parallel import on_each
@@ -131,7 +131,7 @@ def on_each_connection(
     """
     plan = Plan.here()
     entries = plan.select(patterns)
-    with ThreadPoolExecutor(len(entries)) as pool, Background() as background:
+    with ThreadPoolExecutor(len(entries)) as pool, Background("connections") as background:
         shared = Shared(plan.controller)
         connections = [AgentConnection(entry, plan, shared, background, config.clone()) for entry in entries]
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
+from tasks.say import near
 from testground.local_exec import RunOutcome
 from testground.verdict import Verdict
 
@@ -26,7 +27,7 @@ def failing_lines(outcome: RunOutcome) -> list[str]:
     said = last_lines(first.outputs)
     if said:
         lines += [f"the last lines of {first.group}[{first.number:03d}]:", *(f"  {line}" for line in said)]
-    files = [str(_near(path)) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
+    files = [near(path) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
     if files:
         # A line each: together they would be wider than a terminal.
         lines += [f"read on in {files[0]}", *(f"       and {file}" for file in files[1:])]
@@ -66,8 +67,3 @@ def _size(path: Path) -> int:
         return path.lstat().st_size
     except OSError:
         return 0
-
-
-def _near(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import invoke
 
+from remote_runner.machine.files import size_of
 from remote_runner.records.places import FoundRun
 from remote_runner.sizes import size
 from tasks.command_line.task import task
@@ -134,7 +133,7 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
         str(len(record.hosts)) if record.hosts else "-",
         found.outcome,
         "-" if record.duration_s is None else age(record.duration_s),
-        size(size_below(found.directory)),
+        size(size_of(found.directory)),
     )
 
 
@@ -154,18 +153,6 @@ def _listed(found: FoundRun) -> dict[str, object]:
         "hosts": [host["name"] for host in record.hosts],
         "outcome": found.outcome,
         "duration_s": record.duration_s,
-        "size_bytes": size_below(found.directory),
+        "size_bytes": size_of(found.directory),
         "outputs": str(found.directory),
     }
-
-
-def size_below(directory: Path) -> int:
-    """Bytes of all files below a directory, as they can be read."""
-    total = 0
-    for place, _, files in os.walk(directory):
-        for name in files:
-            try:
-                total += (Path(place) / name).lstat().st_size
-            except OSError:
-                continue  # it went meanwhile
-    return total

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import invoke
 
+from remote_runner.machine.files import size_of
 from remote_runner.records.places import FoundRun, choose_run, forget_place
 from remote_runner.records.run import RUN_FILE
 from remote_runner.sizes import size
-from tasks.choose import seconds
 from tasks.command_line.task import Failed, task
+from tasks.command_line.values import seconds
 from tasks.plan import Plan
 from tasks.runs.find import runs_of
-from tasks.runs.listing import size_below
 from tasks.say import say, show
 
 
@@ -60,7 +60,7 @@ def is_own(plan: Plan, found: FoundRun) -> bool:
 
 
 def _remove(plan: Plan, found: FoundRun, *, dry_run: bool) -> int:
-    freed = size_below(found.directory)
+    freed = size_of(found.directory)
     if not dry_run:
         try:
             _remove_tree(found.directory)

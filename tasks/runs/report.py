@@ -47,13 +47,6 @@ def _directory(plan: Plan, given: str) -> Path:
     return run_meant(plan, [given] if given else None).directory
 
 
-def can_be_drawn() -> bool:
-    """Whether what draws a page is installed."""
-    from remote_runner.report.library import is_installed
-
-    return is_installed()
-
-
 def is_cheap(outputs: Sequence[Path], duration_s: float) -> bool:
     """Whether a page of instances with these outputs is expected to cost at most 5 % of what their run took."""
     from remote_runner.report.reading import size_bytes

@@ -17,7 +17,8 @@ from remote_runner.records.repeating import differences, masked_params, repeated
 from remote_runner.records.run import RunRecord
 from remote_runner.secrets import MASK
 from tasks.command_line.task import Failed, task
-from tasks.local import Services, run_and_tell, sync_address
+from tasks.command_line.values import sync_address
+from tasks.local import Services, run_and_tell
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import say, show_json

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.view.model import Counts, Row, View
-from tasks.view.words import elapsed, transfer_words
+from remote_runner.sizes import size
+from tasks.view.model import Counts, Row, Transfer, View
 
 _WIDE = 100
 # The terminal's own colours, which its user can read on its own background; yellow, pale on white, is not among them.
@@ -33,7 +33,7 @@ def draw(view: View, console: Console) -> list[str]:
         if view.hidden:
             console.print(Text(f"… and {view.hidden} {view.by}s more", style="dim"))
         for what, since_s in view.builds[:_MOST_BUILDS]:
-            console.print(_within(Text(f"building {what} {elapsed(since_s)}"), console))
+            console.print(_within(Text(f"building {what} {_elapsed(since_s)}"), console))
         console.print(_within(_total(view), console))
     return captured.get().splitlines()
 
@@ -54,7 +54,7 @@ def _table(view: View, width: int) -> Table:
         table.add_row(
             Text(row.name) if row.name else Text(_UNPLACED, "dim"),
             *counts,
-            elapsed(row.elapsed_s),
+            _elapsed(row.elapsed_s),
             _now(row, short=not is_wide),
         )
     return table
@@ -70,14 +70,14 @@ def _now(row: Row, *, short: bool) -> Text:
         return Text("failed", _STYLES["failed"]) if row.counts.failed else Text("ok", _STYLES["ok"])
     words = row.step
     if row.transfer is not None and max(row.transfer.done_bytes, row.transfer.total_bytes or 0) >= _LEAST_BYTES:
-        words = f"{row.transfer.what} {transfer_words(row.transfer, short=short)}"
+        words = f"{row.transfer.what} {_transfer_words(row.transfer, short=short)}"
     return Text(words)
 
 
 def _total(view: View) -> Text:
     """The line of the whole: what is dispensable stands last, where the line is cut."""
     line = Text()
-    line.append(elapsed(view.elapsed_s), "bold")
+    line.append(_elapsed(view.elapsed_s), "bold")
     for name, style in _STYLES.items():
         number = getattr(view.counts, name)
         line.append("  ")
@@ -89,3 +89,19 @@ def _total(view: View) -> Text:
 def _within(line: Text, console: Console) -> Text:
     line.truncate(console.width, overflow="ellipsis")
     return line
+
+
+def _elapsed(seconds: float) -> str:
+    """0:07, 12:34, 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _transfer_words(transfer: Transfer, *, short: bool) -> str:
+    """What is done of it, how fast, and how long it still takes: `21.3 MiB of 60.0 MiB, 3.1 MiB/s, 0:12 left`."""
+    of = ""
+    if transfer.total_bytes:
+        of = f" {transfer.done_bytes / transfer.total_bytes:.0%}" if short else f" of {size(transfer.total_bytes)}"
+    left = "" if transfer.left_s is None else f", {_elapsed(transfer.left_s)} left"
+    return f"{size(transfer.done_bytes)}{of}, {size(int(transfer.bytes_per_s))}/s{left}"

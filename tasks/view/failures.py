@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from remote_runner.sizes import listed
+
 _MOST_HOSTS = 12
 _MOST_RANGES = 12
 
@@ -55,11 +57,10 @@ def _told(members: Sequence[Failure]) -> str:
     if len(hosts) > 1:  # of one of them it would be wrong
         reason = reason.replace(f"{first.host}: ", "", 1)
         reason = "\n".join(_of_each(line, first.host, hosts) for line in reason.split("\n"))
-    listed = ", ".join(ranges([member.who for member in members]))
+    whose = ", ".join(ranges([member.who for member in members]))
     if len(hosts) > 1:
-        more = f" and {len(hosts) - _MOST_HOSTS} more" * (len(hosts) > _MOST_HOSTS)
-        listed += f" on {', '.join(hosts[:_MOST_HOSTS])}{more}"
-    return f"{len(members)} instances{where} {first.verdict}: {reason}\n  {listed}"
+        whose += f" on {listed(hosts, _MOST_HOSTS)}"
+    return f"{len(members)} instances{where} {first.verdict}: {reason}\n  {whose}"
 
 
 def _of_each(line: str, host: str, hosts: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from remote_runner.instance.reporter import STEP, WARNING
+from remote_runner.sizes import count
 from tasks.say import result_width, say
 from tasks.view.display import Display
 from tasks.view.failures import Failure, sameness, sameness_of_warning
@@ -56,8 +57,7 @@ class RunLines:
 
     def ending(self, living: int, *, at_once: bool) -> None:
         """Say what happens now, and what else could be done."""
-        what = "1 instance" if living == 1 else f"{living} instances"
-        they = "it" if living == 1 else "they"
+        what, they = count(living, "instance"), "it" if living == 1 else "they"
         if at_once:
             say(f"killing {what}; what {they} wrote stays on the hosts")
         else:

@@ -34,6 +34,7 @@ from testground.sync.protocol import (
     compact,
     decode_response,
     encode_request,
+    endpoint,
     events_key,
     state_key,
     topic_key,
@@ -78,7 +79,7 @@ class SyncClient:
     ) -> None:
         self.run, self.plan, self.case = run, plan, case
         self._address = host, port
-        self.endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.endpoint = endpoint(host, port)
         self._timeout_s = timeout_s
         self._ids = itertools.count()
         self._link: Link | None = None

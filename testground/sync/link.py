@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from testground.sync import websocket
+from testground.sync.protocol import endpoint
 from testground.sync.websocket import WebSocketError
 
 # A cable pulled for a minute is survived (TCP needs up to twice the outage), a dead peer noticed within three.
@@ -47,7 +48,7 @@ class Link:
         until_s = time.monotonic() + timeout_s
         connected = socket.create_connection((host, port), timeout_s)
         try:
-            early = _shake_hands(connected, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", until_s)
+            early = _shake_hands(connected, endpoint(host, port), until_s)
         except BaseException:
             connected.close()
             raise

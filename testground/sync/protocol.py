@@ -81,6 +81,11 @@ class Close:
     reason: str
 
 
+def endpoint(host: str, port: int) -> str:
+    """An address as messages have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 BAD_FRAME = Close(1007, "failed to unmarshal JSON")
 
 

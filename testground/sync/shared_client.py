@@ -27,6 +27,7 @@ from testground.sync.protocol import (
     compact,
     decode_response,
     encode_request,
+    endpoint,
     state_key,
     topic_key,
 )
@@ -71,7 +72,7 @@ class SharedSyncClient:
     """
 
     def __init__(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.endpoint = _named(host, port)
+        self.endpoint = endpoint(host, port)
         self._reader = reader
         self._writer = writer
         self._ids = itertools.count()
@@ -82,21 +83,21 @@ class SharedSyncClient:
     @classmethod
     async def open(cls, host: str, port: int, *, timeout_s: float = 30.0) -> SharedSyncClient:
         """Connect, once and without retries. Raises `SyncUnreachableError`."""
-        endpoint = _named(host, port)
+        where = endpoint(host, port)
         try:
             async with asyncio.timeout(timeout_s):
                 reader, writer = await asyncio.open_connection(host, port)
                 try:
-                    early = await _shake_hands(reader, writer, endpoint)
+                    early = await _shake_hands(reader, writer, where)
                 except BaseException:
                     writer.close()
                     raise
         except TimeoutError as error:
-            raise SyncUnreachableError(endpoint, f"no answer within {timeout_s:g} s") from error
+            raise SyncUnreachableError(where, f"no answer within {timeout_s:g} s") from error
         except OSError as error:
-            raise SyncUnreachableError(endpoint, f"cannot connect: {error.strerror or error}") from error
+            raise SyncUnreachableError(where, f"cannot connect: {error.strerror or error}") from error
         except (WebSocketError, ValueError) as error:
-            raise SyncUnreachableError(endpoint, f"no sync service: {error}") from error
+            raise SyncUnreachableError(where, f"no sync service: {error}") from error
         client = cls(host, port, reader, writer)
         client._task = asyncio.create_task(client._read(early))
         return client
@@ -227,10 +228,6 @@ class SharedSyncClient:
             del self._inboxes[answer.id]
             words = f"answers of more than {_WAITING_BYTES} bytes before one was taken"
             inbox.end(SyncAnswerError(self.endpoint, "a request", words))
-
-
-def _named(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> bytes:

@@ -16,6 +16,7 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import HostError
 from remote_runner.inventory.inventory import Inventory
 from tests.protocol import CONVERSATION
+from tests.remote_runner.connection.programs import run_program
 
 _HEADER = struct.Struct(">IBBIQ")
 _WITH_MESSAGES = b"OMX"
@@ -44,7 +45,7 @@ async def _talk(directory: Path) -> None:
     await run.follow(sink, sink)
     await run.fetch(directory / "outputs")
     await run.clean()
-    await agent.run_command(["cat"], stdin=b"\0\1\2")
+    await run_program(agent, ["cat"], stdin=b"\0\1\2")
     try:
         await agent.start_run(Job("run-single-1", ("/nowhere/program",), {}))
     except HostError as error:

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/process"
 	"remote-runner/agent/internal/wire"
 )
 
@@ -22,7 +23,7 @@ const handOverTime = 10 * time.Second
 // Agent serves one session from start to end.
 type Agent struct {
 	Base     base.Directory
-	Groups   Groups // the process groups that the guardian knows
+	Groups   process.Groups // the process groups that the guardian knows
 	Session  *wire.Session
 	identity string
 	name     string

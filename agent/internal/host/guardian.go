@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"remote-runner/agent/internal/base"
+	"remote-runner/agent/internal/process"
 )
 
 const (
@@ -23,12 +24,6 @@ const (
 	killTime  = 10 * time.Second
 	lookTime  = 20 * time.Millisecond
 )
-
-// Groups learns of each process group that must end when the agent dies.
-type Groups interface {
-	Add(group int)
-	Remove(group int)
-}
 
 // guardian holds the process groups that the agent has announced.
 type guardian struct {
@@ -42,7 +37,7 @@ func Guard(args []string) error {
 	if len(args) != 2 {
 		return fmt.Errorf("usage: agent serve BASE SESSION")
 	}
-	becomeSubreaper()
+	process.BecomeSubreaper()
 	_ = os.Chdir("/") // keep no directory busy
 	program, err := self()
 	if err != nil {
@@ -118,30 +113,16 @@ func (g *guardian) listen(told io.Reader) {
 	}
 }
 
-// end ends everything that is left: TERM, a short grace, KILL. Children are reparented to us while their parents end.
+// end ends everything that is left. Children are reparented to us while their parents end.
 func (g *guardian) end() {
-	told := map[int]bool{}
-	for began := time.Now(); ; time.Sleep(lookTime) {
+	process.End(func() []int {
 		for {
 			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || pid <= 0 {
 				break
 			}
 		}
-		left := append(g.alive(), children()...)
-		elapsed := time.Since(began)
-		if len(left) == 0 || elapsed > graceTime+killTime {
-			return
-		}
-		for _, target := range left {
-			if elapsed > graceTime {
-				_ = syscall.Kill(target, syscall.SIGKILL)
-			} else if !told[target] {
-				told[target] = true
-				_ = syscall.Kill(target, syscall.SIGTERM)
-				_ = syscall.Kill(target, syscall.SIGCONT) // a stopped process does not act on TERM
-			}
-		}
-	}
+		return append(g.alive(), process.Children()...)
+	}, process.Ending{Grace: graceTime, KillFor: killTime, Pause: lookTime})
 }
 
 // alive returns the groups that still exist, as negative numbers. A group that is gone is forgotten, since its number

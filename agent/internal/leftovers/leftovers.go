@@ -17,7 +17,6 @@ import (
 )
 
 const (
-	// How long KILL is repeated: a process inside the kernel ends only when it leaves it.
 	killFor = 5 * time.Second
 	// A watcher needs a moment to notice that its run was ended.
 	watcherTime = 3 * time.Second
@@ -193,19 +192,21 @@ func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Mes
 // run alone, is ended too.
 func (f found) end(ctx context.Context, grace time.Duration) {
 	group := f.group()
-	find := func() []int {
+	process.End(func() []int {
+		if ctx.Err() != nil {
+			return nil
+		}
 		pids := f.marked()
 		if group > 0 {
 			pids = append(pids, process.Members(group)...)
 		}
 		return pids
-	}
-	endAll(ctx, grace, find)
+	}, process.Ending{Grace: grace, KillFor: killFor, Pause: firstPause, Hurry: ctx.Done()})
 	supervisor, _ := strconv.Atoi(f.record["supervisor"])
 	if supervisor > 0 && f.record.Watcher() == supervisor {
 		_ = syscall.Kill(supervisor, syscall.SIGTERM)
 	}
-	for deadline := time.Now().Add(watcherTime); time.Now().Before(deadline) && wait(ctx, longPause); {
+	for deadline := time.Now().Add(watcherTime); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(longPause) {
 		if record, err := base.ReadRecord(f.run); err != nil || !base.Alive(record) {
 			return
 		}
@@ -230,38 +231,4 @@ func (f found) group() int {
 		return application
 	}
 	return 0
-}
-
-// endAll ends what find returns until it returns nothing.
-func endAll(ctx context.Context, grace time.Duration, find func() []int) {
-	told := map[int]bool{}
-	began := time.Now()
-	for pause := firstPause; time.Since(began) < grace+killFor; pause = min(2*pause, longPause) {
-		pids := find()
-		if len(pids) == 0 {
-			return
-		}
-		for _, pid := range pids {
-			switch {
-			case time.Since(began) >= grace:
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			case !told[pid]: // a process may just have been started
-				told[pid] = true
-				_ = syscall.Kill(pid, syscall.SIGTERM)
-				_ = syscall.Kill(pid, syscall.SIGCONT)
-			}
-		}
-		if !wait(ctx, pause) {
-			return
-		}
-	}
-}
-
-func wait(ctx context.Context, pause time.Duration) bool {
-	select {
-	case <-time.After(pause):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

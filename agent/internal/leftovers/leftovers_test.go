@@ -26,19 +26,7 @@ func serve(t *testing.T) (*Service, *wiretest.Client) {
 	service.SendOutputs = func(_ context.Context, stream *wire.Stream, run base.Run) error {
 		return stream.Send(map[string]any{"outputs": run.Outputs()})
 	}
-	return service, wiretest.New(t, func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-		var head struct{ Verb string }
-		if err := open.Decode(&head); err != nil {
-			return err
-		}
-		switch head.Verb {
-		case "runs":
-			return service.Runs(ctx, stream, open)
-		case "fetch":
-			return service.Fetch(ctx, stream, open)
-		}
-		return service.Remove(ctx, stream, open)
-	})
+	return service, wiretest.New(t, wire.Verbs{"runs": service.Runs, "fetch": service.Fetch, "remove": service.Remove}.Serve)
 }
 
 func makeRun(t *testing.T, place base.Directory, id string, record base.Record) base.Run {

@@ -107,6 +107,9 @@ func TestADerivationIsBuiltBeforeItsOutputIsRooted(t *testing.T) {
 	if !strings.Contains(string(asked), "--option substitute true --add-root "+string(home)+"/nix/.build-") {
 		t.Errorf("%s", asked)
 	}
+	if failure := stream.Failure(); failure != nil {
+		t.Errorf("%v", failure)
+	}
 	if left, _ := filepath.Glob(filepath.Join(string(home), "nix", ".build-*")); len(left) > 0 {
 		t.Errorf("%v", left)
 	}

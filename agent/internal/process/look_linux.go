@@ -10,7 +10,8 @@ import (
 	"syscall"
 )
 
-func becomeSubreaper() {
+// BecomeSubreaper makes this process the parent of all orphans below it.
+func BecomeSubreaper() {
 	const setChildSubreaper = 36 // PR_SET_CHILD_SUBREAPER, since Linux 3.4
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0)
 }
@@ -352,13 +353,13 @@ func lineIn(text []byte, name string) int64 {
 }
 
 // leftOf returns what is left of a run whose process has ended.
-func (k *Keeper) leftOf(run *Process) ([]int, bool) {
+func (k *Keeper) leftOf(run *Process) []int {
 	k.mu.Lock()
 	childless := k.reap()
 	k.mu.Unlock()
 	if childless {
 		// What it left is our child now, so mostly there is nothing to read.
-		return nil, false
+		return nil
 	}
 	if !showsProcesses() {
 		return groupAlone(run.PID)
@@ -367,25 +368,25 @@ func (k *Keeper) leftOf(run *Process) ([]int, bool) {
 }
 
 // leftOfNone returns processes that belong to no run, while there is no run.
-func (k *Keeper) leftOfNone() ([]int, bool) {
+func (k *Keeper) leftOfNone() []int {
 	k.mu.Lock()
 	none := len(k.runs) == 0
 	k.mu.Unlock()
 	if !none || !showsProcesses() {
-		return nil, false
+		return nil
 	}
 	return k.owned(nil)
 }
 
 // owned returns this process's descendants, without what it started and is still running.
-func (k *Keeper) owned(owner *Process) ([]int, bool) {
+func (k *Keeper) owned(owner *Process) []int {
 	var found []int
 	for _, each := range k.belonging(k.below(k.processes)) {
 		if each.owner == owner {
 			found = append(found, each.pid)
 		}
 	}
-	return found, len(found) > 0
+	return found
 }
 
 // Marked finds all processes of the host whose environment has that marker, for runs whose agent is gone. A marker that
@@ -403,6 +404,20 @@ func Marked(marker string) []int {
 		}
 	}
 	return all
+}
+
+// Children finds the living children of this process; none where there is no /proc.
+func Children() []int {
+	if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err == syscall.ECHILD {
+		return nil
+	}
+	var found []int
+	for _, each := range all() {
+		if each.parent == os.Getpid() {
+			found = append(found, each.pid)
+		}
+	}
+	return found
 }
 
 // Members finds the processes of a session or group.

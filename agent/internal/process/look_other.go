@@ -6,14 +6,15 @@ import "syscall"
 
 type sockets struct{}
 
-func becomeSubreaper() {}
+// BecomeSubreaper does nothing: here orphans are always init's.
+func BecomeSubreaper() {}
 
 func systemAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // leftOf returns what is left of a run whose process has ended.
-func (k *Keeper) leftOf(run *Process) ([]int, bool) { return groupAlone(run.PID) }
+func (k *Keeper) leftOf(run *Process) []int { return groupAlone(run.PID) }
 
-func (k *Keeper) leftOfNone() ([]int, bool) { return nil, false }
+func (k *Keeper) leftOfNone() []int { return nil }
 
 // RunOfSocket returns the run of the process with that socket; unknown on this system.
 func (k *Keeper) RunOfSocket(uint64) string { return "" }
@@ -22,10 +23,10 @@ func (k *Keeper) RunOfSocket(uint64) string { return "" }
 func Marked(string) []int { return nil }
 
 // Members finds the processes of a session or group; a negative number is the group itself.
-func Members(group int) []int {
-	found, _ := groupAlone(group)
-	return found
-}
+func Members(group int) []int { return groupAlone(group) }
+
+// Children finds the children of this process; this system does not show them.
+func Children() []int { return nil }
 
 // Uses stores in `into`, in place of its content, what each run's group uses according to ps (PSCommand).
 func (k *Keeper) Uses(into map[string]Use, ps func() string) {

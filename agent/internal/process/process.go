@@ -111,7 +111,7 @@ func NewKeeper(groups Groups) *Keeper {
 		runs:      map[int]*Process{},
 		commands:  map[int]bool{},
 	}
-	becomeSubreaper()
+	BecomeSubreaper()
 	forgetInherited()
 	hearIgnored()
 	signal.Notify(k.woken, syscall.SIGCHLD)
@@ -237,10 +237,10 @@ func (k *Keeper) reap() (childless bool) {
 //
 // Where processes cannot be listed, the group counts as one.
 func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
-	find := func() ([]int, bool) { return k.leftOf(run) }
+	find := func() []int { return k.leftOf(run) }
 	// What is ending anyway, by the group's signal or a broken pipe, was not left behind.
 	for pause := 2 * firstPause; pause <= 16*firstPause; pause *= 2 {
-		if _, any := find(); !any {
+		if len(find()) == 0 {
 			break
 		}
 		time.Sleep(pause)
@@ -261,30 +261,43 @@ func (k *Keeper) EndRun(run *Process, grace time.Duration) (left, untold int) {
 
 // EndGroup ends a group: TERM, grace, KILL; KILL at once when ctx ends.
 func (k *Keeper) EndGroup(ctx context.Context, group int, grace time.Duration) {
-	k.endUntil(ctx.Done(), grace, func() ([]int, bool) { return groupAlone(group) })
+	k.endUntil(ctx.Done(), grace, func() []int { return groupAlone(group) })
 }
 
 const (
 	firstPause = time.Millisecond
 	longPause  = 100 * time.Millisecond
-	// How long KILL is repeated: a process inside the kernel ends only when it leaves it.
-	killFor = 5 * time.Second
+	killFor    = 5 * time.Second
 )
 
-// endUntil ends what find returns (negative numbers are groups), and returns how many there were at first.
-func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func() ([]int, bool)) int {
-	found, any := find()
+// endUntil ends what find returns, and returns how many there were at first.
+func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func() []int) int {
+	return End(func() []int {
+		k.mu.Lock()
+		k.reap()
+		k.mu.Unlock()
+		return find()
+	}, Ending{grace, killFor, firstPause, hurry})
+}
+
+// Ending configures End.
+type Ending struct {
+	Grace   time.Duration
+	KillFor time.Duration   // how long KILL is repeated: a process inside the kernel ends only when it leaves it
+	Pause   time.Duration   // before the second look
+	Hurry   <-chan struct{} // closed to end the grace time early; may be nil
+}
+
+// End ends what find returns (negative numbers are groups), by TERM, and by KILL after the grace time, until it returns
+// nothing. It returns how many there were at first.
+func End(find func() []int, how Ending) int {
+	found := find()
 	first := len(found)
-	if !any {
-		return 0
-	}
 	told := map[int]bool{}
-	began := time.Now()
-	killing := false
-	for pause := firstPause; any && time.Since(began) < grace+killFor; pause = min(2*pause, longPause) {
-		if !killing && time.Since(began) >= grace {
-			killing = true
-			pause = firstPause
+	began, killing := time.Now(), false
+	for pause := how.Pause; len(found) > 0 && time.Since(began) < how.Grace+how.KillFor; pause = min(2*pause, longPause) {
+		if !killing && time.Since(began) >= how.Grace {
+			killing, pause = true, how.Pause
 		}
 		for _, pid := range found {
 			switch {
@@ -293,26 +306,23 @@ func (k *Keeper) endUntil(hurry <-chan struct{}, grace time.Duration, find func(
 			case !told[pid]: // a process may just have been started
 				told[pid] = true
 				_ = syscall.Kill(pid, syscall.SIGTERM)
-				_ = syscall.Kill(pid, syscall.SIGCONT)
+				_ = syscall.Kill(pid, syscall.SIGCONT) // what was stopped could not act on it
 			}
 		}
 		select {
 		case <-time.After(pause):
-		case <-hurry:
-			grace, hurry = time.Since(began), nil
+		case <-how.Hurry:
+			how.Grace, how.Hurry = time.Since(began), nil
 		}
-		k.mu.Lock()
-		k.reap()
-		k.mu.Unlock()
-		found, any = find()
+		found = find()
 	}
 	return first
 }
 
 // groupAlone returns the group where processes cannot be listed.
-func groupAlone(group int) ([]int, bool) {
+func groupAlone(group int) []int {
 	if err := syscall.Kill(-group, 0); err != nil && err != syscall.EPERM {
-		return nil, false
+		return nil
 	}
-	return []int{-group}, true
+	return []int{-group}
 }

@@ -11,41 +11,27 @@ import (
 // The pause after a scan, as a multiple of its duration: scanning the sockets of 200 applications takes 6 ms.
 const socketPauses = 5
 
-// sockets lets concurrent questions share one scan of all runs' sockets.
+// sockets is the last scan of all runs' sockets, shared by all questions that were asked before it began.
 type sockets struct {
-	turn sync.Mutex // held during a scan
-	next time.Time  // guarded by turn: earliest time of the next scan
-
-	mu      sync.Mutex
-	waiting *socketLook // has not begun
-}
-
-type socketLook struct {
-	once sync.Once
-	runs map[uint64]string
+	mu    sync.Mutex // held during a scan
+	began time.Time
+	next  time.Time // earliest time of the next scan
+	runs  map[uint64]string
 }
 
 // RunOfSocket returns the run of the process that has the socket with that inode, "" if there is none.
 func (k *Keeper) RunOfSocket(inode uint64) string {
+	asked := time.Now()
 	s := &k.sockets
 	s.mu.Lock()
-	if s.waiting == nil {
-		s.waiting = &socketLook{}
-	}
-	mine := s.waiting
-	s.mu.Unlock()
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	mine.once.Do(func() {
+	defer s.mu.Unlock()
+	if !s.began.After(asked) {
 		time.Sleep(time.Until(s.next))
-		s.mu.Lock()
-		s.waiting = nil
-		s.mu.Unlock()
-		began := time.Now()
-		mine.runs = k.runsOfSockets()
-		s.next = time.Now().Add(socketPauses * time.Since(began))
-	})
-	return mine.runs[inode]
+		s.began = time.Now()
+		s.runs = k.runsOfSockets()
+		s.next = time.Now().Add(socketPauses * time.Since(s.began))
+	}
+	return s.runs[inode]
 }
 
 func (k *Keeper) runsOfSockets() map[uint64]string {

@@ -75,6 +75,16 @@ func unusable(path, problem string) error {
 	return wire.Fail("program", "%s: %s", path, problem).With("program", path).With("problem", problem)
 }
 
+// Start starts a program outside of any store; if it cannot, it returns the same problems as for a run.
+func Start(keeper *process.Keeper, spec process.Spec) (*process.Process, error) {
+	program := Program{Path: spec.Path, Argv: spec.Argv}
+	started, err := startProgram(keeper, program, spec)
+	if err != nil {
+		return nil, explain(err, program)
+	}
+	return started, nil
+}
+
 // startProgram starts it. As in a shell, a text file that the kernel does not execute is a script for sh.
 func startProgram(keeper *process.Keeper, program Program, spec process.Spec) (*process.Process, error) {
 	spec.Path, spec.Argv = program.Path, program.Argv

@@ -199,23 +199,15 @@ func makeRun(run base.Run) error {
 		}
 	}
 	if err != nil {
-		return noRoom(err, string(run))
+		return wire.NoRoom(err, string(run))
 	}
 	for _, each := range []string{run.Outputs(), run.Temp()} {
 		if err := os.Mkdir(each, 0o700); err != nil {
 			_ = base.Remove(string(run))
-			return noRoom(err, string(run))
+			return wire.NoRoom(err, string(run))
 		}
 	}
 	return nil
-}
-
-func noRoom(err error, path string) error {
-	kind := "room"
-	if errors.Is(err, syscall.EROFS) {
-		kind = "readonly"
-	}
-	return wire.Fail(kind, "%v", err).With("path", path)
 }
 
 // application is a running program with what is needed to end it; none of that is read back from the disk.
@@ -254,7 +246,7 @@ func (s *Service) start(ctx context.Context, stream Stream, directory base.Run, 
 	}
 	// Before the artifact is looked up: while the record exists, nobody removes the artifact.
 	if err := os.WriteFile(directory.Record(), record.Format(), 0o600); err != nil {
-		return nil, noRoom(err, directory.Record())
+		return nil, wire.NoRoom(err, directory.Record())
 	}
 	program, err := s.find(ctx, directory, r)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"remote-runner/agent/internal/base"
@@ -166,12 +167,14 @@ func lastUse(place string) time.Time {
 	return info.ModTime()
 }
 
-// sweep removes what broken pushes left.
-func (c *Cache) sweep() {
-	left, _ := filepath.Glob(filepath.Join(c.directory, Aside+"*"))
-	for _, place := range left {
-		if info, err := os.Lstat(place); err == nil && time.Since(info.ModTime()) > abandoned {
-			_ = base.Remove(place)
+// removeAbandoned removes what broken pushes left in these directories.
+func removeAbandoned(directories ...string) {
+	for _, directory := range directories {
+		left, _ := filepath.Glob(filepath.Join(directory, Aside+"*"))
+		for _, place := range left {
+			if info, err := os.Lstat(place); err == nil && time.Since(info.ModTime()) > abandoned {
+				_ = base.Remove(place)
+			}
 		}
 	}
 }
@@ -188,4 +191,12 @@ func SizeOf(place string) (size int64) {
 		return nil
 	})
 	return size
+}
+
+// diskSize is what the file takes on its disk.
+func diskSize(info fs.FileInfo) int64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int64(stat.Blocks) * 512
+	}
+	return info.Size()
 }

@@ -40,19 +40,13 @@ func (s *Service) Closure(ctx context.Context, stream *wire.Stream, open wire.Me
 	if err := own.make(); err != nil {
 		return noRoom(err)
 	}
-	waiting, cancel := context.WithTimeout(ctx, longestWait)
-	defer cancel()
-	unlock, err := lock(waiting, filepath.Join(string(own), ".lock-"+request.Out))
-	switch {
-	case err == nil:
-		defer unlock()
-		if have() {
-			return stream.Send(map[string]any{"have": s.Base})
-		}
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case !errors.Is(err, context.DeadlineExceeded):
-		return noRoom(err)
+	unlock, err := turn(ctx, filepath.Join(string(own), ".lock-"+request.Out))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if have() {
+		return stream.Send(map[string]any{"have": s.Base})
 	}
 	if own.How() == "" {
 		how, err := s.Prove(ctx, own)
@@ -75,7 +69,7 @@ func (s *Service) Closure(ctx context.Context, stream *wire.Stream, open wire.Me
 	if sent {
 		own.makeRoom(request.Out, request.Limit, s.Used)
 	}
-	own.tidy()
+	removeAbandoned(string(own), own.closure(""))
 	return nil
 }
 

@@ -170,19 +170,9 @@ func serve(t testing.TB, used ...string) (*Service, *wiretest.Client) {
 }
 
 func client(t testing.TB, service *Service) *wiretest.Client {
-	return wiretest.New(t, func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-		var head struct{ Verb string }
-		if err := open.Decode(&head); err != nil {
-			return err
-		}
-		switch head.Verb {
-		case "artifact":
-			return service.Artifact(ctx, stream, open)
-		case "artifacts":
-			return service.Artifacts(ctx, stream, open)
-		}
-		return service.RemoveArtifacts(ctx, stream, open)
-	})
+	return wiretest.New(t, wire.Verbs{
+		"artifact": service.Artifact, "artifacts": service.Artifacts, "remove-artifacts": service.RemoveArtifacts,
+	}.Serve)
 }
 
 func ask(client *wiretest.Client, hash string, size, limit int64) *wiretest.Stream {

@@ -219,15 +219,3 @@ func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]boo
 		s.sweep()
 	}
 }
-
-// tidy removes what broken pushes left.
-func (s UserStore) tidy() {
-	for _, pattern := range []string{filepath.Join(string(s), Aside+"*"), s.closure(Aside + "*")} {
-		left, _ := filepath.Glob(pattern)
-		for _, place := range left {
-			if info, err := os.Lstat(place); err == nil && time.Since(info.ModTime()) > abandoned {
-				_ = base.Remove(place)
-			}
-		}
-	}
-}

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"remote-runner/agent/internal/wire"
 	"remote-runner/agent/internal/wiretest"
 )
 
@@ -43,9 +42,7 @@ func appTar(t testing.TB, names ...string) []byte {
 func serveClosures(t testing.TB, used ...string) (*Service, UserStore, *wiretest.Client) {
 	service, _ := serve(t, used...)
 	service.Prove = func(context.Context, UserStore) (string, error) { return "kept", nil }
-	return service, UserStoreIn(service.Base), wiretest.New(t, func(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-		return service.Closure(ctx, stream, open)
-	})
+	return service, UserStoreIn(service.Base), wiretest.New(t, service.Closure)
 }
 
 // pushClosure pushes those paths as one closure, of out.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"syscall"
 	"time"
 
 	"remote-runner/agent/internal/base"
@@ -63,19 +62,13 @@ func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.M
 	if err := os.MkdirAll(cache.directory, 0o700); err != nil {
 		return noRoom(err)
 	}
-	waiting, cancel := context.WithTimeout(ctx, longestWait)
-	defer cancel()
-	unlock, err := lock(waiting, filepath.Join(cache.directory, ".lock-"+request.Hash))
-	switch {
-	case err == nil:
-		defer unlock()
-		if cache.use(request.Hash) {
-			return stream.Send(map[string]any{"have": place})
-		}
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case !errors.Is(err, context.DeadlineExceeded):
-		return noRoom(err)
+	unlock, err := turn(ctx, filepath.Join(cache.directory, ".lock-"+request.Hash))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if cache.use(request.Hash) {
+		return stream.Send(map[string]any{"have": place})
 	}
 	cache.makeRoom(ctx, request.Hash, request.Size, request.Limit)
 	if err := s.take(ctx, cache, stream, request.Hash, request.Size); err != nil {
@@ -85,8 +78,24 @@ func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.M
 		return err
 	}
 	cache.makeRoom(ctx, request.Hash, 0, request.Limit)
-	cache.sweep()
+	removeAbandoned(cache.directory)
 	return nil
+}
+
+// turn waits while somebody else brings the same. Where that takes too long it is brought twice.
+func turn(ctx context.Context, path string) (unlock func(), err error) {
+	waiting, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	unlock, err = lock(waiting, path)
+	switch {
+	case err == nil:
+		return unlock, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return func() {}, nil
+	}
+	return nil, noRoom(err)
 }
 
 func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, hash string, size int64) error {
@@ -122,21 +131,15 @@ func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, h
 
 // noRoom turns a file system's error into a failure for the client.
 func noRoom(err error) error {
-	if err == nil {
-		return nil
-	}
-	kind := "room"
-	if errors.Is(err, syscall.EROFS) {
-		kind = "readonly"
-	}
-	failure := wire.Fail(kind, "%v", err)
 	var path *os.PathError
 	var link *os.LinkError
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &path):
-		return failure.With("path", path.Path)
+		return wire.NoRoom(err, path.Path)
 	case errors.As(err, &link):
-		return failure.With("path", link.New)
+		return wire.NoRoom(err, link.New)
 	}
-	return failure
+	return wire.NoRoom(err, "")
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 )
 
 // The kinds of frames.
@@ -181,6 +182,15 @@ type Failure struct {
 // Fail makes a Failure of one of the kinds in docs/protocol.md.
 func Fail(kind, format string, args ...any) *Failure {
 	return &Failure{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
+// NoRoom is the failure of a file system that cannot be written at that path.
+func NoRoom(err error, path string) *Failure {
+	kind := "room"
+	if errors.Is(err, syscall.EROFS) {
+		kind = "readonly"
+	}
+	return Fail(kind, "%v", err).With("path", path)
 }
 
 // With adds another key to the failure.

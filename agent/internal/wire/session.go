@@ -32,6 +32,22 @@ var errReplaced = errors.New("another attachment has its place")
 // kind "failed"; nil is a plain CLOSE. The context ends with the stream and with the session.
 type Handler func(ctx context.Context, s *Stream, open Message) error
 
+// Verbs are handlers by the verb in the head of an OPEN.
+type Verbs map[string]Handler
+
+// Serve is the Handler that calls them.
+func (v Verbs) Serve(ctx context.Context, s *Stream, open Message) error {
+	var head struct{ Verb string }
+	if err := open.Decode(&head); err != nil {
+		return err
+	}
+	serve := v[head.Verb]
+	if serve == nil {
+		return Fail("breach", "there is no verb %q", head.Verb)
+	}
+	return serve(ctx, s, open)
+}
+
 // Options configure a session.
 type Options struct {
 	Key        string        // what HELLO must name; "" accepts anything

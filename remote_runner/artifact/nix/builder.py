@@ -11,10 +11,9 @@ from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.nix import verbs
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.build_machines import BuildMachines
-from remote_runner.artifact.nix.derivation import derivation_system
 from remote_runner.artifact.nix.here import Nix
 from remote_runner.artifact.nix.table import table_of
-from remote_runner.artifact.nix.verbs import STORE_PATH, Package
+from remote_runner.artifact.nix.verbs import STORE_PATH, Package, derivation_system
 from remote_runner.errors import (
     ArtifactError,
     BuildFailedError,

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.here import find_nix
 from remote_runner.artifact.nix.progress import Moved, Progress, told_while_waiting
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
+from remote_runner.artifact.push import Pushed
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.link import Stream, StreamClosed
 from remote_runner.connection.verbs import faults
@@ -57,7 +58,7 @@ async def push_to_store(
     deadline: Deadline,
     report: Callable[[str], None],
     moved: Moved | None = None,
-) -> Delivery:
+) -> Pushed:
     """Make sure that a store on the host has the artifact, valid and rooted; only missing paths are sent.
 
     `environ` is where this machine's Nix is looked for; `report` and `moved` are told how far a long copy is. Raises
@@ -87,7 +88,7 @@ class _StorePush:
     user: str = ""  # as whom the host's Nix knows us
     unsigned: list[str] = field(default_factory=list)  # the missing paths that an untrusted user may not add
 
-    async def into_nix_store(self, *, build: bool = False) -> Delivery:
+    async def into_nix_store(self, *, build: bool = False) -> Pushed:
         """Into the host's own store; `build`: the derivation goes there, and the host builds it."""
         name = self.agent.name
         head = {
@@ -109,8 +110,8 @@ class _StorePush:
                     "if it does, give it longer: `timeouts.push_s` in inventory.yaml"
                 )
                 answer = (await stream.receive()).head
-            if base := words(answer.get("have")):
-                return Delivery(Store.NIX, base, present=True)
+            if words(answer.get("have")):
+                return self._there()
             if access := words(answer.get("serve")):
                 self.user = words(answer.get("user"))
                 limit.what, limit.next_step = f"push to {name}", ""
@@ -132,7 +133,7 @@ class _StorePush:
             )
         return await self.into_user_store(reason)
 
-    async def into_user_store(self, why: str) -> Delivery:
+    async def into_user_store(self, why: str) -> Pushed:
         """Into the store under the user's own directory; `why` not into the host's own."""
         name = self.agent.name
         if not self.artifact.here:
@@ -159,7 +160,7 @@ class _StorePush:
             moved=self.moved,
         )
 
-    async def built_there_instead(self, error: NotTrustedError) -> Delivery:
+    async def built_there_instead(self, error: NotTrustedError) -> Pushed:
         """What the host does not take from this user it may build itself; else `error`, with what can be done."""
         if not self.artifact.drv or self.entry.app.build_on is BuildOn.LOCAL:
             raise error
@@ -179,7 +180,7 @@ class _StorePush:
             raise NoNixError(f"{self.artifact.out}, as a store path,")
         return LocalServer(nix)
 
-    async def _serve(self, stream: Stream, limit: _Limit, access: str, *, build: bool) -> Delivery:
+    async def _serve(self, stream: Stream, limit: _Limit, access: str, *, build: bool) -> Pushed:
         """The closure to the server there, then the root."""
         artifact = self.artifact
         async with self._source() as source:
@@ -192,11 +193,22 @@ class _StorePush:
                 raise self._not_trusted()
             await copy.send()
         await copy.wait()
-        base = await self._realise(stream, limit, build=build)
-        return Delivery(Store.NIX, base, False, copy.sent_bytes, len(copy.infos), copy.paths, built=build)
+        await self._realise(stream, limit, build=build)
+        return replace(
+            self._there(),
+            present=False,
+            sent_bytes=copy.sent_bytes,
+            sent_paths=len(copy.infos),
+            paths=copy.paths,
+            built=build,
+        )
 
-    async def _realise(self, stream: Stream, limit: _Limit, *, build: bool) -> str:
-        """Have the paths that were sent rooted there, or built and rooted; returns our directory there."""
+    def _there(self) -> Pushed:
+        out = PurePosixPath(self.artifact.out)
+        return Pushed(Store.NIX, out, out / self.artifact.program, self.artifact.hash, present=True)
+
+    async def _realise(self, stream: Stream, limit: _Limit, *, build: bool) -> None:
+        """Have the paths that were sent rooted there, or built and rooted."""
         name, app = self.agent.name, self.artifact.app
         if build:
             self.report(f"{name}: builds {app} now")
@@ -213,9 +225,8 @@ class _StorePush:
                 stderr=words(answer.get("said")),
                 next_step=f"see `nix log {self.artifact.drv}` there",
             )
-        if not (base := words(answer.get("rooted"))):
+        if not words(answer.get("rooted")):
             raise nonsense(name, answer)
-        return base
 
     def _failed(self, closed: StreamClosed) -> HostError:
         if closed.kind != "nix":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from remote_runner.artifact.nix.here import Nix
@@ -29,9 +28,7 @@ class LocalServer:
         self._pipes = Pipes(self._argv, self._environ)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._pipes.close()
 
     async def write(self, data: bytes) -> None:

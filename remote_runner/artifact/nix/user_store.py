@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from remote_runner.artifact.content import ContentEntry, tar_entries, walk_path
-from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.progress import Moved, Progress
+from remote_runner.artifact.push import Pushed
 from remote_runner.connection.agent import Agent, send_chunks
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs import faults
@@ -29,7 +29,7 @@ async def push_user_store(
     deadline: Deadline,
     report: Callable[[str], None],
     moved: Moved | None = None,
-) -> Delivery:
+) -> Pushed:
     """Make sure that the user's own store there has `closure`, store paths of this machine's.
 
     Only what is missing is sent, and `report` told how far a long copy is. Raises `NamespaceRefusedError` before
@@ -52,10 +52,11 @@ async def push_user_store(
                 stream, walk.tar(), lambda total: progress.sent(total - progress.sent_bytes, walk.number)
             )
             answer = (await stream.receive()).head
-    base = words(answer.get("done") or answer.get("have"))
-    if not base:
+    if not words(answer.get("done") or answer.get("have")):
         raise nonsense(agent.name, answer)
-    return Delivery(Store.USER, base, not missing, sent_bytes, len(missing), len(closure))
+    out = PurePosixPath(artifact.out)
+    program = out / artifact.program
+    return Pushed(Store.USER, out, program, artifact.hash, not missing, sent_bytes, len(missing), len(closure))
 
 
 def _missing(host: str, said: object, closure: Sequence[str]) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any
 from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.nix.here import FLAKES, Nix
 from remote_runner.errors import BuildFailedError, DeadlineError, EvaluationFailedError
-from remote_runner.machine.process import last_lines
+from remote_runner.machine.process import how_ended, last_lines
 
 STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+")
 
@@ -37,6 +37,8 @@ in
 # Debian's nix-bin by itself sets nothing up.
 _NO_BUILD_USERS = "specified in 'build-users-group' does not exist"
 _NAMES = "builtins.mapAttrs (system: builtins.attrNames)"
+# Strings of the ATerm format escape quotes and backslashes by a backslash; lists and tuples hold strings only.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\](),]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -179,14 +181,13 @@ def realise(nix: Nix, attempt: Attempt, package: Package, root: Path, *, app: st
             f"Nix did not end within {error.seconds:g} s", "raise timeouts.build_s in inventory.yaml"
         ) from error
     if status:
-        how = f"status {status}" if status > 0 else f"signal {-status}"
         next_step = f"`nix-store --realise {package.drv}` does the same by hand"
         if _NO_BUILD_USERS in last_lines(log):
             next_step = (
                 "root alone uses Nix here? Then put `build-users-group =` into /etc/nix/nix.conf; else set up its "
                 "nix-daemon (Debian: nix-setup-systemd)"
             )
-        raise failed(f"Nix did not make {package.out} ({how})", next_step)
+        raise failed(f"Nix did not make {package.out} ({how_ended(status)})", next_step)
 
 
 # The configuration
@@ -219,3 +220,22 @@ def _answer(nix: Nix, attempt: Attempt, name: str, argv: tuple[str, ...]) -> str
     if attempt.run(argv, log=attempt.directory / f"{name}.log", stdout=out, environ=nix.environ):
         return None
     return out.read_text(encoding="utf-8", errors="replace")
+
+
+def derivation_system(text: str) -> str:
+    """The system in a `.drv` file: `Derive(outputs, input derivations, input sources, SYSTEM, builder, …)`.
+
+    Not by `nix show-derivation`, whose name and format change from version to version. Raises `ValueError`.
+    """
+    depth = commas = 0
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token in "[(":
+            depth += 1
+        elif token in "])":
+            depth -= 1
+        elif token == "," and depth == 1:
+            commas += 1
+        elif depth == 1 and commas == 3:
+            return token[1:-1]
+    raise ValueError("no derivation")

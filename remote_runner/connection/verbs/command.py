@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Self
 
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.job import raw, variables
 from remote_runner.connection.verbs.validation import nonsense, part, whole
-from remote_runner.errors import FarShellError, HostError, HostLostError
+from remote_runner.errors import HostError
 
 STDIN_LANE, STDOUT_LANE, STDERR_LANE = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A program that ran to its end: how it ended (128 + n after signal n), and all it said."""
-
-    status: int
-    stdout: bytes
-    stderr: bytes
 
 
 class Command:
@@ -84,33 +72,6 @@ class Command:
     async def close(self) -> None:
         """End it, if it still runs: TERM, after 2 s KILL."""
         await self._stream.close()
-
-    async def finish(self, stdin: bytes, limit_bytes: int) -> Finished:
-        """Wait for its end and keep what it says. Raises `FarShellError` where that is more than `limit_bytes`."""
-        said = {STDOUT_LANE: bytearray(), STDERR_LANE: bytearray()}
-
-        async def keep(lane: int) -> None:
-            while data := await self._stream.read(lane):
-                said[lane] += data
-                if sum(map(len, said.values())) > limit_bytes:
-                    raise FarShellError(self._host, f"{self._program} says more than {limit_bytes} bytes there")
-
-        async def feed() -> None:
-            with suppress(BrokenPipeError, StreamClosed, HostLostError):  # the reader of its output reports it
-                if stdin:
-                    await self.write(stdin)
-                await self.end_input()
-
-        feeding = asyncio.create_task(feed())
-        reading = [asyncio.create_task(keep(lane)) for lane in said]
-        try:
-            await asyncio.gather(*reading)
-            status = await self.wait()
-        finally:
-            for task in (feeding, *reading):
-                task.cancel()
-            await self._stream.close()
-        return Finished(status, bytes(said[STDOUT_LANE]), bytes(said[STDERR_LANE]))
 
     def _failed(self, closed: StreamClosed) -> HostError:
         return faults.command_fault(self._host, self._program, closed)

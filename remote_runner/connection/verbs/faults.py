@@ -29,6 +29,7 @@ from remote_runner.errors import (
     UnknownRunError,
 )
 from remote_runner.machine.shell_words import needs_shell, shell_line
+from remote_runner.sizes import count, listed
 
 if TYPE_CHECKING:
     from remote_runner.connection.verbs.job import Job
@@ -168,7 +169,7 @@ def outputs_fault(host: str, run_id: str, closed: StreamClosed) -> HostError:
 
 def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, str], ...]) -> OutputsError:
     """The error for outputs of which some stayed on the host; `unread` are paths and why."""
-    came = f"{files} file{'' if files == 1 else 's'} came"
+    came = f"{count(files, 'file')} came"
     if not unread:
         return OutputsError(
             host,
@@ -185,8 +186,7 @@ def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, 
     return OutputsError(
         host,
         f"outputs: {came}; what cannot be read there stays there:",
-        stderr="\n".join(f"{path}: {why}" for path, why in unread[:9])
-        + (f"\nand {len(unread) - 9} more" if len(unread) > 9 else ""),
+        stderr=listed([f"{path}: {why}" for path, why in unread], 9, "\n"),
         next_step=f"make them readable there, then fab fetch --run {run_id}",
     )
 

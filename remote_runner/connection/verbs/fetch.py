@@ -30,8 +30,8 @@ _ON_THE_WAY_BYTES = 8 << 20
 class Allowance:
     """How many bytes of bulk may be on their way to here beyond each stream's first window, shared by a connection."""
 
-    def __init__(self, size_bytes: int = 2 * _ON_THE_WAY_BYTES) -> None:
-        self._left_bytes = size_bytes
+    def __init__(self) -> None:
+        self._left_bytes = 2 * _ON_THE_WAY_BYTES
 
     def take(self, most_bytes: int = _ON_THE_WAY_BYTES) -> int:
         """Take a part of what is left, and return its size."""

@@ -32,12 +32,6 @@ class Relayed:
     instance_id: str = ""
 
 
-RELAYED: dict[int, Relayed] = {}
-"""By the port here of each relayed connection: a service of this process may ask."""
-ASKING_PORTS: set[int] = set()
-"""The ports here of those services that do."""
-
-
 class _Forward:
     """A port on one side; the connections to it are tasks here. It leads somewhere while it is in use."""
 
@@ -78,10 +72,19 @@ class _Forward:
 
 
 class Listener(_Forward):
-    """A port of a host's loopback; what connects to it is dialled here, at `near`."""
+    """A port of a host's loopback; what connects to it is dialled here, at `near`.
+
+    by_port: who is behind each connection that is dialled, by its port here.
+    """
 
     def __init__(
-        self, host: str, stream: Stream, near: Endpoint, told: Callable[[str], None], listeners: Listeners
+        self,
+        host: str,
+        stream: Stream,
+        near: Endpoint,
+        told: Callable[[str], None],
+        listeners: Listeners,
+        by_port: dict[int, Relayed],
     ) -> None:
         super().__init__()
         self._host = host
@@ -89,6 +92,7 @@ class Listener(_Forward):
         self._near = near
         self._told = told
         self._by_stream = listeners.by_stream
+        self._by_port = by_port
         self._has_failed = False
         self._relayed: dict[int, Relayed] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -175,11 +179,11 @@ class Listener(_Forward):
             raise
         else:
             port = writer.get_extra_info("sockname")[1]
-            RELAYED[port] = self._relayed[stream.id]
+            self._by_port[port] = self._relayed[stream.id]
             try:
                 await relay(stream, reader, writer)
             finally:
-                RELAYED.pop(port, None)
+                self._by_port.pop(port, None)
 
 
 class Listeners:

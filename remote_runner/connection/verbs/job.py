@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from remote_runner.connection.verbs.far_artifact import FarArtifact
 from remote_runner.errors import JobError
-from remote_runner.machine.file_names import safe_name
+from remote_runner.machine.files import safe_name
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")

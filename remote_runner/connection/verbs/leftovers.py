@@ -91,24 +91,10 @@ class Removal:
         return cls(texts(said.get("removed")), texts(said.get("alive")), failed, texts(said.get("unknown")))
 
 
-def choose_artifacts(
-    artifacts: Iterable[LeftArtifact], *, older_than_s: float = 0.0, keep_bytes: int | None = None
-) -> tuple[LeftArtifact, ...]:
-    """Which to remove: not in use, unused for `older_than_s`, and with `keep_bytes` only until the rest fits in that.
-
-    The longest unused come first.
-    """
-    everything = sorted(artifacts, key=lambda artifact: -artifact.age_s)
-    total_bytes = sum(artifact.size_bytes for artifact in everything)
-    chosen = []
-    for artifact in everything:
-        if artifact.is_used or artifact.age_s < older_than_s:
-            continue
-        if keep_bytes is not None and total_bytes <= keep_bytes:
-            break
-        total_bytes -= artifact.size_bytes
-        chosen.append(artifact)
-    return tuple(chosen)
+def choose_artifacts(artifacts: Iterable[LeftArtifact], older_than_s: float) -> list[LeftArtifact]:
+    """Which to remove: not in use, unused for `older_than_s`; the longest unused come first."""
+    going = [one for one in artifacts if not one.is_used and one.age_s >= older_than_s]
+    return sorted(going, key=lambda artifact: -artifact.age_s)
 
 
 def _directory(said: Mapping[str, Any]) -> PurePosixPath | None:

@@ -240,22 +240,12 @@ class Run:
 
     @contextmanager
     def _stopped_by(self, stop: Cancellation) -> Iterator[None]:
-        """In the body, `stop` (set in any thread) stops the application."""
-        loop = asyncio.get_running_loop()
+        """In the body, `stop` stops the application."""
         tasks: list[asyncio.Task[None]] = []
-
-        def begin() -> None:
-            tasks.append(loop.create_task(self.stop(stop.reason)))
-
-        def request() -> None:
-            with suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(begin)
-
-        stop.then(request)
         try:
-            yield
+            with stop.telling(lambda: tasks.append(asyncio.create_task(self.stop(stop.reason)))):
+                yield
         finally:
-            stop.forget(request)
             for task in tasks:
                 task.cancel()
 

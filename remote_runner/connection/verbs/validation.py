@@ -44,10 +44,12 @@ def texts(value: object, most: int = _MOST_TEXTS) -> tuple[str, ...]:
     return tuple(words(item) for item in found[:most] if isinstance(item, str))
 
 
-def pairs(value: object, most: int = _MOST_TEXTS) -> tuple[tuple[str, str], ...]:
+def pairs(value: object) -> tuple[tuple[str, str], ...]:
     """The pairs of texts in a list of `[path, why]`."""
     found = value if isinstance(value, list) else []
-    return tuple((words(item[0]), words(item[1])) for item in found[:most] if isinstance(item, list) and len(item) == 2)
+    return tuple(
+        (words(item[0]), words(item[1])) for item in found[:_MOST_TEXTS] if isinstance(item, list) and len(item) == 2
+    )
 
 
 def nonsense(host: str, found: object) -> FarShellError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.controller import Controller, home_directory
+from remote_runner.controller import Controller, with_home
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
 
@@ -32,18 +31,13 @@ class Asking:
     allocate_s: float = 3600.0
     report: Callable[[str], None] = lambda words: None
 
-    def variables(self) -> dict[str, str]:
-        """Those of a program: the run's own, with the home that programs keep their settings in."""
-        home = home_directory(self.environ)
-        return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **self.environ}
-
     def find(self, program: str) -> str | None:
         """Where a program is on PATH, if it is."""
-        return shutil.which(program, path=self.variables()["PATH"])
+        return shutil.which(program, path=with_home(self.environ)["PATH"])
 
     def ask(self, source: object, argv: Sequence[str]) -> str:
         """What it prints, having ended with 0. Raises `SourceError`, `WorkCancelledError`."""
-        from remote_runner.machine.process import last_lines, run_logged
+        from remote_runner.machine.process import how_ended, last_lines, run_logged
 
         with TemporaryDirectory(prefix="asking-", dir=self.controller.cache) as name:
             words, printed = Path(name) / "words", Path(name) / "printed"
@@ -55,7 +49,7 @@ class Asking:
                 status = run_logged(
                     argv,
                     cwd=self.plan_dir,
-                    environ=self.variables(),
+                    environ=with_home(self.environ),
                     log=words,
                     stdout=printed,
                     deadline=Deadline.after(self.source_s),
@@ -70,8 +64,8 @@ class Asking:
                     "see what keeps it, or raise defaults.timeouts.source_s in inventory.yaml",
                 ) from error
             if status:
-                how = f"status {status}" if status > 0 else f"signal {-status}"
-                raise failed(f"`{' '.join(argv)[:200]}` ended with {how}", "run it by hand in the plan's directory")
+                problem = f"`{' '.join(argv)[:200]}` ended with {how_ended(status)}"
+                raise failed(problem, "run it by hand in the plan's directory")
             if printed.stat().st_size > _MOST_BYTES:
                 raise failed(f"it prints more than {_MOST_BYTES >> 20} MiB", "let it print names, and keys of ours")
             return printed.read_text(encoding="utf-8", errors="replace")

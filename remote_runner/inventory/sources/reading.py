@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from remote_runner.controller import with_home
 from remote_runner.deadline import Deadline
-from remote_runner.errors import ControllerError, RemoteRunnerError
 from remote_runner.inventory.sources.ansible import read_ansible
 from remote_runner.inventory.sources.command import read_command
 from remote_runner.inventory.sources.program import Asking
@@ -23,15 +22,14 @@ from remote_runner.inventory.sources.source import (
     SshConfigSource,
 )
 from remote_runner.inventory.sources.ssh_config import read_ssh_config
-from remote_runner.machine.file_names import safe_name
-from remote_runner.machine.files import write_atomically
-from remote_runner.shared_failure import pack_failure, unpack_failure
+from remote_runner.machine.files import safe_name
+from remote_runner.made_once import kept_values, made_once
 
 
 def read_source(source: Source, asking: Asking) -> Listing:
     """What one source says now; nodes of Slurm's only within an allocation. Raises `SourceError`, `DeadlineError`."""
     if isinstance(source, SshConfigSource):
-        return read_ssh_config(source, asking.variables(), Deadline.after(asking.source_s))
+        return read_ssh_config(source, with_home(asking.environ), Deadline.after(asking.source_s))
     if isinstance(source, AnsibleSource):
         return read_ansible(source, asking)
     if isinstance(source, CommandSource):
@@ -50,9 +48,7 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
     It is kept beside the run's builds. Raises what reading raises, `ControllerError`, `WorkCancelledError`.
     """
     kept = _kept_file(sources, asking, run_id)
-    lock = asking.controller.lock(f"hosts-{hashlib.sha256(os.fsencode(kept)).hexdigest()[:24]}")
     each_s = [asking.allocate_s if isinstance(source, SlurmSource) else asking.source_s for source in sources]
-    budget = Deadline.after(sum(each_s) + 60.0)
 
     def is_settled() -> bool:
         if asking.cancellation is not None:
@@ -60,18 +56,18 @@ def read_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list
         # In this order: the list goes before an allocation is made anew, whose record is there first.
         return _is_there(sources, asking, run_id) and kept.exists()
 
-    if not is_settled():
-        with lock if lock.acquire_unless(is_settled, budget) else nullcontext():
-            if not is_settled():
-                kept.unlink(missing_ok=True)  # it may name nodes of an allocation that was given back
-                write_atomically(kept, json.dumps(_outcome(sources, asking, run_id)).encode())
-    return _read_kept(kept)
+    def make() -> dict[str, Any]:
+        kept.unlink(missing_ok=True)  # it may name nodes of an allocation that was given back
+        return {"listings": [_read_in_run(source, asking, run_id).to_json() for source in sources]}
+
+    budget = Deadline.after(sum(each_s) + 60.0)
+    return _listings(made_once(asking.controller, kept, "asks for the run's hosts", make, is_settled, budget))
 
 
 def kept_for_run(sources: Sequence[Source], asking: Asking, run_id: str) -> list[Listing] | None:
     """What the sources listed for that run, also after its end; `None` where they were not asked. Asks none itself."""
     kept = _kept_file(sources, asking, run_id)
-    return _read_kept(kept) if kept.exists() else None
+    return _listings(kept_values(kept)) if kept.exists() else None
 
 
 def _kept_file(sources: Sequence[Source], asking: Asking, run_id: str) -> Path:
@@ -98,13 +94,6 @@ def _is_there(sources: Sequence[Source], asking: Asking, run_id: str) -> bool:
         return True  # it was cut off, which its reader reports
 
 
-def _outcome(sources: Sequence[Source], asking: Asking, run_id: str) -> dict[str, object]:
-    try:
-        return {"listings": [_read_in_run(source, asking, run_id).to_json() for source in sources]}
-    except RemoteRunnerError as error:
-        return {"failure": pack_failure(error)}
-
-
 def _read_in_run(source: Source, asking: Asking, run_id: str) -> Listing:
     listing = read_source(source, asking)
     if not listing.later:
@@ -117,11 +106,5 @@ def _read_in_run(source: Source, asking: Asking, run_id: str) -> Listing:
     return read_nodes(source, job, SlurmPrograms(str(source), slurm_environment(asking.environ)))
 
 
-def _read_kept(kept: Path) -> list[Listing]:
-    try:
-        values = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ControllerError(f"{kept}: cannot be read: {error}", next_step="remove it, and run anew") from error
-    if "failure" in values:
-        raise unpack_failure(values["failure"])
+def _listings(values: Mapping[str, Any]) -> list[Listing]:
     return [Listing.from_json(listing) for listing in values["listings"]]

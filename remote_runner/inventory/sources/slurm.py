@@ -5,14 +5,13 @@ Sources: salloc(1), squeue(1), scontrol(1), scancel(1), as of Slurm 22.05.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remote_runner.controller import home_directory
+from remote_runner.controller import with_home
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError, SourceError
 from remote_runner.inventory.sources.source import Listing, SlurmConnect, SlurmSource
@@ -39,10 +38,9 @@ def passed_to_instances(environ: Mapping[str, str]) -> dict[str, str]:
 
 def slurm_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """That of Slurm's programs: little of ours, for a step takes all of it over the wire in clear."""
-    home = home_directory(environ)
     kept = {name: environ[name] for name in _PASSED_ON if name in environ}
     conf = {"SLURM_CONF": environ[CONF]} if CONF in environ and "SLURM_CONF" not in kept else {}
-    return {"PATH": os.defpath, **({} if home is None else {"HOME": home}), **conf, **kept}
+    return with_home({**conf, **kept})
 
 
 def job_around(environ: Mapping[str, str]) -> str:

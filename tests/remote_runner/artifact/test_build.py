@@ -30,7 +30,7 @@ from remote_runner.errors import (
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
-from remote_runner.shared_failure import pack_failure, unpack_failure
+from remote_runner.made_once import pack_failure, unpack_failure
 
 X86 = System("x86_64", "linux")
 ARM = System("armv6l", "linux")

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from remote_runner.connection.agent import Agent, FarFile, PushedArtifact
-from remote_runner.connection.verbs.command import Finished
+from remote_runner.connection.agent import Agent, FarFile
 from remote_runner.connection.verbs.far_artifact import Store
-from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
+from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
@@ -34,6 +33,7 @@ from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
 from remote_runner.outputs import OutputsReport
 from tests.remote_runner.connection.fake_link import FakeLink, FakeStream
+from tests.remote_runner.connection.programs import Finished, run_program
 from tests.remote_runner.connection.verbs.test_run import WHOLE, play, tar_of
 
 HASH = "a" * 32
@@ -59,7 +59,7 @@ def test_an_artifact_that_is_sent() -> None:
     async def test(agent: Agent, link: FakeLink) -> None:
         told: list[int] = []
         pushed = await agent.push_artifact(HASH, 9, 2, 100, content, sent=told.append)
-        assert pushed == PushedArtifact(PurePosixPath("/b/artifacts/h/c"), present=False, sent_bytes=11)
+        assert pushed == (PurePosixPath("/b/artifacts/h/c"), False, 11)
         assert bytes(received) == b"onetwothree"
         assert told == [3, 6, 11]
 
@@ -73,7 +73,7 @@ def test_an_artifact_that_is_there() -> None:
 
     async def test(agent: Agent, link: FakeLink) -> None:
         pushed = await agent.push_artifact(HASH, 9, 2, 100, content)
-        assert pushed == PushedArtifact(PurePosixPath("/b/artifacts/h/c"), present=True, sent_bytes=0)
+        assert pushed == (PurePosixPath("/b/artifacts/h/c"), True, 0)
 
     play(has, test)
 
@@ -167,7 +167,7 @@ def test_a_program() -> None:
         stream.fails()
 
     async def test(agent: Agent, link: FakeLink) -> None:
-        done = await agent.run_command(("cat", "-"), env={"A": "1"}, stdin=b"in")
+        done = await run_program(agent, ("cat", "-"), env={"A": "1"}, stdin=b"in")
         assert done == Finished(130, b"in", b"late words")
         assert link.streams[0].is_closed.is_set()
 
@@ -183,22 +183,9 @@ def test_a_program_that_reads_no_input() -> None:
         stream.fails()
 
     async def test(agent: Agent, link: FakeLink) -> None:
-        assert await agent.run_command(("true",), stdin=bytes(100)) == Finished(0, b"", b"")
+        assert await run_program(agent, ("true",), stdin=bytes(100)) == Finished(0, b"", b"")
 
     play(true, test)
-
-
-def test_a_program_that_says_too_much() -> None:
-    async def yes(stream: FakeStream) -> None:
-        stream.says(started={"pid": 7})
-        stream.data(1, b"y" * 600, b"y" * 600, end=False)
-
-    async def test(agent: Agent, link: FakeLink) -> None:
-        with pytest.raises(FarShellError, match="yes says more than 1000 bytes"):
-            await agent.run_command(("yes",), limit_bytes=1000)
-        assert link.streams[0].is_closed.is_set()
-
-    play(yes, test)
 
 
 def test_a_program_that_is_not_there() -> None:
@@ -207,7 +194,7 @@ def test_a_program_that_is_not_there() -> None:
 
     async def test(agent: Agent, link: FakeLink) -> None:
         with pytest.raises(ProgramUnusableError, match="nix: is not there"):
-            await agent.run_command(("nix",))
+            await run_program(agent, ("nix",))
 
     play(refuses, test)
 
@@ -280,16 +267,6 @@ def test_what_is_removed() -> None:
         assert [stream.head["verb"] for stream in link.streams] == ["remove", "remove-artifacts"]
 
     play(removes, test)
-
-
-def test_which_artifacts_are_chosen() -> None:
-    old, new = (
-        LeftArtifact("dex", name, PurePosixPath("/b/x"), False, age_s, 10) for name, age_s in (("o", 9), ("n", 1))
-    )
-    used = LeftArtifact("dex", "u", PurePosixPath("/b/x"), True, 99, 10)
-    assert choose_artifacts((new, used, old)) == (old, new)
-    assert choose_artifacts((new, used, old), older_than_s=5) == (old,)
-    assert choose_artifacts((new, used, old), keep_bytes=20) == (old,)
 
 
 def test_outputs_of_an_earlier_run(tmp_path: Path) -> None:

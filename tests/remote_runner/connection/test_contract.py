@@ -39,6 +39,7 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.outputs import LeftOut, OutputsReport
 from tests.hosts import free_port
+from tests.remote_runner.connection.programs import run_program
 from tests.remote_runner.connection.test_agent import Echo
 from tests.remote_runner.connection.verbs.test_run import followed
 
@@ -270,7 +271,7 @@ def test_large_outputs(contract: Contract, tmp_path: Path) -> None:
         _, stdout, _ = await followed(run)
         report = await run.fetch(tmp_path)
         assert (report.files, report.size_bytes) == (4, 30_000_006)
-        done = await agent.run_command(("sh", "-c", f"cksum <{tmp_path}/big"))
+        done = await run_program(agent, ("sh", "-c", f"cksum <{tmp_path}/big"))
         assert done.stdout == stdout
         await run.clean()
 
@@ -378,7 +379,7 @@ def test_an_artifact_is_pushed_once_and_run(contract: Contract, artifact: Path, 
     async def test(agent: Agent) -> None:
         told: list[int] = []
         for is_there in (False, True):
-            pushed = await agent.push_artifact(
+            path, present, _ = await agent.push_artifact(
                 content.hash,
                 content.size_bytes,
                 content.files,
@@ -386,8 +387,8 @@ def test_an_artifact_is_pushed_once_and_run(contract: Contract, artifact: Path, 
                 lambda: tar_content(artifact, prefix="c"),
                 sent=told.append,
             )
-            assert pushed.present is is_there
-            assert pushed.path == agent.greeting.base / "artifacts" / content.hash / "c"
+            assert present is is_there
+            assert path == agent.greeting.base / "artifacts" / content.hash / "c"
         assert told
         assert told[-1] > 3_000_000
         job = Job("run-1", ("bin/app",), {}, FarArtifact(Store.CACHE, content.hash))
@@ -521,17 +522,17 @@ def test_programs(contract: Contract, tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
 
     async def test(agent: Agent) -> None:
-        done = await agent.run_command(("cat",), stdin=data)
+        done = await run_program(agent, ("cat",), stdin=data)
         assert (done.status, done.stderr) == (0, b"")
         assert done.stdout == data
-        done = await agent.run_command(
-            ("sh", "-c", 'pwd; echo "$A" >&2; exit 9'), env={"A": b"\xff"}, cwd=str(tmp_path)
+        done = await run_program(
+            agent, ("sh", "-c", 'pwd; echo "$A" >&2; exit 9'), env={"A": b"\xff"}, cwd=str(tmp_path)
         )
         assert (done.status, done.stdout, done.stderr) == (9, os.fsencode(f"{tmp_path}\n"), b"\xff\n")
-        assert (await agent.run_command(("sh", "-c", "kill -9 $$"))).status == 137
-        assert (await agent.run_command(("true",), stdin=data)).status == 0
+        assert (await run_program(agent, ("sh", "-c", "kill -9 $$"))).status == 137
+        assert (await run_program(agent, ("true",), stdin=data)).status == 0
         with pytest.raises(ProgramUnusableError, match="nothing-of-that-name: is not there"):
-            await agent.run_command(("nothing-of-that-name",))
+            await run_program(agent, ("nothing-of-that-name",))
 
     contract(test)
 

@@ -11,10 +11,11 @@ from remote_runner.errors import InventoryError, UnknownHostError
 from remote_runner.inventory.command_template import PLACEHOLDERS, fill
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Direction, Forward, Inventory
-from remote_runner.inventory.keys import KEYS, Place, keys_of, render_markdown
+from remote_runner.inventory.keys import KEYS, Place, keys_of
 from remote_runner.inventory.kinds import Builder, BuildOn, StoreChoice
 from remote_runner.inventory.placement import Entry, Spread
 from remote_runner.inventory.systems import System
+from tests.schemas import render_markdown
 
 FULL = """\
 spread: round

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from remote_runner.connection.verbs.forwards import RELAYED, Relayed
+from remote_runner.connection.verbs.forwards import Relayed
 from remote_runner.records.sync_log import SYNC_FILE, ClientNames, write_sync_log
 from testground.sync.journal import Entry
 
 
 def test_clients_are_named_by_their_host_and_counted_there() -> None:
-    RELAYED[40001] = Relayed("dex")
-    try:
-        name = ClientNames()
-        assert [name(port) for port in (40001, 40002, 40001)] == ["dex #1", "localhost #1", "dex #2"]
-        RELAYED[40001].instance_id = "r-g-0"
-        assert name.instance_of("dex #2", {"r-g-0": "g[0]"}) == "g[0]"
-        assert name.instance_of("localhost #1", {"r-g-0": "g[0]"}) == "localhost #1"
-        assert name.instance_of("rex #1", {}) == "rex #1"
-    finally:
-        del RELAYED[40001]
+    name = ClientNames()
+    name.by_port[40001] = Relayed("dex")
+    assert [name(port) for port in (40001, 40002, 40001)] == ["dex #1", "localhost #1", "dex #2"]
+    name.by_port[40001].instance_id = "r-g-0"
+    assert name.instance_of("dex #2", {"r-g-0": "g[0]"}) == "g[0]"
+    assert name.instance_of("localhost #1", {"r-g-0": "g[0]"}) == "localhost #1"
+    assert name.instance_of("rex #1", {}) == "rex #1"
 
 
 def test_signals_and_barriers_are_lines(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from remote_runner.artifact.delivery import Delivery
 from remote_runner.artifact.nix import progress
 from remote_runner.artifact.nix.artifact import StoreArtifact
 from remote_runner.artifact.nix.user_store import push_user_store
+from remote_runner.artifact.push import Pushed
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
@@ -83,7 +83,7 @@ class Bare:
     far: Far
     reports: list[str] = field(default_factory=list)
 
-    def push(self, app: Built, **settings: Any) -> Delivery:
+    def push(self, app: Built, **settings: Any) -> Pushed:
         entry = replace(Inventory.parse("", Path("/plan/inventory.yaml")).host(self.machine.name), **settings)
         return self.far.do(
             push_user_store(
@@ -137,7 +137,7 @@ def bare(no_nix_host: NetnsHost, opened: Opened) -> Bare:
 def test_the_store_there_is_a_copy_of_the_one_here(nix_here: NixHere, app: Built, bare: Bare) -> None:
     pushed = bare.push(app)
     sent_bytes = pushed.sent_bytes
-    assert (pushed.store, pushed.base, pushed.present) == (Store.USER, BASE, False)
+    assert (pushed.store, str(pushed.directory), pushed.present) == (Store.USER, app.artifact.out, False)
     assert (pushed.sent_paths, pushed.paths) == (len(app.closure), len(app.closure))
     assert sent_bytes > Path(which("dash")).stat().st_size
     assert bare.names("nix/store") == sorted(Path(path).name for path in app.closure)
@@ -152,7 +152,8 @@ def test_the_store_there_is_a_copy_of_the_one_here(nix_here: NixHere, app: Built
             assert far.is_dir() or far.is_symlink() or far.lstat().st_mtime == near.lstat().st_mtime == 1
     assert bare.names("closures") == [app.artifact.hash]
     assert not [name for name in bare.names(".") if name.startswith(".tmp")]
-    assert bare.push(app) == Delivery(Store.USER, BASE, True, paths=len(app.closure))
+    again = bare.push(app)
+    assert (again.present, again.sent_bytes, again.sent_paths, again.paths) == (True, 0, 0, len(app.closure))
 
 
 def test_only_what_is_missing_is_sent(nix_here: NixHere, tmp_path: Path, bare: Bare) -> None:

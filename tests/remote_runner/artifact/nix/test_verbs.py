@@ -9,9 +9,8 @@ import pytest
 
 from remote_runner.artifact.nix import verbs
 from remote_runner.artifact.nix.build_machines import BuildMachines
-from remote_runner.artifact.nix.derivation import derivation_system
 from remote_runner.artifact.nix.here import Nix
-from remote_runner.artifact.nix.verbs import NixConfig, Package
+from remote_runner.artifact.nix.verbs import NixConfig, Package, derivation_system
 
 NIX = Nix("/bin/nix", "/bin/nix-store", "/bin/nix-instantiate", {})
 HASH = "lkyfm145g4r8vlwpaps9cncfhi249k00"

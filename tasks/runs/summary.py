@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from remote_runner.instance.record import STEPS, Record, read_record
+from remote_runner.sizes import listed
 from remote_runner.typed import as_typed
 from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
@@ -81,9 +82,8 @@ def left_out_lines(records: Records) -> list[str]:
     lines = []
     for instance, record in records.items():
         if record is not None and record.left_out:
-            shown = "; ".join(record.left_out[:_MOST_LEFT_OUT])
-            more = f"; and {len(record.left_out) - _MOST_LEFT_OUT} more" * (len(record.left_out) > _MOST_LEFT_OUT)
-            lines.append(f"{_name(instance)}: left out of its outputs: {shown}{more}")
+            shown = listed(record.left_out, _MOST_LEFT_OUT, "; ")
+            lines.append(f"{_name(instance)}: left out of its outputs: {shown}")
     return lines
 
 

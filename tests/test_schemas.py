@@ -12,15 +12,14 @@ import pytest
 
 from remote_runner.errors import InventoryError
 from remote_runner.inventory.inventory import Inventory
-from remote_runner.inventory.schema import inventory_schema
 from remote_runner.inventory.yaml_tree import Mapping, Node, Scalar, parse_yaml
 from testground.errors import ManifestError
 from testground.manifest import Manifest
-from testground.manifest_schema import manifest_schema
 from tests.remote_runner.inventory import test_inventory
+from tests.schemas import inventory_schema, manifest_schema
 from tests.testground import test_manifest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 INVENTORIES = [*ROOT.glob("inventory.yaml"), *ROOT.glob("tests/plans/*/inventory.yaml")]
 MANIFESTS = [*ROOT.glob("manifest.toml"), *ROOT.glob("tests/plans/*/manifest.toml")]
 MISTAKES = [case[0] for case in test_inventory.MISTAKES]

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from remote_runner.errors import DeadlineError, LocalProgramError, PortTakenError, RemoteRunnerError
-from remote_runner.shared_failure import pack_failure, unpack_failure
+from remote_runner.made_once import pack_failure, unpack_failure
 
 
 @pytest.mark.parametrize(
     "error",
     [
         RemoteRunnerError("what", next_step="do"),
-        DeadlineError("the build", 3.0, said="words"),
+        DeadlineError("the build", 3.0),
         LocalProgramError(("make", "all"), "failed", stderr="why"),
         PortTakenError("dex", "port 1 is taken", next_step="find it"),
     ],
