@@ -125,6 +125,7 @@ class RunEnvironmentError(RemoteRunnerError):
     def __init__(self, name: str, found: str, expected: str) -> None:
         super().__init__(f"environment variable {name} is {found!r}; expected {expected}")
         self.name = name
+        self.expected = expected
 
 
 class ControllerError(RemoteRunnerError):

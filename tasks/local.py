@@ -15,7 +15,7 @@ import invoke
 
 from remote_runner.connection.bootstrap.program import find_go
 from remote_runner.connection.verbs.job import instance_id
-from remote_runner.errors import ControllerError, RemoteRunnerError
+from remote_runner.errors import ControllerError, RemoteRunnerError, RunEnvironmentError
 from remote_runner.instance.services import services_from
 from remote_runner.instance.steps import CHOOSE_STATE
 from remote_runner.inventory.sources.slurm import passed_to_instances
@@ -164,7 +164,10 @@ class Services:
 
 
 def _services(sync_service: str, influxdb: str, redis: str) -> Services:
-    services_from({"INFLUXDB_URL": influxdb})  # refuses what is not a URL
+    try:
+        services_from({"INFLUXDB_URL": influxdb})
+    except RunEnvironmentError as error:
+        raise Failed(f"--influxdb is {influxdb!r}; expected {error.expected}") from error
     return Services(sync_address(sync_service) if sync_service else None, influxdb, redis)
 
 

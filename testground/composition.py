@@ -473,7 +473,10 @@ def _counts(composition: Composition, run: Run, built_as: Sequence[Group]) -> li
                 )
                 next_step = "give each group of the run its instances, or none of them, and then no total_instances"
                 raise CompositionError(composition.file, where, problem, next_step=next_step)
-            raise CompositionError(composition.file, where, f"is {total}; the groups have {sum(counts)} together")
+            problem, next_step = f"is {total}; the groups have {sum(counts)} together", "correct one of them"
+            if not sum(counts):
+                next_step = "give each group its share: instances = { count = 2 }, or { percentage = 0.5 }"
+            raise CompositionError(composition.file, where, problem, next_step=next_step)
         total = total or sum(counts)
     return counts
 

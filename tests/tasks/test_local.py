@@ -48,6 +48,12 @@ def test_dry_run_names_the_runs_in_their_order_and_starts_none(plan: PlanDirecto
     assert [run["run"] for run in picked.data] == ["two", "one"]
 
 
+def test_a_url_that_is_none_is_told_of_its_option(plan: PlanDirectory) -> None:
+    write_plan(plan, "exit 1")
+    ran = plan.fab("local.single", "--testcase", "greet", "--influxdb", "foo")
+    assert (ran.status, ran.words) == (1, "--influxdb is 'foo'; expected a URL such as http://localhost:8086\n")
+
+
 def test_directories_whose_names_are_no_utf8(plan: PlanDirectory, tmp_path: Path) -> None:
     write_plan(plan, "ok\n")
     odd = tmp_path / "caf\udce9"

@@ -228,7 +228,9 @@ def test_groups_of_a_run_inherit_their_instances_together() -> None:
 def test_odd_compositions_that_testground_accepts_are_accepted() -> None:
     text = _TEXT.replace("count = 1", "count = 1, percentage = 0.9").replace("percentage = 0.75", "percentage = 1.5")
     text = text.replace("total_instances = 4", "total_instances = 7").replace("count = 1, ", "")
-    with pytest.raises(CompositionError, match="global: total_instances: is 7; the groups have 17 together"):
+    with pytest.raises(
+        CompositionError, match="global: total_instances: is 7; the groups have 17 together\n  next: correct"
+    ):
         plan_runs(_composition(text), _MANIFEST)
     text = _TEXT.replace("count = 1", "count = 2, percentage = 0.9").replace("percentage = 0.75", "percentage = 0.5")
     text = text.replace('id = "servers"\n', "").replace('id = "clients"', 'id = "/a/b"')
