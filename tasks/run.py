@@ -206,7 +206,7 @@ async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEn
     DISPLAY.tell(Began(entry.name, "fetch", entry.name))
 
     def taken(size_bytes: int) -> None:
-        DISPLAY.tell(Moved(entry.name, "fetch", entry.name, size_bytes))
+        DISPLAY.tell(Moved(entry.name, "fetch", entry.name, size_bytes, exited.outputs_bytes))
 
     try:
         report = await steps.fetch(started, outputs, entry.outputs_limit_bytes, taken=taken)

@@ -26,6 +26,7 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
+from remote_runner.progress import Building, Built, Tell, nobody
 
 if TYPE_CHECKING:
     from remote_runner.connection.verbs.command import Command
@@ -77,18 +78,24 @@ class Agent:
         environ: Mapping[str, str],
         deadline: Deadline,
         meanwhile: Callable[[], object] | None = None,
+        tell: Tell = nobody,
     ) -> Self:
         """Reach the host as the inventory says; `meanwhile` is called during the login.
 
-        Raises the `HostError` that says why that is not possible.
+        `tell` hears of the build of the agent's program, where it has to be built first. Raises the `HostError` that
+        says why that is not possible.
         """
 
         async def program(system: System) -> Path:
             from remote_runner.cancellation import in_thread
             from remote_runner.connection.bootstrap.program import program_for
 
-            work = partial(program_for, system, controller, environ)
-            return await in_thread(lambda cancelled: work(cancellation=cancelled), "nobody waits for the host any more")
+            ours = ("the agent", str(system))
+            work = partial(program_for, system, controller, environ, began=lambda log: tell(Building(*ours, log)))
+            try:
+                return await in_thread(lambda no: work(cancellation=no), "nobody waits for the host any more")
+            finally:
+                tell(Built(*ours))
 
         listeners = Listeners()
         link = await Link.open(

@@ -251,9 +251,10 @@ class _Instance:
             if not isinstance(artifact, Artifact):
                 self._record.derivation = artifact.drv
             step.detail = _built_words(entry, artifact)
-        self._begins("push")
+        self._begins("push", entry)
         with self._clock.step("push") as step:
             agent = await shared.agent(entry, environ)
+            self._begins("push")
             seat = stack.enter_context(self._observe(entry, agent, links=inventory.links))
             # Both need nothing but the connection, so a far host is asked for both at once.
             forwarding = asyncio.ensure_future(steps.forward(shared, entry, environ, self._tells("forward")))
@@ -292,7 +293,7 @@ class _Instance:
             self._placed = placement
             entry = inventory.host(placement.host)
             self._record.number, self._record.host = self._number, entry.name
-            self._begins("choose")
+            self._begins("choose", entry)
             try:
                 system = placement.system or known_of(self._shared.controller, entry).system
                 if entry.on_unreachable is OnUnreachable.NEXT or system is None:
@@ -309,7 +310,10 @@ class _Instance:
                 continue
             return entry, system
 
-    def _begins(self, step: str) -> None:
+    def _begins(self, step: str, needs: HostEntry | None = None) -> None:
+        """Tell of a step; first of the connection, where it needs one to that host and there is none yet."""
+        if needs is not None and self._shared.open_agent(needs) is None:
+            step = "connect"
         self._shared.tell(Began(self._who, step, self._record.host))
 
     def _tells(self, step: str) -> Callable[[str], None]:
@@ -392,7 +396,7 @@ class _Instance:
         self._begins("fetch")
 
         def taken(size_bytes: int) -> None:
-            self._shared.tell(Moved(entry.name, "fetch", self._who, size_bytes))
+            self._shared.tell(Moved(entry.name, "fetch", self._who, size_bytes, exited.outputs_bytes))
 
         try:
             outputs = await steps.fetch(run, self._runenv.outputs_path, entry.outputs_limit_bytes, self._umask, taken)

@@ -230,7 +230,7 @@ class Shared:
     async def _connect(self, entry: HostEntry, environ: Mapping[str, str]) -> _Host:
         self.tell(Began(entry.name, "connect", entry.name))
         within = Deadline.after(entry.timeouts.connect_s)
-        agent = await Agent.connect(entry, self.controller, environ, within, self._load_steps)
+        agent = await Agent.connect(entry, self.controller, environ, within, self._load_steps, self.tell)
         from remote_runner.truth.watch import Watch
 
         host = _Host(agent, Watch(agent))

@@ -52,7 +52,8 @@ def charts() -> dict[str, Spec]:
 def _boxes(*, offset: str | None, colour: dict[str, Any]) -> list[Spec]:
     """Extremes as a line, quartiles as a bar, the median as a tick; `offset` puts several beside each other."""
     across = {} if offset is None else {"yOffset": {"field": offset, "sort": None}}
-    middle = {} if offset is None else {"yOffset": {"field": offset, "sort": None, "bandPosition": 0.5}}
+    # A rule stands at the beginning of its place beside others, a bar in the middle of it.
+    line = {"type": "rule"} if offset is None else {"type": "bar", "height": {"band": 0.1}}
     tooltip = [
         {"field": "label", "title": "of"},
         {"field": "n", "title": "values", "format": ","},
@@ -65,8 +66,8 @@ def _boxes(*, offset: str | None, colour: dict[str, Any]) -> list[Spec]:
         ),
     ]  # fmt: skip
     return [
-        {"mark": {"type": "rule", "tooltip": True, "opacity": 0.8}, "encoding": {
-            **middle, "x": {"field": "least"}, "x2": {"field": "most"}, "color": colour, "tooltip": tooltip}},
+        {"mark": {**line, "tooltip": True, "opacity": 0.8}, "encoding": {
+            **across, "x": {"field": "least"}, "x2": {"field": "most"}, "color": colour, "tooltip": tooltip}},
         {"mark": {"type": "bar", "opacity": 0.45, "height": {"band": 0.62}}, "encoding": {
             **across, "x": {"field": "q1"}, "x2": {"field": "q3"}, "color": colour, "tooltip": tooltip}},
         {"mark": {"type": "tick", "thickness": 2.5, "height": {"band": 0.62}}, "encoding": {
@@ -146,12 +147,10 @@ def cumulative() -> Spec:
 
 
 def _line_colour() -> Spec:
-    return {
-        "field": "label",
-        "type": "nominal",
-        "sort": None,
-        "legend": {"orient": "top", "title": None, "columns": 6, "labelLimit": 160, "symbolType": "stroke"},
-    }
+    # Without an opacity of their own the lines of a legend would have that of a chart's first layer.
+    legend = {"orient": "top", "title": None, "columns": 6, "labelLimit": 160}
+    symbol = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolOpacity": 1}
+    return {"field": "label", "type": "nominal", "sort": None, "legend": {**legend, **symbol}}
 
 
 def course() -> Spec:

@@ -197,7 +197,7 @@
     const instances = run.table.instances;
     const hidden = new Set();
     const filter = {host: "", group: "", outcome: "", words: ""};
-    const whole = () => ({x0: 0, x1: Math.max(run.duration_s, 0.001), y0: 0, y1: Math.max(1, rows.length)});
+    const whole = () => ({x0: 0, x1: Math.max(run.duration_s * 1.01, 0.001), y0: 0, y1: Math.max(1, rows.length)});
     let rows = [], zoom;
     const status = make("span", {class: "soft", role: "status"});
     const place = make("div", {class: "timeline", tabindex: 0, role: "application", "data-label": "Timeline of the instances",

@@ -25,16 +25,20 @@ MOST_BARRIERS = 200
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Rows under their columns. Texts stand once in `words`, and their cells hold the place there."""
     places: dict[str, int] = {}
-    listed = [list(row) for row in rows]
-    texts = [column for column in range(len(columns)) if any(isinstance(row[column], str) for row in listed)]
-    for row in listed:
-        for column in texts:
-            row[column] = places.setdefault(str(row[column]), len(places))
+    texts: list[str] = []
+    told: list[Sequence[object]] = []
+    for name, cells in zip(columns, zip(*rows, strict=True), strict=False):  # where there are no rows, no columns come
+        kinds = set(map(type, cells))
+        if str in kinds:
+            texts.append(name)
+            told.append([places.setdefault(str(cell), len(places)) for cell in cells])
+        else:
+            told.append(list(map(_short, cells)) if float in kinds else cells)
     return {
         "columns": list(columns),
-        "texts": [columns[column] for column in texts],
+        "texts": texts,
         "words": list(places),
-        "rows": [[_short(cell) for cell in row] for row in listed],
+        "rows": list(map(list, zip(*told, strict=True))),
     }
 
 

@@ -14,9 +14,9 @@ from remote_runner.sizes import size
 from tasks.command_line.task import task
 from tasks.plan import Plan
 from tasks.runs.find import run_meant, runs_of
-from tasks.say import age, result_width, say, show_json, show_table
+from tasks.say import age, filled_to, result_width, say, show_json, show_table
 from tasks.say import show as put
-from tasks.view.table import table
+from tasks.view.table import filled, table
 
 _SHORTEST = 8
 _MOST = 30
@@ -60,7 +60,7 @@ def show(c: invoke.Context, id: list[str] | None = None, json: bool = False) -> 
         show_json({**vars(found.record), "outcome": found.outcome, "path": str(found.directory)})
         return
     for line in shown_lines(found):
-        put(line)
+        put(filled(line, filled_to()))
 
 
 def shown_lines(found: FoundRun) -> list[str]:

@@ -17,6 +17,8 @@ from tasks.say import say, show
 _PAGE_S = 0.05
 _PAGE_OF_INSTANCE_S = 0.0004
 _PAGE_OF_BYTE_S = 0.2e-6
+# Nobody minds so little behind a run, nor so small a part of it.
+_MOST_S = 1.0
 _MOST_OF_RUN = 0.05
 
 
@@ -48,10 +50,10 @@ def _directory(plan: Plan, given: str) -> Path:
 
 
 def is_cheap(outputs: Sequence[Path], duration_s: float) -> bool:
-    """Whether a page of instances with these outputs is expected to cost at most 5 % of what their run took."""
+    """Whether a page of instances with these outputs is expected to take a second, or 5 % of what their run took."""
     from remote_runner.report.reading import size_bytes
 
-    budget_s = _MOST_OF_RUN * duration_s - _PAGE_S - _PAGE_OF_INSTANCE_S * len(outputs)
+    budget_s = max(_MOST_S, _MOST_OF_RUN * duration_s) - _PAGE_S - _PAGE_OF_INSTANCE_S * len(outputs)
     return budget_s >= 0 and _PAGE_OF_BYTE_S * sum(map(size_bytes, outputs)) <= budget_s
 
 

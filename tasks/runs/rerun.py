@@ -21,7 +21,8 @@ from tasks.command_line.values import sync_address
 from tasks.local import Services, run_and_tell
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
-from tasks.say import say, show_json
+from tasks.say import filled_to, say, show_json
+from tasks.view.table import filled
 from testground.local_exec import new_run_id
 
 
@@ -59,12 +60,9 @@ def rerun(
     with _plan_of(here, record) as plan:
         run_id = new_run_id()
         found = list(differences(record, *_now(plan, record, run_id)))
-        say(
-            f"run {record.run} again, as {run_id}; "
-            + ("this differs now:" if found else "nothing recorded differs now")
-        )
-        for words in found:
-            say(f"  {words}")
+        differs = "this differs now:" if found else "nothing recorded differs now"
+        for words in (f"run {record.run} again, as {run_id}; {differs}", *(f"  {words}" for words in found)):
+            say(filled(words, filled_to()))
         if dry_run:
             groups = [{"id": one.id, "instances": one.instances, "params": dict(one.params)} for one in run.groups]
             show_json({"repeats": record.run, "case": run.case, "groups": groups, "differs": found})

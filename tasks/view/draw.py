@@ -1,94 +1,112 @@
-"""The view as lines for a terminal: the only module that knows rich."""
+"""The view as lines for a terminal.
+
+Of rich it takes how many columns a text has. Its tables would cost 7 ms of each frame, and 65 ms once to load them.
+"""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
 
 from remote_runner.sizes import size
+from tasks.view.colours import BLUE, BOLD, END, GREEN, GREY, RED, begin
 from tasks.view.model import Counts, Row, Transfer, View
+from tasks.view.table import GAP
+from testground.terminal import harmless
 
 _WIDE = 100
-# The terminal's own colours, which its user can read on its own background; yellow, pale on white, is not among them.
-_STYLES = {"waiting": "", "running": "bold blue", "ok": "green", "failed": "bold red"}
+_STYLES = {"waiting": "", "running": begin(BLUE, bold=True), "ok": begin(GREEN), "failed": begin(RED, bold=True)}
+_PALE = begin(GREY)
 _NARROW = {"waiting": "wait", "running": "run", "ok": "ok", "failed": "fail"}
 _MOST_BUILDS = 3
 # Of less there is nothing to see.
 _LEAST_BYTES = 256 << 10
 _UNPLACED = "(no host yet)"
 
-
-def new_console(width: int) -> Console:
-    """What lines of that width are drawn with."""
-    return Console(width=width, force_terminal=True, color_system="standard", legacy_windows=False, highlight=False)
+_Cell = tuple[str, str]
+"""A text, and what is written before it (`colours.begin`)."""
 
 
-def draw(view: View, console: Console) -> list[str]:
-    """The view, as lines that fit the console."""
-    with console.capture() as captured:
-        console.print()
-        if view.rows:
-            console.print(_table(view, console.width))
-        if view.hidden:
-            console.print(Text(f"… and {view.hidden} {view.by}s more", style="dim"))
-        for what, since_s in view.builds[:_MOST_BUILDS]:
-            console.print(_within(Text(f"building {what} {_elapsed(since_s)}"), console))
-        console.print(_within(_total(view), console))
-    return captured.get().splitlines()
+def draw(view: View, width: int) -> list[str]:
+    """The view, as lines of at most so many columns."""
+    lines: list[Sequence[_Cell]] = [()]
+    if view.rows:
+        lines += _table(view, width)
+    if view.hidden:
+        lines.append([(f"… and {view.hidden} {view.by}s more", _PALE)])
+    lines += [[(f"building {harmless(what)} {_elapsed(since_s)}", "")] for what, since_s in view.builds[:_MOST_BUILDS]]
+    lines.append(_total(view))
+    return [_line(cells, width) for cells in lines]
 
 
-def _table(view: View, width: int) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+def _table(view: View, width: int) -> list[Sequence[_Cell]]:
     is_wide = width >= _WIDE
-    name_width = max(len(view.by), *(len(row.name or _UNPLACED) for row in view.rows))
-    table.add_column(view.by, no_wrap=True, overflow="ellipsis", min_width=min(name_width, 40 if is_wide else 16))
-    if not view.single:
-        for name in _STYLES:
-            header = name if is_wide else _NARROW[name]
-            table.add_column(header, justify="right", no_wrap=True, min_width=len(header))
-    table.add_column("time", justify="right", no_wrap=True, min_width=7 if is_wide else 5)
-    table.add_column("now", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in view.rows:
-        counts = [] if view.single else _cells(row.counts)
-        table.add_row(
-            Text(row.name) if row.name else Text(_UNPLACED, "dim"),
-            *counts,
-            _elapsed(row.elapsed_s),
-            _now(row, short=not is_wide),
-        )
-    return table
+    counted = () if view.single else tuple(_STYLES)
+    names = [(harmless(row.name), "") if row.name else (_UNPLACED, _PALE) for row in view.rows]
+    numbers = [[*_cells(row.counts, counted), (_elapsed(row.elapsed_s), "")] for row in view.rows]
+    now = [_now(row, short=not is_wide) for row in view.rows]
+    header = [*((name if is_wide else _NARROW[name]) for name in counted), "time"]
+    least = [*(0 for _ in counted), 7 if is_wide else 5]
+    widths = [
+        max(at_least, len(title), *(len(text) for text, _ in column))
+        for at_least, title, *column in zip(least, header, *numbers, strict=True)
+    ]
+    # What is left is for the name, and for what goes on there, which may be cut before the name is.
+    left = width - sum(widths) - len(GAP) * (len(widths) + 1)
+    name_width = max(cell_len(text) for text, _ in [(view.by, ""), *names])
+    wanted = max(len("now"), *(cell_len(text) for text, _ in now))
+    name_width = max(0, min(name_width, left, max(40 if is_wide else 16, left - wanted)))
+    first = ((view.by, _PALE), [(title, _PALE) for title in header], ("now", _PALE))
+    return [
+        [
+            (_sized(name, name_width), style),
+            *((GAP + text.rjust(wide), colour) for (text, colour), wide in zip(cells, widths, strict=True)),
+            (GAP, ""),
+            what,
+        ]
+        for (name, style), cells, what in (first, *zip(names, numbers, now, strict=True))
+    ]
 
 
-def _cells(counts: Counts) -> list[Text]:
-    found = [(getattr(counts, name), style) for name, style in _STYLES.items()]
-    return [Text(str(number), style) if number else Text("·", "dim") for number, style in found]
+def _cells(counts: Counts, counted: Sequence[str]) -> list[_Cell]:
+    found = [(getattr(counts, name), _STYLES[name]) for name in counted]
+    return [(str(number), style) if number else ("·", _PALE) for number, style in found]
 
 
-def _now(row: Row, *, short: bool) -> Text:
+def _now(row: Row, *, short: bool) -> _Cell:
     if not row.step and row.counts.total and not row.counts.waiting:
-        return Text("failed", _STYLES["failed"]) if row.counts.failed else Text("ok", _STYLES["ok"])
+        return ("failed", _STYLES["failed"]) if row.counts.failed else ("ok", _STYLES["ok"])
     words = row.step
     if row.transfer is not None and max(row.transfer.done_bytes, row.transfer.total_bytes or 0) >= _LEAST_BYTES:
         words = f"{row.transfer.what} {_transfer_words(row.transfer, short=short)}"
-    return Text(words)
+    return words, ""
 
 
-def _total(view: View) -> Text:
+def _total(view: View) -> list[_Cell]:
     """The line of the whole: what is dispensable stands last, where the line is cut."""
-    line = Text()
-    line.append(_elapsed(view.elapsed_s), "bold")
+    line = [(_elapsed(view.elapsed_s), BOLD)]
     for name, style in _STYLES.items():
         number = getattr(view.counts, name)
-        line.append("  ")
-        line.append(f"{number} {name}", style if number else "dim")
-    line.append(f"  {view.title}", "dim")
+        line += [(GAP, ""), (f"{number} {name}", style if number else _PALE)]
+    return [*line, (f"{GAP}{harmless(view.title)}", _PALE)]
+
+
+def _line(cells: Sequence[_Cell], width: int) -> str:
+    """The cells one behind the other; what goes beyond the width is cut."""
+    line, left = "", width
+    for text, style in cells:
+        shown = text if cell_len(text) <= left else _sized(text, left)
+        left -= cell_len(shown)
+        line += f"{style}{shown}{END}" if style and shown else shown
     return line
 
 
-def _within(line: Text, console: Console) -> Text:
-    line.truncate(console.width, overflow="ellipsis")
-    return line
+def _sized(text: str, width: int) -> str:
+    """The text in so many columns; one that is cut says so."""
+    if cell_len(text) <= width or not width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, width - 1) + "…"
 
 
 def _elapsed(seconds: float) -> str:

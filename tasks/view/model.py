@@ -50,26 +50,29 @@ class Counts:
 
 @dataclass(frozen=True)
 class Row:
-    """A host, or a group; `step` is the one that most are at, "" where all have ended."""
+    """A host, or a group; `step` is the one that most are at, "" where all have ended. Seconds are whole ones."""
 
     name: str
     step: str
     counts: Counts
     transfer: Transfer | None
-    elapsed_s: float
+    elapsed_s: int
 
 
 @dataclass(frozen=True)
 class View:
-    """All that is to be seen at one moment; `hidden` rows had no room. `by`: what a row is, "host" or "group"."""
+    """All that is to be seen at one moment; `hidden` rows had no room. `by`: what a row is, "host" or "group".
+
+    Two that are equal look the same.
+    """
 
     title: str
     by: str
     rows: tuple[Row, ...]
     hidden: int
     counts: Counts
-    builds: tuple[tuple[str, float], ...]
-    elapsed_s: float
+    builds: tuple[tuple[str, int], ...]
+    elapsed_s: int
     single: bool
     """Whether each row is one thing, which has a step and an end and nothing to count."""
 
@@ -168,8 +171,8 @@ class Model:
             rows=tuple(shown),
             hidden=len(rows) - len(shown),
             counts=counts,
-            builds=tuple((f"{app} for {system}", at_s - began_s) for (app, system), began_s in self._builds.items()),
-            elapsed_s=0.0 if self._began_s is None else at_s - self._began_s,
+            builds=tuple((f"{app} for {system}", int(at_s - at)) for (app, system), at in self._builds.items()),
+            elapsed_s=0 if self._began_s is None else int(at_s - self._began_s),
             single=all(item.group == item.who for item in items),
         )
 
@@ -198,7 +201,7 @@ class Model:
             step=step,
             counts=_counts(members),
             transfer=self._transfer({item.host for item in members} if by == "group" else {name}, at_s),
-            elapsed_s=max(0.0, until_s - min(began)) if began else 0.0,
+            elapsed_s=max(0, int(until_s - min(began))) if began else 0,
         )
 
     def _transfer(self, hosts: set[str], at_s: float) -> Transfer | None:

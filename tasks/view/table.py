@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Sequence
 
+from tasks.view.colours import END, GREEN, PURPLE, RED, begin
+
 GAP = "  "
 USUAL_WIDTH = 80
 # How narrow the column that is cut may become before nothing is cut any more.
@@ -63,12 +65,12 @@ def _is_numeric(cells: Collection[str]) -> bool:
 
 
 _COLOURS = {
-    "ok": "32",
-    "failed": "1;31",
-    "crashed": "1;31",
-    "incomplete": "1;35",
-    "fail": "1;31",
-    "warn": "1;35",
+    "ok": begin(GREEN),
+    "failed": begin(RED, bold=True),
+    "crashed": begin(RED, bold=True),
+    "incomplete": begin(PURPLE, bold=True),
+    "fail": begin(RED, bold=True),
+    "warn": begin(PURPLE, bold=True),
 }
 
 
@@ -79,7 +81,7 @@ def coloured(text: str) -> str:
 
 def _cell(cell: str) -> str:
     word = cell.strip()
-    return cell.replace(word, f"\x1b[{_COLOURS[word]}m{word}\x1b[0m") if word in _COLOURS else cell
+    return cell.replace(word, f"{_COLOURS[word]}{word}{END}") if word in _COLOURS else cell
 
 
 def filled(text: str, width: int | None) -> str:

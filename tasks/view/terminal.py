@@ -9,14 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from remote_runner.progress import Building, Built, Progress
-from tasks.view.model import Model
+from tasks.view.colours import END, GREY, begin
+from tasks.view.model import Model, View
 from testground.terminal import harmless
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _EVERY_S = 0.2
 # So many lines of a tall terminal are for what else is said.
@@ -44,8 +41,9 @@ class TerminalView:
         self._logs: dict[tuple[str, str], _Log] = {}
         self._is_over = False
         self._drawn: list[int] = []
+        self._seen: tuple[View, int] | None = None
+        self._view: list[str] = []
         self._began_s = time.monotonic()
-        self._console: Console | None = None
         self._thread = threading.Thread(target=self._draw_until_over, name="view", daemon=True)
         self._thread.start()
 
@@ -94,8 +92,9 @@ class TerminalView:
         now_s = time.monotonic()
         if not is_over and now_s - self._began_s >= _FIRST_S:
             view = self._rendered(max(20, columns - 1), max(3, rows // 2, rows - _OTHER_LINES), now_s)
-        if not view and not lines and not self._drawn:
+        if not lines and view == self._view:
             return
+        self._view = view
         # A terminal that has become narrower may have broken what was drawn into more lines.
         above = sum(max(1, -(-width // columns)) for width in self._drawn)
         back = f"\r\x1b[{above - 1}A" if above > 1 else "\r"
@@ -107,15 +106,16 @@ class TerminalView:
             data = data[os.write(self._fd, data) :]
 
     def _rendered(self, columns: int, most: int, now_s: float) -> list[str]:
-        from tasks.view.draw import draw, new_console
+        from tasks.view.draw import draw
 
-        if self._console is None or self._console.width != columns:
-            self._console = new_console(columns)
         with self._state() as model:
-            if not model.has_rows:
-                return []
-            view = model.view(now_s, most)
-        return draw(view, self._console)
+            seen = (model.view(now_s, most), columns) if model.has_rows else None
+        if seen is None:
+            view: list[str] = []
+        else:
+            view = self._view if seen == self._seen else draw(seen[0], columns)
+        self._seen = seen
+        return view
 
 
 class _Log:
@@ -139,7 +139,7 @@ class _Log:
         *lines, self._begun = (self._begun + data).split(b"\n")
         if is_over and self._begun:
             lines.append(self._begun)
-        return [f"\x1b[2m{self._name}:\x1b[0m {harmless(line.decode('utf-8', 'replace'))}" for line in lines]
+        return [f"{begin(GREY)}{self._name}:{END} {harmless(line.decode('utf-8', 'replace'))}" for line in lines]
 
 
 def _width(line: str) -> int:

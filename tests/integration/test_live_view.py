@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.runs import Machine, Plan, localhost, nothing_left, read_until, wait_for
+from tests.contrast import assert_readable
+from tests.hosts_netns import NetnsHost
+from tests.integration.runs import Machine, Plan, localhost, nothing_left, place_on, read_until, wait_for
 from tests.integration.runs import ended as end_of
 from tests.needs import need
 from tests.tmux import Tmux
@@ -51,6 +53,7 @@ def test_a_run_from_its_build_to_its_summary(width: int, instances: int, tmp_pat
         )
         assert f"{instances} waiting  0 running  0 ok  0 failed  case, run " in building
 
+        assert_readable(tmux.screen(colours=True), 1)
         (tmp_path / "built").touch()
         is_running = f"0 waiting  {instances} running"
         running = tmux.wait_for(lambda screen: is_running in screen and "hello from" in screen)
@@ -59,13 +62,35 @@ def test_a_run_from_its_build_to_its_summary(width: int, instances: int, tmp_pat
         assert int(counted[1]) == instances
         assert re.search(r"^ +\d+\.\ds single\[0\d\d\] hello from \d+$", running, re.MULTILINE), running
         assert "choose:" not in running
+        assert_readable(tmux.screen(colours=True), 2)
 
         (tmp_path / "go").touch()
         ended = tmux.wait_for(lambda screen: "status 1" in screen)
+        assert_readable(tmux.screen(colours=True), 2)
     assert f"group single: {instances - 1} of {instances} ok" in ended
     assert "no route" in ended
     assert "waiting" not in ended, "the view is taken away"
     assert all(len(line) <= width for line in ended.splitlines())
+
+
+def test_a_host_that_does_not_answer_yet(tmp_path: Path, machine: Machine, netns_host: NetnsHost) -> None:
+    plan = Plan.of_script(tmp_path / "plan", machine, "ok\n", [place_on(netns_host)])
+    netns_host.dropping()
+    with terminal(tmp_path, 80, machine, plan) as tmux:
+        tmux.type(f"{FAB} local.single --testcase case; echo status $?")
+        tmux.wait_for(lambda screen: re.search(r"^t1 +1 .* connect$", screen, re.MULTILINE))
+        netns_host.passing()
+        tmux.wait_for(lambda screen: "status 0" in screen)
+
+
+def test_what_is_fetched_has_a_rate_and_a_time_left(tmp_path: Path, machine: Machine, netns_host: NetnsHost) -> None:
+    script = 'head -c 4000000 /dev/urandom >"$TEST_OUTPUTS_PATH/much"; ok\n'
+    plan = Plan.of_script(tmp_path / "plan", machine, script, [place_on(netns_host)])
+    netns_host.slow_down(8)
+    with terminal(tmp_path, 80, machine, plan) as tmux:
+        tmux.type(f"{FAB} local.single --testcase case; echo status $?")
+        tmux.wait_for(lambda screen: re.search(r"fetch \d\.\d MiB \d+%, \d+ KiB/s, 0:0\d left", screen))
+        tmux.wait_for(lambda screen: "status 0" in screen)
 
 
 def test_ctrl_c_at_the_terminal(tmp_path: Path, machine: Machine) -> None:

@@ -304,20 +304,121 @@ func (k *Keeper) forgetCommands(processes []seen) {
 	}
 }
 
+// lookAgain is after how many looks all of a process is read also where it has not run: its memory may be swapped out.
+const lookAgain = 10
+
+// Sampler finds again and again what runs use. Of a process that has one thread and was on no processor since the last look
+// only its memory can have changed, so that is all that a process which waits costs: a look at whether it ran. For one
+// goroutine.
+type Sampler struct {
+	keeper *Keeper
+	known  map[int]*known
+	look   int // its number
+	next   []child
+	buffer [1024]byte
+}
+
+// known is a process as it was when it had run last.
+type known struct {
+	seen
+	children []int
+	ran      []byte // what /proc/PID/schedstat said before that: how long and how often it was on a processor
+	look     int
+}
+
+type child struct{ pid, parent int }
+
+// NewSampler is one that has seen nothing.
+func (k *Keeper) NewSampler() *Sampler { return &Sampler{keeper: k, known: map[int]*known{}} }
+
 // Uses stores in `into`, in place of its content, what the processes of each run use; ps is for systems without /proc.
-func (k *Keeper) Uses(into map[string]Use, _ func() string) {
+func (s *Sampler) Uses(into map[string]Use, _ func() string) {
 	clear(into)
-	var buffer [512]byte
-	for _, each := range k.belonging(k.below(nil)) {
+	processes, kept := s.below()
+	if !kept {
+		processes = all()
+	}
+	for _, each := range s.keeper.belonging(processes) {
 		if each.owner != nil {
-			use := each.use
-			use.Descriptors = descriptorsOf(each.pid)
-			io := readProc(each.pid, "io", buffer[:])
-			use.ReadBytes, use.WrittenBytes = lineIn(io, "\nread_bytes: "), lineIn(io, "\nwrite_bytes: ")
+			if !kept {
+				s.readFiles(each.pid, &each.use)
+			}
 			id := each.owner.id()
-			into[id] = into[id].plus(use)
+			into[id] = into[id].plus(each.use)
 		}
 	}
+}
+
+// below is as that of the keeper, but reads each list once: what it misses, the next sample has.
+func (s *Sampler) below() ([]seen, bool) {
+	self := os.Getpid()
+	s.keeper.mu.Lock()
+	s.keeper.reap()
+	children, kept := childrenOf(self, 0, nil)
+	s.keeper.mu.Unlock()
+	if !kept {
+		return nil, false
+	}
+	s.look++
+	s.add(children, self)
+	var found []seen
+	for len(s.next) > 0 {
+		last := len(s.next) - 1
+		each := s.next[last]
+		s.next = s.next[:last]
+		if one := s.at(each); one != nil {
+			found = append(found, one.seen)
+			s.add(one.children, each.pid)
+		}
+	}
+	for pid, one := range s.known {
+		if one.look != s.look {
+			delete(s.known, pid)
+		}
+	}
+	return found, true
+}
+
+func (s *Sampler) add(children []int, parent int) {
+	for _, pid := range children {
+		s.next = append(s.next, child{pid, parent})
+	}
+}
+
+// at looks at a process; nil where there is none any more, or it was looked at.
+func (s *Sampler) at(each child) *known {
+	one := s.known[each.pid]
+	if one != nil && one.look == s.look {
+		return nil
+	}
+	ran := readProc(each.pid, "schedstat", s.buffer[:]) // before all else
+	// A kernel that does not count says "0 0 0".
+	if one != nil && one.use.Threads == 1 && len(ran) > 0 && ran[0] != '0' && bytes.Equal(ran, one.ran) &&
+		(each.pid+s.look)%lookAgain != 0 {
+		one.parent, one.look = each.parent, s.look
+		return one
+	}
+	if one == nil {
+		one = &known{}
+	}
+	one.ran = append(one.ran[:0], ran...)
+	var is bool
+	// Another parent: a list of children that had not been read again, and a number that was given anew.
+	if one.seen, is = see(each.pid); !is || one.parent != each.parent {
+		return nil
+	}
+	s.readFiles(each.pid, &one.use)
+	one.children, _ = childrenOf(each.pid, one.use.Threads, one.children[:0])
+	one.look = s.look
+	s.known[each.pid] = one
+	return one
+}
+
+// readFiles adds what does not stand in the process's stat.
+func (s *Sampler) readFiles(pid int, use *Use) {
+	use.Descriptors = descriptorsOf(pid)
+	io := readProc(pid, "io", s.buffer[:])
+	use.ReadBytes, use.WrittenBytes = lineIn(io, "\nread_bytes: "), lineIn(io, "\nwrite_bytes: ")
 }
 
 // descriptorsOf counts a process's open files; since Linux 6.2 the size of its fd directory is that number.

@@ -25,13 +25,17 @@ func Marked(string) []int { return nil }
 // Members finds the processes of a session or group; a negative number is the group itself.
 func Members(group int) []int { return groupAlone(group) }
 
-// Children finds the children of this process; this system does not show them.
-func Children() []int { return nil }
+// Sampler finds again and again what runs use.
+type Sampler struct{ keeper *Keeper }
+
+// NewSampler is one of this keeper's runs.
+func (k *Keeper) NewSampler() *Sampler { return &Sampler{k} }
 
 // Uses stores in `into`, in place of its content, what each run's group uses according to ps (PSCommand).
-func (k *Keeper) Uses(into map[string]Use, ps func() string) {
+func (s *Sampler) Uses(into map[string]Use, ps func() string) {
 	clear(into)
 	groups := usesIn(ps())
+	k := s.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, run := range k.runs {

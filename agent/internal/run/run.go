@@ -381,11 +381,15 @@ func (a *application) conclude(pumping *sync.WaitGroup) {
 	}
 	_ = base.Append(a.directory, base.Record{"exit": strconv.Itoa(code)})
 	usage := a.process.Usage()
-	_ = a.stream.Send(map[string]any{"exited": map[string]any{
+	exited := map[string]any{
 		"status": code, "signal": number, "reason": a.reason, "left": left, "untold": untold, "problem": a.problem(),
 		"utime_s": inSeconds(usage.Utime), "stime_s": inSeconds(usage.Stime), "max_rss": a.process.MaxRSS(),
 		"cut": map[string]int{"stdout": a.pumps[0].cutLines(), "stderr": a.pumps[1].cutLines()},
-	}})
+	}
+	if a.fetch {
+		exited["outputs"] = Size(a.directory.Outputs())
+	}
+	_ = a.stream.Send(map[string]any{"exited": exited})
 }
 
 // problem returns what kept the process from executing the program, "" if nothing did.

@@ -28,6 +28,8 @@ const (
 	mostToldBytes = 256 << 10
 	// The size of a piece. A small tree takes less memory: many runs end at the same time.
 	gatherBytes = 64 << 10
+	// Of more entries nobody is told beforehand how much they are: a look at each takes as long as at a file's end.
+	mostSized = 10_000
 )
 
 // Send writes a directory as one tar stream in GNU's format, which has no limits for names and sizes. Hard links stay
@@ -42,6 +44,45 @@ func Send(to io.Writer, directory string) (Fetched, error) {
 		err = t.out.flush()
 	}
 	return t.finish(), err
+}
+
+// Size is how much Send will write, but for names that are long and files that have several; -1 where there are too many.
+func Size(directory string) int64 {
+	size, left := int64(2*block), mostSized
+	waiting := []string{directory}
+	for len(waiting) > 0 {
+		at := waiting[len(waiting)-1]
+		waiting = waiting[:len(waiting)-1]
+		file, err := os.OpenFile(at, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+		if err != nil {
+			continue // Send tells
+		}
+		for left >= 0 {
+			entries, err := file.ReadDir(256)
+			left -= len(entries)
+			for _, each := range entries {
+				switch each.Type() {
+				case fs.ModeDir:
+					waiting = append(waiting, filepath.Join(at, each.Name()))
+					size += block
+				case fs.ModeSymlink:
+					size += block
+				case 0:
+					if info, err := each.Info(); err == nil {
+						size += block + (info.Size()+block-1)&^(block-1)
+					}
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		file.Close()
+		if left < 0 {
+			return -1
+		}
+	}
+	return size
 }
 
 type archive struct {

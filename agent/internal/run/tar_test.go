@@ -121,6 +121,41 @@ func TestOutputsArriveAsTheyAre(t *testing.T) {
 	}
 }
 
+func TestTheSizeIsKnownBeforehand(t *testing.T) {
+	directory := t.TempDir()
+	write(t, directory+"/a", strings.Repeat("a", 1000))
+	write(t, directory+"/below/b", "")
+	write(t, directory+"/below/c", strings.Repeat("c", 512))
+	if err := os.Symlink("a", directory+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(directory+"/pipe", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if _, err := Send(&stream, directory); err != nil {
+		t.Fatal(err)
+	}
+	if size := Size(directory); size != int64(stream.Len()) {
+		t.Errorf("%d bytes; sent are %d", size, stream.Len())
+	}
+}
+
+func TestManyFilesAreNotSized(t *testing.T) {
+	directory := t.TempDir()
+	for i := 0; i <= mostSized; i++ {
+		if file, err := syscall.Open(fmt.Sprintf("%s/%d", directory, i), syscall.O_CREAT|syscall.O_WRONLY, 0o600); err == nil {
+			syscall.Close(file)
+		}
+		if i == mostSized-1 && Size(directory) < 0 {
+			t.Errorf("%d files are not sized", i+1)
+		}
+	}
+	if size := Size(directory); size != -1 {
+		t.Errorf("%d bytes", size)
+	}
+}
+
 func TestLargeNumbersAreWrittenInBase256(t *testing.T) {
 	var stream bytes.Buffer
 	if err := header9GiB(&stream); err != nil {

@@ -74,7 +74,7 @@ func (s *Service) Watch(ctx context.Context, stream *wire.Stream, open wire.Mess
 
 // sample writes one line per sample. Without runs it sleeps.
 func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duration) {
-	looker := newLooker(s.said)
+	looker, sampler := newLooker(s.said), s.Processes.NewSampler()
 	uses, most := map[string]process.Use{}, map[string]process.Use{}
 	ps := func() string { return s.said(ctx, process.PSCommand...) }
 	var line []byte
@@ -97,7 +97,7 @@ func (s *Service) sample(ctx context.Context, lane io.Writer, every time.Duratio
 			return
 		}
 		now, host := time.Now(), looker.sample(ctx)
-		s.Processes.Uses(uses, ps)
+		sampler.Uses(uses, ps)
 		if len(uses) == 0 {
 			continue
 		}

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from remote_runner.cancellation import Cancellation
@@ -85,8 +85,11 @@ def program_for(
     *,
     into: Path | None = None,
     cancellation: Cancellation | None = None,
+    began: Callable[[Path], object] = lambda log: None,
 ) -> Path:
     """The program, built where it is missing (which takes a thread for some seconds; one of all processes builds).
+
+    began: hears of a build as it begins, and where what it says is.
 
     Raises `BuildFailedError`, which says what to do where there are no sources or no Go, and `WorkCancelledError`.
     """
@@ -110,7 +113,7 @@ def program_for(
                 if found is not None:
                     Path(shutil.copy(found, target.with_name(f".{target.name}.new"))).replace(target)
                 elif not is_there():  # another process may have been first
-                    _build(system, target, controller.cache, environ, deadline, cancellation)
+                    _build(system, target, controller.cache, environ, deadline, cancellation, began)
     except DeadlineError as error:
         raise BuildFailedError("the agent", str(system), str(error)) from error
     return target
@@ -123,6 +126,7 @@ def _build(
     environ: Mapping[str, str],
     deadline: Deadline,
     cancellation: Cancellation | None,
+    began: Callable[[Path], object],
 ) -> None:
     if not has_sources():
         raise BuildFailedError(
@@ -142,6 +146,7 @@ def _build(
         )
     aside, log = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.log")
     log.unlink(missing_ok=True)
+    began(log)
     argv = [go, "build", "-ldflags", f"-s -w -X main.identity={identity()}", "-o", str(aside), "."]
     status = run_logged(
         argv,

@@ -39,6 +39,7 @@ class Exited:
         nobody can tell whose they are.
     cpu_s, max_rss_bytes: what it and its children used, where the host said so.
     cut_lines: how many lines were too long for whoever reads the streams; they are whole in the outputs.
+    outputs_bytes: how many bytes come for its outputs, about, where the host said so.
     sink_error: what `stdout` or `stderr` raised; the application was stopped for it.
     """
 
@@ -49,6 +50,7 @@ class Exited:
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
     cut_lines: int = 0
+    outputs_bytes: int | None = None
     sink_error: Exception | None = None
 
     @property
@@ -73,6 +75,7 @@ def exited_of(host: str, said: Mapping[str, Any], sink_error: Exception | None =
         None if None in used_s else sum(used for used in used_s if used is not None),
         whole(said.get("max_rss")),
         sum(counts),
+        whole(said.get("outputs")),
         sink_error,
     )
 

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from remote_runner.progress import Began, Ended, Moved
-from tasks.view.draw import draw, new_console
+from tasks.view.draw import draw
 from tasks.view.model import Model
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
@@ -14,7 +14,7 @@ LINES = 12
 
 
 def drawn(model: Model, width: int, at_s: float = 73.0) -> list[str]:
-    lines = draw(model.view(at_s, LINES), new_console(width))
+    lines = draw(model.view(at_s, LINES), width)
     assert all(cell_len(COLOURS.sub("", line)) <= width for line in lines), "it would wrap"
     assert all(line.isprintable() for line in (COLOURS.sub("", line) for line in lines))
     return [COLOURS.sub("", line).rstrip() for line in lines]

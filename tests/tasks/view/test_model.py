@@ -84,15 +84,16 @@ def test_a_push_has_a_rate_of_the_last_seconds_and_a_time_left() -> None:
     assert model.view(31.0, 10).rows[0].transfer is None
 
 
-def test_what_instances_of_a_host_fetch_is_added_up_without_a_time_left() -> None:
+@pytest.mark.parametrize(("last_bytes", "left_s"), [(10 * MIB, 3.0), (None, None)])
+def test_what_instances_of_a_host_fetch_is_added_up(last_bytes: int | None, left_s: float | None) -> None:
     model = model_of(2)
     place(model, 2, 1, "fetch", 0.0)
-    for number in range(2):
-        model.take(Moved("h0", "fetch", f"single[{number:03d}]", 0), 0.0)
-        model.take(Moved("h0", "fetch", f"single[{number:03d}]", 4 * MIB), 2.0)
+    for number, total_bytes in enumerate((10 * MIB, last_bytes)):
+        model.take(Moved("h0", "fetch", f"single[{number:03d}]", 0, total_bytes), 0.0)
+        model.take(Moved("h0", "fetch", f"single[{number:03d}]", 4 * MIB, total_bytes), 2.0)
     transfer = model.view(2.0, 10).rows[0].transfer
     assert transfer is not None
-    assert (transfer.done_bytes, transfer.bytes_per_s, transfer.left_s) == (8 * MIB, 4 * MIB, None)
+    assert (transfer.done_bytes, transfer.bytes_per_s, transfer.left_s) == (8 * MIB, 4 * MIB, left_s)
 
 
 def test_builds_come_and_go() -> None:
@@ -100,7 +101,7 @@ def test_builds_come_and_go() -> None:
     assert not model.has_rows
     model.take(Building("node", "x86_64-linux", Path("log")), 1.0)
     assert model.has_rows
-    assert model.view(3.5, 10).builds == (("node for x86_64-linux", 2.5),)
+    assert model.view(3.5, 10).builds == (("node for x86_64-linux", 2),)
     model.take(Built("node", "x86_64-linux"), 4.0)
     assert model.view(5.0, 10).builds == ()
 

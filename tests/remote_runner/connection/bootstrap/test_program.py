@@ -84,9 +84,11 @@ def test_the_identity_is_that_of_the_sources(sources: Path) -> None:
 def test_go_builds_with_nothing_of_the_users_settings(
     sources: Path, controller: Controller, tmp_path: Path, go: Callable[..., dict[str, str]]
 ) -> None:
-    found = program_for(ARM, controller, go())
+    heard: list[Path] = []
+    found = program_for(ARM, controller, go(), began=heard.append)
     assert found == controller.cache / "agents" / identity() / "armv6l-linux"
     assert found.read_text() == "program\n"
+    assert heard == [found.with_name(".armv6l-linux.log")]
     words, *environ = (tmp_path / "asked").read_text().splitlines()
     assert words.startswith(f"build -ldflags -s -w -X main.identity={identity()} -o ")
     assert words.endswith(" .")
@@ -97,7 +99,8 @@ def test_go_builds_with_nothing_of_the_users_settings(
     assert values["GOCACHE"] == str(controller.cache / "go-build")
     assert {"GOTOOLCHAIN": "local", "GOENV": "off", "CGO_ENABLED": "0"}.items() <= values.items()
     assert "HOME" not in values
-    assert program_for(ARM, controller, {"PATH": ""}) == found
+    assert program_for(ARM, controller, {"PATH": ""}, began=heard.append) == found
+    assert len(heard) == 1
     assert sorted(path.name for path in found.parent.iterdir()) == [".armv6l-linux.lock", "armv6l-linux"]
 
 

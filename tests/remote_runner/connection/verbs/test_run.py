@@ -61,7 +61,9 @@ async def happy(stream: FakeStream) -> None:
     stream.says(started={"directory": "/d", "outputs": "/d/outputs", "pid": 7})
     stream.data(1, b"out ", b"put")
     stream.data(2, b"err")
-    stream.says(exited=exited(left=2, utime_s=0.5, stime_s=0.25, max_rss=4096, cut={"stdout": 1, "stderr": 2}))
+    stream.says(
+        exited=exited(left=2, utime_s=0.5, stime_s=0.25, max_rss=4096, cut={"stdout": 1, "stderr": 2}, outputs=9)
+    )
     stream.data(3, tar_of(file=b"hello"))
     stream.says(fetched=WHOLE)
     answer = await stream.heard()
@@ -99,7 +101,7 @@ def test_a_run_from_its_request_to_its_end(tmp_path: Path) -> None:
     async def test(agent: Agent, link: FakeLink) -> None:
         run = await agent.start_run(JOB)
         assert run.directory == "/home/u/.cache/remote-runner/runs/r-g-0"
-        assert await followed(run) == (Exited(0, "ended", 2, 0, 0.75, 4096, 3), b"out put", b"err")
+        assert await followed(run) == (Exited(0, "ended", 2, 0, 0.75, 4096, 3, 9), b"out put", b"err")
         assert await run.fetch(tmp_path / "out") == OutputsReport(1, 5)
         assert (tmp_path / "out/file").read_bytes() == b"hello"
         await run.clean()

@@ -1,0 +1,40 @@
+"""What is shown can be read on light and dark; a whole run is looked at in `tests/integration/test_live_view.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.view.display import Display
+from tasks.view.draw import draw
+from tasks.view.reports import RunLines
+from tasks.view.table import coloured
+from testground.verdict import Report, Word
+from tests.contrast import assert_readable, contrast
+from tests.tasks.view.test_draw import model_of
+
+
+def test_the_ratio_is_that_of_wcag() -> None:
+    assert contrast(16, 1.0) == pytest.approx(21.0)
+    assert contrast(243, 1.0) == pytest.approx(4.54, abs=0.005)
+    with pytest.raises(AssertionError):
+        assert_readable("\x1b[38;5;46mgreen\x1b[0m", 1)
+    with pytest.raises(AssertionError):
+        assert_readable("\x1b[2mdim\x1b[0m", 0)
+
+
+@pytest.mark.parametrize("most", [2, 10])
+def test_the_view(most: int) -> None:
+    assert_readable("\n".join(draw(model_of(20, 3).view(73.0, most), 140)), 4)
+
+
+def test_the_tables() -> None:
+    words = ("ok", "failed", "crashed", "incomplete", "fail", "warn")
+    assert_readable(coloured("\n".join(f"host  {word}" for word in words)), 3)
+
+
+def test_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Display, "is_drawn", property(lambda self: True))
+    monkeypatch.setattr(Display, "line", lambda self, text, *, wait=False: said.append(text))
+    RunLines(Display()).said("single[000]", [Report(Word.FAIL, "no route"), Report(Word.OTHER, "hello")], 0)
+    assert_readable("\n".join(said), 2)
