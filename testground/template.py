@@ -90,7 +90,7 @@ class Templates:
             )
         environ = {
             **self.environ,
-            "GOCACHE": str(self.cache / "go-build"),
+            "GOCACHE": self.environ.get("GOCACHE") or str(self.cache / "go-build"),
             "GOMODCACHE": self.environ.get("GOMODCACHE") or str(self.cache / "go-modules"),
             "GOFLAGS": "-mod=readonly -modcacherw -trimpath -buildvcs=false",
             "GOTOOLCHAIN": "local",

@@ -32,6 +32,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # One for all tests: each of its own would compile Go's library anew, which takes a minute.
+    os.environ.setdefault("GOCACHE", str(ROOT / "build" / "go-cache"))
     config.addinivalue_line("markers", "needs: the test needs something of the machine, which has a mark of its name")
     for name in NEEDS:
         config.addinivalue_line("markers", f"{name.replace('-', '_')}: needs {name} (tests/needs.py); set by itself")
@@ -182,10 +184,7 @@ def arm_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     need("arm64")
     build = [sys.executable, "-m", "remote_runner.connection.bootstrap.program", "aarch64-linux"]
-    cache = {
-        "GOCACHE": str(ROOT / "build" / "go-cache"),
-        "REMOTE_RUNNER_CACHE_DIR": str(ROOT / "build" / "agent-cache"),
-    }
+    cache = {"REMOTE_RUNNER_CACHE_DIR": str(ROOT / "build" / "agent-cache")}
     subprocess.run(build, cwd=ROOT, env={**os.environ, **cache}, check=True)
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

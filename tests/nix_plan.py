@@ -27,9 +27,8 @@ def make_stub(directory: Path, arm_tree: Path | None = None) -> Path:
     shutil.copytree(ROOT / "tests" / "nixpkgs_stub", directory)
     _programs(directory / "x86_64-linux", Path(which("busybox")), Path("/usr/bin/python3"))
     go = directory / "x86_64-linux" / "go"
-    # One cache for all builds: without it each compiles Go's own library for four systems, which takes minutes.
-    cache = ROOT / "build" / "go-cache"
-    go.write_text(f'#!/bin/sh\nGOCACHE={shlex.quote(str(cache))} exec {find_go(os.environ)} "$@"\n', encoding="utf-8")
+    cache = shlex.quote(os.environ["GOCACHE"])
+    go.write_text(f'#!/bin/sh\nGOCACHE={cache} exec {find_go(os.environ)} "$@"\n', encoding="utf-8")
     go.chmod(0o755)
     if arm_tree is not None:
         _programs(directory / "aarch64-linux", arm_tree / "bin/busybox", arm_tree / "usr/bin/python3")

@@ -193,8 +193,7 @@ class Machine:
             "TMPDIR": str(_made(directory / "tmp")),
             "REMOTE_RUNNER_RUNTIME_DIR": str(runtime),
             "REMOTE_RUNNER_CACHE_DIR": str(directory / "cache"),
-            # Else each test would build the agents for other systems from nothing.
-            "GOCACHE": str(ROOT / "build" / "go-cache"),
+            "GOCACHE": os.environ["GOCACHE"],
         }
         try:
             yield cls(environ, runtime)

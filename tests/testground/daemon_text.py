@@ -57,9 +57,10 @@ def as_recorded(text: str) -> str:
 
 
 def own_printed(text: str) -> list[Printed]:
-    """The same of what `local_exec` printed, which is nothing else."""
+    """The same of what `local_exec` printed, which is nothing else but the summary at the end."""
     entries: list[str] = []
-    for line in text.removesuffix("\n").split("\n") if text else ():
+    told = text.partition("\n\nrun ")[0]
+    for line in told.removesuffix("\n").split("\n") if told else ():
         if _PRINTED.fullmatch(line) is not None:
             entries.append(line)
         else:

@@ -41,7 +41,7 @@ def test_fix_builds_the_agent_and_says_so(
     if program.find_go(os.environ) is None:
         need("go")
     monkeypatch.setattr(program, "_BUILT", tmp_path / "none")
-    environ = {"PATH": os.environ["PATH"], "GOCACHE": str(Path(program._ROOT) / "build" / "go-cache")}
+    environ = {"PATH": os.environ["PATH"], "GOCACHE": os.environ["GOCACHE"]}
     (lacking,) = (one for one in _agent(controller, environ, fix=False) if one.check == "agent")
     assert (lacking.outcome, lacking.fixed) == (Outcome.WARN, False)
     assert "--fix builds it" in lacking.next_step
