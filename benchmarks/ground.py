@@ -126,8 +126,9 @@ class Ground:
 
 @contextmanager
 def slurm(ground: Ground, nodes: int) -> Iterator[SlurmWay]:
-    """A Slurm with so many nodes."""
-    with SlurmBed.started(ground.directory / "slurm", nodes, cpus=200) as bed:
+    """A Slurm with so many nodes, in a directory of its own: in another one's it would find that one's jobs."""
+    directory = Path(tempfile.mkdtemp(prefix="slurm-", dir=ground.directory))
+    with SlurmBed.started(directory, nodes, cpus=200) as bed:
         if ground.there is not None:
             for pid in bed.node_pids():
                 ground.there.add(pid)

@@ -125,7 +125,7 @@ class SlurmBed:
         end_s = time.monotonic() + timeout_s
         while (seen := idle()) != str(self.nodes):
             assert time.monotonic() < end_s, f"idle: {seen!r} of {self.nodes}\n{self.slurm('sinfo', '-N', check=False)}"
-            time.sleep(0.05)
+            time.sleep(0.2)  # each look starts four programs beside the daemons that are looked at
 
     def start_controller(self) -> None:
         """Start slurmctld."""
