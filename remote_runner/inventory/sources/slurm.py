@@ -151,7 +151,10 @@ def why_lost(job: str, node: str, slurm: SlurmPrograms) -> str:
 
 def _cancelled_by(job: str, slurm: SlurmPrograms) -> str:
     """`by UID`, where the site keeps accounts: nobody else knows who cancelled."""
-    asked = slurm.run("sacct", "-n", "-X", "-P", "-j", job, "-o", "State", seconds=5.0)
+    try:
+        asked = slurm.run("sacct", "-n", "-X", "-P", "-j", job, "-o", "State", seconds=5.0)
+    except SourceError:  # it is not installed, or the accounts do not answer
+        return ""
     found = re.search(r"CANCELLED (by \d+)", asked.stdout.decode(errors="replace"))
     return found[1] if found else ""
 

@@ -12,12 +12,14 @@ from remote_runner.errors import InventoryError
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.sources.allocation import salloc_argv
 from remote_runner.inventory.sources.slurm import (
+    SlurmPrograms,
     count_ids,
     fields_of,
     job_around,
     passed_to_instances,
     position,
     slurm_environment,
+    why_lost,
 )
 from remote_runner.inventory.sources.source import Listing, SlurmConnect, SlurmSource
 
@@ -91,6 +93,17 @@ def test_scontrol_is_read() -> None:
 def test_the_end_of_a_step_has_a_reason(said: str, why: str) -> None:
     assert reason_in(said) == why
     assert without_noise(f"srun: cluster configuration lacks support for cpu binding\n\n{said}\n") == said
+
+
+@pytest.mark.parametrize(("accounts", "who"), [("CANCELLED by 1000", " by 1000"), ("", ""), (None, "")])
+def test_who_cancelled_is_told_where_a_site_keeps_accounts(tmp_path: Path, accounts: str | None, who: str) -> None:
+    for name, said in (("scontrol", "JobId=7 JobState=CANCELLED Reason=None"), ("sacct", accounts)):
+        if said is None:
+            continue
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    why = why_lost("7", "n1", SlurmPrograms("slurm", {"PATH": str(tmp_path)}))
+    assert why == f"Slurm says of job 7: CANCELLED{who} (scancel)"
 
 
 def test_an_allocations_variables_are_no_options_of_ours() -> None:
