@@ -167,6 +167,19 @@ def import_plan(home: Path) -> None:
     write_inventory(home / "plans" / "remote-runner", NODE, localhost={})  # a build that needs no Nix
 
 
+GO = {"name": "application", "command": "cp application {out}"}
+
+
+def import_go_plan(plan: Path, home: Path, **hosts: object) -> None:
+    """A plan on the published SDK for Go."""
+    shutil.copytree(ROOT / "tests" / "plans" / "go", plan)
+    environ = {**os.environ, "CGO_ENABLED": "0"}
+    subprocess.run([which("go"), "build", "-o", "application", "."], cwd=plan, env=environ, check=True)
+    write_inventory(plan, GO, **hosts)
+    fab = Path(sys.executable).with_name("fab")
+    subprocess.run([fab, "plan.import", "--home", home], cwd=plan, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def services_there() -> Iterator[Docker]:
     need("testground", "ssh", "netns")
@@ -292,13 +305,8 @@ def test_metrics_of_a_remote_instance_reach_influxdb_with_its_host(bed: Bed) -> 
 def test_an_application_on_sdk_go_sends_its_metrics_from_there(
     services_there: Docker, dex: NetnsHost, user: User, tmp_path: Path
 ) -> None:
-    plan, home = tmp_path / "plan", tmp_path / "home"
-    shutil.copytree(ROOT / "tests" / "plans" / "go", plan)
-    environ = {**os.environ, "CGO_ENABLED": "0"}
-    subprocess.run([which("go"), "build", "-o", "application", "."], cwd=plan, env=environ, check=True)
-    write_inventory(plan, {"name": "application", "command": "cp application {out}"}, dex={}, localhost={})
-    fab = Path(sys.executable).with_name("fab")
-    subprocess.run([fab, "plan.import", "--home", home], cwd=plan, check=True, capture_output=True)
+    home = tmp_path / "home"
+    import_go_plan(tmp_path / "plan", home, dex={}, localhost={})
     with daemon(services_there, home, user=user, path=PATH) as running:
         bed = Bed(running, services_there, dex, user)
         words = ["run", "single", "--plan=go", "--testcase=sync", "--builder=exec:go", "--runner=local:exec"]
@@ -311,33 +319,46 @@ def test_an_application_on_sdk_go_sends_its_metrics_from_there(
     bed.nothing_left(ran.runs[0])
 
 
+@pytest.fixture(scope="module")
+def twenty_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmBed]:
+    need("testground", "slurm")
+    with SlurmBed.started(tmp_path_factory.mktemp("slurm"), 20) as started:
+        yield started
+
+
 @pytest.mark.parametrize("within", [False, True])
-def test_the_nodes_of_a_slurm_are_the_hosts(
-    services_there: Docker, dex: NetnsHost, user: User, tmp_path: Path, within: bool
+def test_twenty_nodes_of_a_slurm_are_the_hosts_of_the_example_plan_and_of_one_in_go(
+    twenty_nodes: SlurmBed, services_there: Docker, dex: NetnsHost, user: User, tmp_path: Path, within: bool
 ) -> None:
     """A run allocates nodes, or has those of the allocation that the daemon was started in."""
-    need("testground", "slurm")
-    home = tmp_path / "home"
+    slurm, home = twenty_nodes, tmp_path / "home"
     import_plan(home)
-    with SlurmBed.started(tmp_path / "slurm", 3) as slurm:
+    import_go_plan(tmp_path / "plan", home)
+    apps = {"remote-runner": NODE, "go": GO}
+    for plan, app in apps.items():
         inventory = {
-            "app": NODE,
+            "app": app,
             "defaults": {"directory": str(slurm.local)},
-            "hosts_from": [{"slurm": {"nodes": 3, "slots": 1}}],
+            "hosts_from": [{"slurm": {"nodes": 20, "slots": 1}}],
         }
-        (home / "plans" / "remote-runner" / "inventory.yaml").write_text(json.dumps(inventory), encoding="utf-8")
-        variables = {**slurm.environ}
-        if within:
-            slurm.slurm("salloc", "--no-shell", "--nodelist=n2,n3")
-            (variables["SLURM_JOB_ID"],) = slurm.jobs()
-        path = f"{slurm.programs}{os.pathsep}{PATH}"
-        with daemon(services_there, home, user=user, path=path, variables=variables) as running:
-            bed = Bed(running, services_there, dex, user)
-            words = ["run", "single", "--plan=remote-runner", "--testcase=server-client", "--builder=exec:go"]
-            ran = bed.run(*words, "--runner=local:exec", "--instances=6", "--wait").ok(6)
-            assert ran.hosts() == (["n2"] * 3 + ["n3"] * 3 if within else ["n1", "n1", "n2", "n2", "n3", "n3"])
+        (home / "plans" / plan / "inventory.yaml").write_text(json.dumps(inventory), encoding="utf-8")
+    variables, nodes = {**slurm.environ}, range(1, 21)
+    if within:
+        nodes = range(2, 21)
+        slurm.slurm("salloc", "--no-shell", "--nodelist=n[2-20]")
+        (variables["SLURM_JOB_ID"],) = slurm.jobs()
+    path = f"{slurm.programs}{os.pathsep}{PATH}"
+    with daemon(services_there, home, user=user, path=path, variables=variables) as running:
+        bed = Bed(running, services_there, dex, user)
+        for plan, case in (("remote-runner", "server-client"), ("go", "sync")):
+            words = ["run", "single", f"--plan={plan}", f"--testcase={case}", "--builder=exec:go"]
+            count = 2 * len(nodes)
+            ran = bed.run(*words, "--runner=local:exec", f"--instances={count}", "--wait").ok(count)
+            assert ran.hosts() == sorted(2 * [f"n{number}" for number in nodes])
             wait_for(lambda: len(slurm.jobs()) == within, 15)
             bed.nothing_left(ran.runs[0])
+    for job in slurm.jobs():
+        slurm.slurm("scancel", job)
 
 
 def test_a_failure_before_the_application_starts_shows_its_reason(bed: Bed) -> None:
