@@ -125,7 +125,7 @@ func (a *Agent) attach(conn *net.UnixConn) {
 	}
 	_, _ = conn.Write([]byte{1})
 	attachment, err := a.Session.Attach(wire.Transport{
-		In: in, Out: out, Epoch: said.Epoch,
+		In: in, Out: &outlet{File: out}, Epoch: said.Epoch,
 		Greeting: func(received uint64) []byte { return a.greeting(said, received) },
 		Release:  func() { conn.Close() },
 	})

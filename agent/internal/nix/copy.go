@@ -94,7 +94,7 @@ func (c *copying) serve(ctx context.Context, whenAll func() error) error {
 		return err
 	}
 	defer server.End()
-	widen(server.Stdin)
+	piped.Widen(server.Stdin)
 	c.stream.Grant(0, bulkCredit)
 	go func() {
 		lane := c.stream.Reader(0)

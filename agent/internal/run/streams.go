@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"remote-runner/agent/internal/piped"
 )
 
 const (
@@ -13,6 +15,9 @@ const (
 	pieceBytes = 64 << 10
 	// A pipe's capacity, unless root raised the limit.
 	pipeBytes = 1 << 20
+	// After so much at once there is a pause, so that the next read takes more: waking up for each write costs both sides.
+	muchBytes = 16 << 10
+	pauseTime = time.Millisecond
 )
 
 var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
@@ -24,6 +29,8 @@ type pump struct {
 	to    io.WriteCloser
 	gone  bool       // the client takes no more
 	guard *lineGuard // nil: bytes are passed on unchanged
+
+	isFull, isWide bool // whether its pipe was ever full, and was widened then
 }
 
 // newPump makes a pipe whose other end is the application's. Lines that are too long are kept in the file kept, unless
@@ -85,7 +92,14 @@ func (p *pump) next() bool {
 	if piece == nil {
 		return false
 	}
+	full := n == pieceBytes-p.guard.ahead()
 	p.take(piece, n)
+	switch {
+	case full && !p.isFull:
+		p.isFull, p.isWide = true, piped.Widen(p.file)
+	case !full && p.isWide && n >= muchBytes:
+		time.Sleep(pauseTime)
+	}
 	return true
 }
 

@@ -38,6 +38,7 @@ const (
 	laneCredit  = 256 << 10
 	keptWindow  = 16 << 20
 	ackBytes    = 64 << 10
+	mostUnacked = 512 << 10
 	largestBulk = 4 << 20
 )
 
@@ -89,7 +90,7 @@ func readFrame(from io.Reader, header []byte) (frame, error) {
 		return frame{}, err
 	}
 	if size > 0 {
-		f.payload = make([]byte, size)
+		f.payload = newFrame(int(size))[:size]
 		if _, err := io.ReadFull(from, f.payload); err != nil {
 			return frame{}, fmt.Errorf("a frame ended early: %w", noEOF(err))
 		}

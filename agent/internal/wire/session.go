@@ -15,7 +15,8 @@ const (
 	settleTime  = 20 * time.Millisecond  // how much later than stdin a transport that breaks may close stdout
 	probeTime   = 250 * time.Millisecond // how long the end of a session's program may take to be noticed, after stdin ended
 	ackTime     = time.Second
-	againTime   = time.Second // for what is still unread after this process was stopped
+	soonTime    = 2 * time.Millisecond // after ackBytes: each ACK wakes three programs on its way
+	againTime   = time.Second          // for what is still unread after this process was stopped
 	soonMargin  = 100 * time.Millisecond
 	lateMargin  = 500 * time.Millisecond
 	laneWaiting = 64 << 10 // a lane with more than this under way counts as bulk
@@ -221,7 +222,7 @@ func (s *Session) put(e *entry) {
 	s.kick()
 }
 
-// large recycles the memory of large frames: a busy stream makes no garbage.
+// large recycles the memory of large frames: a busy stream makes no garbage in either direction.
 var large = sync.Pool{New: func() any { return new([headerSize + maxData]byte) }}
 
 func newFrame(size int) []byte {
@@ -367,24 +368,32 @@ func (s *Session) take(a *Attachment, f frame) error {
 		return err
 	}
 	s.received++
+	before := s.unacked
 	s.unacked += len(f.payload)
-	if s.unacked >= ackBytes {
+	switch {
+	case s.unacked >= mostUnacked:
 		s.acknowledge()
-	} else if !s.ackArmed {
-		s.ackArmed = true
-		if s.ackTimer == nil {
-			s.ackTimer = time.AfterFunc(ackTime, func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				if s.ackArmed {
-					s.acknowledge()
-				}
-			})
-		} else {
-			s.ackTimer.Reset(ackTime)
-		}
+	case before < ackBytes && s.unacked >= ackBytes:
+		s.acknowledgeAfter(soonTime)
+	case !s.ackArmed:
+		s.acknowledgeAfter(ackTime)
 	}
 	return nil
+}
+
+func (s *Session) acknowledgeAfter(wait time.Duration) {
+	s.ackArmed = true
+	if s.ackTimer != nil {
+		s.ackTimer.Reset(wait)
+		return
+	}
+	s.ackTimer = time.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.ackArmed {
+			s.acknowledge()
+		}
+	})
 }
 
 func (s *Session) acknowledge() {

@@ -30,6 +30,7 @@ type Stream struct {
 
 type inLane struct {
 	pieces   [][]byte
+	at       int // what is read of the first
 	credit   int // what the client may still send
 	window   int
 	consumed int // what was read since the last grant
@@ -229,10 +230,11 @@ func (r *laneReader) Read(p []byte) (int, error) {
 		s.mu.Lock()
 		lane := st.inLane(r.lane)
 		if len(lane.pieces) > 0 {
-			n := copy(p, lane.pieces[0])
-			if lane.pieces[0] = lane.pieces[0][n:]; len(lane.pieces[0]) == 0 {
+			n := copy(p, lane.pieces[0][lane.at:])
+			if lane.at += n; lane.at == len(lane.pieces[0]) {
+				freeFrame(lane.pieces[0])
 				lane.pieces[0] = nil
-				lane.pieces = lane.pieces[1:]
+				lane.pieces, lane.at = lane.pieces[1:], 0
 			}
 			lane.consumed += n
 			if lane.consumed >= lane.window/4 {
