@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,8 @@ _AGENTS_FILES = ((b"remote-runner.stdout.lines",), (b"remote-runner.stderr.lines
 
 DEFAULT_LIMIT_BYTES = 20 << 30
 _BLOCK = 512
+# Name, mode, size, time, checksum, kind, link, magic, prefix.
+_HEADER = struct.Struct("100s 8s 16x 12s 12s 8s c 100s 6s 82x 155s 12x")
 _LONGEST_HEADER_BYTES = 1024 * 1024
 _LONGEST_LENGTH_DIGITS = 7
 # PATH_MAX of Linux; longer ones would fill the report, and make thousands of directories in one entry.
@@ -68,7 +71,7 @@ class OutputsReport:
     far_messages: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     name: bytes
     kind: bytes
@@ -116,7 +119,7 @@ class _Unpacker:
         self._at = 0
         self._host = host
         self._outputs_dir = outputs_dir
-        self._last_name = ""
+        self._last_name = b""
         self._far_outputs = far_outputs.rstrip(b"/")
         self._limit_bytes = limit_bytes
         self._umask = umask
@@ -174,7 +177,7 @@ class _Unpacker:
                 entry.kind, entry.size_bytes = b"5", 0
             self._taken_bytes += entry.size_bytes
             self._check_limit(entry.name)
-            self._unpack_entry(entry, sparse=any(key.startswith(b"GNU.sparse") for key in pax))
+            self._unpack_entry(entry, sparse=bool(pax) and any(key.startswith(b"GNU.sparse") for key in pax))
             pax = {}
         for _ in self._chunks:  # the padding behind the archive
             pass
@@ -238,33 +241,33 @@ class _Unpacker:
             raise OutputsLimitError(self._host, entry, self._limit_bytes, self._files)
 
     def _damaged(self, why: str) -> DamagedOutputsError:
-        return DamagedOutputsError(self._host, self._last_name, why)
+        return DamagedOutputsError(self._host, os.fsdecode(self._last_name), why)
 
     # --- headers ---
 
     def _parse(self, header: bytes) -> _Entry:
         try:
+            name, mode, size, mtime, checksum, kind, link, magic, prefix = _HEADER.unpack(header)
             # The low half of Adler-32 is 1 + the sum of the bytes, modulo 65521: 0.3 us where sum() takes 4.8 us.
-            total = zlib.adler32(header[156:], zlib.adler32(b" " * 8, zlib.adler32(header[:148]))) & 0xFFFF
-            if (int(header[148:156].strip(b" \0"), 8) + 1) % _ADLER_MODULUS != total:
+            total = zlib.adler32(b"".join((header[:148], b" " * 8, header[156:]))) & 0xFFFF
+            if (int(checksum.strip(b" \0"), 8) + 1) % _ADLER_MODULUS != total:
                 raise self._damaged("a header's checksum is wrong")
-            size_bytes = _number(header[124:136])
-            mode = _number(header[100:108])
-            mtime_ns = _number(header[136:148]) * 1_000_000_000
+            size_bytes = _number(size)
+            entry_mode = _number(mode)
+            mtime_ns = _number(mtime) * 1_000_000_000
         except ValueError as error:
             raise self._damaged("an invalid header") from error
         if size_bytes < 0:
             raise self._damaged("a size is negative")
-        name = header[:100].partition(b"\0")[0]
+        name = name.partition(b"\0")[0]
         # GNU's own format ("ustar  ") keeps other things where POSIX has the prefix.
-        if header[257:263] == b"ustar\0" and header[345]:
-            name = header[345:500].partition(b"\0")[0] + b"/" + name
-        kind = header[156:157]
+        if magic == b"ustar\0" and prefix[0]:
+            name = prefix.partition(b"\0")[0] + b"/" + name
         if kind in (b"\0", b"7"):
             kind = b"0"
         if kind in b"123456":
             size_bytes = 0
-        return _Entry(name, kind, size_bytes, mode, mtime_ns, header[157:257].partition(b"\0")[0])
+        return _Entry(name, kind, size_bytes, entry_mode, mtime_ns, link.partition(b"\0")[0])
 
     def _parse_pax(self, text: bytes) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -299,7 +302,7 @@ class _Unpacker:
 
     def _unpack_entry(self, entry: _Entry, *, sparse: bool) -> None:
         where = self._components(entry.name[: _LONGEST_NAME_BYTES + 1])
-        self._last_name = os.fsdecode(entry.name[:_LONGEST_NAME_BYTES])
+        self._last_name = entry.name[:_LONGEST_NAME_BYTES]
         longest = max(len(entry.name), len(entry.link) if entry.kind in b"12" else 0)
         reason = "has a name of more than 4096 bytes" if longest > _LONGEST_NAME_BYTES else ""
         if reason:
@@ -345,7 +348,7 @@ class _Unpacker:
         )
 
     def _components(self, name: bytes) -> tuple[bytes, ...]:
-        parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
+        parts = tuple([part for part in name.split(b"/") if part not in (b"", b".")])
         if name.startswith(b"/"):
             raise UnsafeOutputsError(self._host, os.fsdecode(name), "is an absolute name")
         if b".." in parts:
