@@ -119,27 +119,32 @@ def tar_entries(entries: Iterable[ContentEntry], *, as_in_store: bool = False) -
 
     Old GNU format. Raises `ArtifactError` for a file that changes meanwhile.
     """
+    pending: list[bytes] = []
+    pending_bytes = 0
+    for part in _tar_parts(entries, as_in_store=as_in_store):
+        pending.append(part)
+        pending_bytes += len(part)
+        if pending_bytes >= _CHUNK_BYTES:
+            yield b"".join(pending)  # of a large file each chunk as it was read: one part is not copied
+            pending.clear()
+            pending_bytes = 0
+    yield b"".join(pending)
+
+
+def _tar_parts(entries: Iterable[ContentEntry], *, as_in_store: bool) -> Iterator[bytes]:
     plain, executable, mtime_s = (0o444, 0o555, 1) if as_in_store else (0o644, 0o755, 0)
-    pending = bytearray()
     for entry in entries:
         name = os.fsencode(entry.path)
         if entry.kind == "d":
-            pending += _header(name + b"/", b"5", 0o755, 0, mtime_s=mtime_s)
+            yield _header(name + b"/", b"5", 0o755, 0, mtime_s=mtime_s)
         elif entry.kind == "l":
-            pending += _header(name, b"2", 0o777, 0, os.fsencode(entry.target), mtime_s)
+            yield _header(name, b"2", 0o777, 0, os.fsencode(entry.target), mtime_s)
         else:
             mode = executable if entry.executable else plain
-            pending += _header(name, b"0", mode, entry.size_bytes, mtime_s=mtime_s)
-            for chunk in _read(entry):
-                pending += chunk
-                if len(pending) >= _CHUNK_BYTES:
-                    yield bytes(pending)
-                    pending.clear()
-            pending += bytes(-entry.size_bytes % _BLOCK_BYTES)
-        if len(pending) >= _CHUNK_BYTES:
-            yield bytes(pending)
-            pending.clear()
-    yield bytes(pending + bytes(2 * _BLOCK_BYTES))
+            yield _header(name, b"0", mode, entry.size_bytes, mtime_s=mtime_s)
+            yield from _read(entry)
+            yield bytes(-entry.size_bytes % _BLOCK_BYTES)
+    yield bytes(2 * _BLOCK_BYTES)
 
 
 def _read(entry: ContentEntry) -> Iterator[bytes]:

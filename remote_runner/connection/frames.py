@@ -94,39 +94,39 @@ class Decoder:
     """Frames out of what comes in pieces."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._wanted = 0
+        self._begun = b""  # a header that is not whole
+        self._frame = (0, 0, 0, 0)  # the one whose payload comes in parts
+        self._parts: list[bytes | memoryview] = []
+        self._missing = 0
 
     def feed(self, data: bytes | memoryview) -> list[Frame]:
         """The frames that are whole by now. Raises `BreachError`."""
         frames: list[Frame] = []
-        start = 0
-        while self._parts and start < len(data):
-            self._parts.append(part := bytes(data[start : start + self._wanted - self._size]))
-            self._size += len(part)
-            start += len(part)
-            if self._size == self._wanted:
-                whole = b"".join(self._parts)
-                self._parts.clear()
-                self._cut(whole, 0, frames)
-        self._cut(data, start, frames)
-        return frames
-
-    def _cut(self, data: bytes | memoryview, start: int, frames: list[Frame]) -> None:
+        at = 0
+        if self._missing:
+            part = data[: self._missing]
+            self._missing -= len(part)
+            if self._missing:
+                self._parts.append(bytes(part))
+                return frames
+            frames.append((*self._frame, b"".join((*self._parts, part))))
+            self._parts.clear()
+            at = len(part)
+        elif self._begun:
+            data = self._begun + data
         end = len(data)
-        wanted = HEADER_BYTES
-        while end - start >= HEADER_BYTES:
-            size, kind, lane, stream, number = HEADER.unpack_from(data, start)
+        while end - at >= HEADER_BYTES:
+            size, kind, lane, stream, number = HEADER.unpack_from(data, at)
             if size > _MOST_BYTES.get(kind, -1):
                 raise BreachError(f"a frame of kind {kind} with {size} bytes")
-            after = start + HEADER_BYTES + size
+            at += HEADER_BYTES
+            after = at + size
             if after > end:
-                wanted = HEADER_BYTES + size
+                self._frame, self._missing = (kind, lane, stream, number), after - end
+                self._parts.append(bytes(data[at:]))
+                at = end
                 break
-            frames.append((kind, lane, stream, number, bytes(data[start + HEADER_BYTES : after])))
-            start = after
-        if start < end:
-            self._parts.append(bytes(data[start:]))
-            self._size = end - start
-            self._wanted = wanted
+            frames.append((kind, lane, stream, number, bytes(data[at:after])))
+            at = after
+        self._begun = bytes(data[at:])
+        return frames

@@ -121,13 +121,14 @@ class Stream:
     async def write(self, lane: int, data: bytes, *, bulk: bool = False) -> None:
         """Send bytes, waiting for credit and for the window. Raises `StreamClosed`."""
         self._check_open()
+        rest: bytes | memoryview = data
         while True:
-            taken = self._core.write(self._state, lane, data, bulk=bulk)
+            taken = self._core.write(self._state, lane, rest, bulk=bulk)
             if taken:
                 self._link._flush_soon()
-            if taken == len(data):
+            if taken == len(rest):
                 return
-            data = data[taken:]
+            rest = memoryview(rest)[taken:]
             await self._wait(_WRITING + lane)
             self._check_open()
 

@@ -107,10 +107,10 @@ class StreamState:
         )
 
 
-_Queued = tuple[int, int, StreamState | None, bytes, Outward | None]
+_Queued = tuple[int, int, StreamState | None, bytes | memoryview, Outward | None]
 """kind, lane, stream, payload, and the lane that waits for it: numbered when it is sent."""
 
-_Sent = tuple[int, bytes, bytes, bool, float]
+_Sent = tuple[int, bytes, bytes | memoryview, bool, float]
 """number, header, payload, whether it is bulk, when it was sent"""
 
 
@@ -212,11 +212,11 @@ class SessionCore:
                 if self._unacknowledged >= ACK_BYTES:
                     self.acknowledge()
 
-    def pull(self, now: float, most: int = 256 << 10) -> list[bytes]:
+    def pull(self, now: float, most: int = 256 << 10) -> list[bytes | memoryview]:
         """What is to be written now, in order: about `most` bytes, [] where nothing may be sent."""
         if not self.is_attached:
             return []
-        buffers: list[bytes] = []
+        buffers: list[bytes | memoryview] = []
         size = 0
         if self._owes_ack and (self._again or self._urgent or self._bulky):
             self.acknowledge()
@@ -322,7 +322,7 @@ class SessionCore:
         if not stream.is_closed_here:
             self._urgent.append((MESSAGE, 0, stream, payload, None))
 
-    def write(self, stream: StreamState, lane: int, data: bytes, *, bulk: bool = False) -> int:
+    def write(self, stream: StreamState, lane: int, data: bytes | memoryview, *, bulk: bool = False) -> int:
         """Queue bytes, as many as there are credit and room for; returns how many. 0: the stream will be touched."""
         if stream.is_closed_here:
             return 0
@@ -337,8 +337,9 @@ class SessionCore:
         stream.queued += taken
         self._queued += taken
         is_bulk = bulk or bool(stream.bulk) or outward.waiting + taken > _INTERACTIVE_BYTES
+        whole = data if len(data) <= MOST_DATA_BYTES else memoryview(data)  # of which nothing is copied
         for start in range(0, taken, MOST_DATA_BYTES):
-            piece = data[start : min(taken, start + MOST_DATA_BYTES)]
+            piece = whole[start : min(taken, start + MOST_DATA_BYTES)]
             if is_bulk:
                 self._add_bulk(stream, (DATA, lane, stream, piece, None))
             else:
@@ -394,11 +395,10 @@ class SessionCore:
         if found is None or not found.chunks:
             is_over = stream.is_closed_there or stream.is_closed_here or (found is not None and found.is_ended)
             return b"" if is_over else None
+        # Together: a turn of whoever reads costs more than the copy.
         chunks = found.chunks
-        first = chunks.popleft()
-        if not chunks or len(first) >= MOST_DATA_BYTES:
-            return first
-        parts, size = [first], len(first)
+        parts = [chunks.popleft()]
+        size = len(parts[0])
         while chunks and size + len(chunks[0]) <= _READ_BYTES:
             size += len(chunks[0])
             parts.append(chunks.popleft())

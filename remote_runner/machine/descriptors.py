@@ -13,11 +13,13 @@ MOST_BUFFERS = 512
 """Of one writev; IOV_MAX is 1024 at least."""
 
 
-def widen(pipe: int, size_bytes: int) -> None:
+def widen(pipe: int, size_bytes: int) -> bool:
     """Let a pipe hold so much, where the system has that and the user's share of pipe memory is not used up."""
     if _PIPE_SIZE is not None:
         with suppress(OSError):
             fcntl.fcntl(pipe, _PIPE_SIZE, size_bytes)
+            return True
+    return False
 
 
 def write_all(fd: int, *pieces: bytes | memoryview) -> None:

@@ -22,7 +22,8 @@ _WORDS_BYTES = 16 << 10
 MOST_SAID_BYTES = 4 << 20  # before the login: a server may send banners for as long as it likes
 _PIPE_BYTES = 256 << 10
 _FULL_PIPE_BYTES = 1 << 20  # once as much as it holds has come at once
-# After a read of so much the next one waits as long: ssh writes 32 KiB at a time, and to take each costs more than ssh.
+# After a read of so much, or a write that filled the pipe, the next is as much later: ssh takes and gives 32 KiB at a
+# time, and a turn for each costs more than ssh. Only where nothing has happened by then, the pipe is watched again.
 _MUCH_BYTES = 16 << 10
 _PAUSE_S = 0.001
 _TURN_BYTES = 1 << 20  # written in one turn of the loop
@@ -49,11 +50,14 @@ class Pipes:
         self._ready: asyncio.Future[None] | None = None
         self._has_said_all = asyncio.Event()
         self._is_writing = False
+        self._is_watched = False  # for room to write
+        self._is_wide: bool | None = None  # what is written to; None as long as it was never full
         self._is_closed = False
         self._is_over = False
-        self._pause: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None  # of reading
+        self._writing_pause: asyncio.TimerHandle | None = None
         self._ended: Callable[[str], None] = lambda reason: None
-        self._pull: Callable[[], list[bytes]] = list
+        self._pull: Callable[[], list[bytes | memoryview]] = list
         theirs_in, self._stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
         self._stderr, theirs_err = os.pipe()
@@ -115,7 +119,7 @@ class Pipes:
     def carry(
         self,
         receive: Callable[[memoryview], None],
-        pull: Callable[[], list[bytes]],
+        pull: Callable[[], list[bytes | memoryview]],
         ended: Callable[[str], None],
     ) -> None:
         """Hand what comes to `receive`, which may not keep it; `flush` writes what `pull` gives.
@@ -127,14 +131,16 @@ class Pipes:
 
         buffer = memoryview(bytearray(_READ_BYTES))
         is_wide = False
+        is_watched = True
 
         def readable() -> None:
-            nonlocal is_wide
+            nonlocal is_wide, is_watched
+            size = 0
             for _ in range(_READS):
                 try:
                     size = os.readv(self._stdout, [buffer])
                 except BlockingIOError:
-                    return
+                    break
                 except OSError as error:
                     self._end(f"cannot be read: {error.strerror}")
                     return
@@ -142,14 +148,21 @@ class Pipes:
                     self._end("")
                     return
                 receive(buffer[:size])
-                if size < _READ_BYTES or self._is_over:
+                if self._is_over:
+                    return
+                if size < _READ_BYTES:
                     break
                 if not is_wide:
                     is_wide = True
                     widen(self._stdout, _FULL_PIPE_BYTES)
-            if size >= _MUCH_BYTES and not self._is_over:
-                self._loop.remove_reader(self._stdout)
-                self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, self._stdout, readable)
+            if size >= _MUCH_BYTES:
+                self._pause = self._loop.call_later(_PAUSE_S, readable)
+            if is_watched != (size < _MUCH_BYTES):
+                is_watched = not is_watched
+                if is_watched:
+                    self._loop.add_reader(self._stdout, readable)
+                else:
+                    self._loop.remove_reader(self._stdout)
 
         self._loop.add_reader(self._stdout, readable)
 
@@ -160,26 +173,32 @@ class Pipes:
         self._flush()
 
     def _flush(self) -> None:
-        room = _TURN_BYTES
-        while room > 0:
+        written_bytes, is_full = 0, False
+        while written_bytes < _TURN_BYTES:
             if not self._out:
-                self._out = list(self._pull())
+                self._out = self._pull()
                 if not self._out:
                     break
             try:
                 written = os.writev(self._stdin, self._out[:MOST_BUFFERS])
             except BlockingIOError:
-                room = 0
+                if self._is_wide is None:
+                    self._is_wide = widen(self._stdin, _FULL_PIPE_BYTES)
+                    continue
+                is_full = True
                 break
             except OSError as error:
                 self._end(f"takes nothing more: {error.strerror}")
                 return
-            room -= written
+            written_bytes += written
             drop(self._out, written)
-        wants = room <= 0
-        if wants != self._is_writing:
-            self._is_writing = wants
-            if wants:
+        self._is_writing = is_full or written_bytes >= _TURN_BYTES
+        watch = is_full and not (self._is_wide and written_bytes)
+        if self._is_writing and not watch:
+            self._writing_pause = self._loop.call_later(_PAUSE_S, self._flush)
+        if watch != self._is_watched:
+            self._is_watched = watch
+            if watch:
                 self._loop.add_writer(self._stdin, self._flush)
             else:
                 self._loop.remove_writer(self._stdin)
@@ -187,11 +206,12 @@ class Pipes:
     def _end(self, reason: str) -> None:
         ended, self._ended = self._ended, lambda reason: None
         self._is_over = True
-        if self._pause is not None:
-            self._pause.cancel()
+        for pause in (self._pause, self._writing_pause):
+            if pause is not None:
+                pause.cancel()
         self._loop.remove_reader(self._stdout)
         self._loop.remove_writer(self._stdin)
-        self._is_writing = False
+        self._is_writing = self._is_watched = False
         ended(reason)
 
     # Its words and its end

@@ -180,4 +180,4 @@ class _Feed:
             if was_full:
                 with suppress(RuntimeError):  # the loop has been closed
                     self._loop.call_soon_threadsafe(self._has_room.set)
-            yield b"".join(taken)
+            yield from taken

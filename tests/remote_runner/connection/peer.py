@@ -76,7 +76,7 @@ class Peer:
         self.core = SessionCore(is_client=False)
         self.connection: socket.socket | None = None
         self.fds: tuple[int, int] = (-1, -1)
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
         self.over = asyncio.Event()
         self.sources: dict[int, Callable[[], None]] = {}
         self.rest: dict[int, bytes] = {}
