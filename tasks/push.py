@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import invoke
 
@@ -12,6 +13,7 @@ from remote_runner.instance import steps
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import StoreChoice
+from remote_runner.inventory.placement import Spread
 from tasks.artifacts import artifact_json, build_artifact, given_artifact, targets_of
 from tasks.command_line.task import task
 from tasks.parallel import on_each
@@ -56,7 +58,9 @@ def push(
 async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str) -> list[Pushed]:
     async with plan.shared() as shared:
         artifacts = await _artifacts(plan, shared, entries, arch, given)
-        return await on_each(entries, lambda entry: push_to(plan, shared, artifacts[entry.name], entry))
+        with ExitStack() as stack:
+            shared.hold_nodes(plan.inventory.hosts, Spread.ROUND, stack, len(entries))
+            return await on_each(entries, lambda entry: push_to(plan, shared, artifacts[entry.name], entry))
 
 
 async def push_to(plan: Plan, shared: Shared, artifact: AnyArtifact, entry: HostEntry) -> Pushed:

@@ -40,6 +40,7 @@ ELSEWHERE: Mapping[str, str] = {
     "remote_runner/instance/forwarding": "integration/test_environment",
     "remote_runner/instance/instance": "integration/test_contract",
     "remote_runner/instance/reporter": "integration/test_contract",
+    "remote_runner/instance/sbcasts": "integration/test_slurm",
     "remote_runner/instance/shared": "remote_runner/artifact/test_push",
     "remote_runner/instance/steps": "integration/test_contract",
     "remote_runner/inventory/command_template": "remote_runner/inventory/test_inventory",

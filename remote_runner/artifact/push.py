@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from remote_runner.artifact.build import AnyArtifact, Artifact
 from remote_runner.artifact.content import tar_content
-from remote_runner.connection.agent import Agent
+from remote_runner.connection.agent import Agent, Elsewhere
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
+from remote_runner.errors import PushFailedError
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.sizes import size
 
@@ -22,7 +24,7 @@ class Pushed:
     """Where an artifact lies on a host; `present` when it had it before, and then nothing was sent for it.
 
     Of Nix's closure of `paths` store paths, `sent_paths` were missing and sent; `built`: it was that of the derivation,
-    and the host has built the rest.
+    and the host has built the rest. `by`: the program that brought it in place of the connection.
     """
 
     store: Store
@@ -35,6 +37,7 @@ class Pushed:
     paths: int = 0
     built: bool = False
     seconds: float = 0.0
+    by: str = ""
 
     @property
     def far_artifact(self) -> FarArtifact:
@@ -47,7 +50,7 @@ class Pushed:
         if self.present:
             return "there already"
         if self.store is Store.CACHE:
-            return f"sent, {size(self.sent_bytes)}"
+            return f"sent{f' by {self.by}' if self.by else ''}, {size(self.sent_bytes)}"
         sent = f"{self.sent_paths} of {self.paths} paths sent, {size(self.sent_bytes)}"
         return f"built there; of its derivation {sent}" if self.built else sent
 
@@ -58,6 +61,13 @@ class Pushed:
         return replace(self, present=True, sent_bytes=0, seconds=0.0, sent_paths=0, built=False)
 
 
+class Offer(Elsewhere, Protocol):
+    """Another way, with the name of the program that takes it, and whether the artifact came by it."""
+
+    by: str
+    brought: bool
+
+
 async def push_artifact(
     agent: Agent,
     entry: HostEntry,
@@ -66,12 +76,14 @@ async def push_artifact(
     environ: Mapping[str, str],
     report: Callable[[str], None],
     moved: Callable[[int, int | None], None] | None = None,
+    offer: Offer | None = None,
 ) -> Pushed:
     """Make sure that the host has the artifact.
 
     `environ` is where this machine's Nix is looked for; `report` hears of a long push how far it is, `moved`
-    at each piece. Raises `WrongSystemError` (before anything is copied), `FarDiskFullError`, `FarReadOnlyError`,
-    `PushFailedError`, `DeadlineError`, for Nix what `push_to_store` names, and what the connection raises.
+    at each piece; by `offer` it may come otherwise. Raises `WrongSystemError` (before anything is copied),
+    `FarDiskFullError`, `FarReadOnlyError`, `PushFailedError`, `DeadlineError`, for Nix what `push_to_store` names, and
+    what the connection raises.
     """
     began_s = time.monotonic()
     agent.check_system(entry, artifact.system)
@@ -84,7 +96,7 @@ async def push_artifact(
             agent, entry, artifact, environ=environ, deadline=deadline, report=report, moved=moved
         )
     else:
-        pushed = await _push_content(agent, entry, artifact, deadline, moved)
+        pushed = await _push_content(agent, entry, artifact, deadline, report, moved, offer)
     return replace(pushed, seconds=time.monotonic() - began_s)
 
 
@@ -93,18 +105,31 @@ async def _push_content(
     entry: HostEntry,
     artifact: Artifact,
     deadline: Deadline,
+    report: Callable[[str], None],
     moved: Callable[[int, int | None], None] | None,
+    offer: Offer | None,
 ) -> Pushed:
     def content() -> Iterator[bytes]:
         return tar_content(artifact.path, prefix="c")
 
-    path, present, sent_bytes = await agent.push_artifact(
-        artifact.hash,
-        artifact.size_bytes,
-        artifact.files,
-        entry.cache_limit_bytes,
-        content,
-        deadline=deadline,
-        sent=None if moved is None else lambda sent_bytes: moved(sent_bytes, artifact.size_bytes),
-    )
-    return Pushed(Store.CACHE, path, path / artifact.program, artifact.hash, present, sent_bytes)
+    async def push(elsewhere: Offer | None) -> Pushed:
+        path, present, sent_bytes = await agent.push_artifact(
+            artifact.hash,
+            artifact.size_bytes,
+            artifact.files,
+            entry.cache_limit_bytes,
+            content,
+            deadline=deadline,
+            sent=None if moved is None else lambda sent_bytes: moved(sent_bytes, artifact.size_bytes),
+            elsewhere=elsewhere,
+        )
+        by = elsewhere.by if elsewhere is not None and elsewhere.brought else ""
+        return Pushed(Store.CACHE, path, path / artifact.program, artifact.hash, present, sent_bytes, by=by)
+
+    try:
+        return await push(offer)
+    except PushFailedError as error:
+        if offer is None or not offer.brought:
+            raise
+        report(f"once more, for what {offer.by} brought is not the artifact: {' '.join(str(error).split())}")
+        return await push(None)

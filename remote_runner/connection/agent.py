@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from remote_runner.connection.link import Greeting, Link, Stream, StreamClosed
 from remote_runner.connection.transports.login import login_socket
@@ -59,6 +59,20 @@ class FarFile:
     path: PurePosixPath
     mode: int
     size_bytes: int
+
+
+class Elsewhere(Protocol):
+    """Another way than the connection by which an artifact may come to a host."""
+
+    @property
+    def file(self) -> str:
+        """What it comes to there, as a tar stream."""
+
+    async def came(self) -> bool:
+        """The host asks for it: whether it is there, which may take some time."""
+
+    def leave(self) -> None:
+        """The host does not ask for it."""
 
 
 class Agent:
@@ -178,6 +192,7 @@ class Agent:
         *,
         deadline: Deadline = NEVER,
         sent: Callable[[int], None] | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> tuple[PurePosixPath, bool, int]:
         """Bring content to the host, unless it has it: where it lies, whether it did before, how many bytes were sent.
 
@@ -185,6 +200,8 @@ class Agent:
         are on their way. Raises a `PushFailedError`, `DeadlineError`, and what `chunks` raises.
         """
         head = {"verb": "artifact", "hash": artifact_hash, "size": size_bytes, "files": files, "limit": limit_bytes}
+        if elsewhere is not None:
+            head["file"] = elsewhere.file
         failed = partial(faults.push_fault, self.name)
         async with self.asked(f"push to {self.name}", head, failed=failed, within_s=deadline.timeout_s) as stream:
             sent_bytes = 0
@@ -192,8 +209,15 @@ class Agent:
                 with suppress(StreamClosed):  # it is there, or cannot be taken
                     sent_bytes = await send_chunks(stream, chunks(), sent)
             answer = (await stream.receive()).head
+            if elsewhere is not None and answer.get("waits") is True:
+                elsewhere.leave()
+                answer = (await stream.receive()).head
             if answer.get("send") is True:
-                sent_bytes = sent_bytes or await send_chunks(stream, chunks(), sent)
+                if elsewhere is not None and await elsewhere.came():
+                    await stream.end(_LANE)
+                    sent_bytes = size_bytes
+                else:
+                    sent_bytes = sent_bytes or await send_chunks(stream, chunks(), sent)
                 answer = (await stream.receive()).head
         present = "done" not in answer
         path = words(answer.get("have" if present else "done"))

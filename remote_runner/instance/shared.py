@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import LOCALHOST, AppSettings, HostEntry, Inventory
 from remote_runner.inventory.kinds import ForwardUsers
 from remote_runner.inventory.known import remember_contact
+from remote_runner.inventory.placement import Spread
 from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Building, Built, Moved, Tell, nobody
 from testground.runenv import RunEnv
@@ -31,6 +32,7 @@ from testground.sync.shared_client import SharedSyncClient
 if TYPE_CHECKING:
     from remote_runner.artifact.build import AnyArtifact
     from remote_runner.artifact.push import Pushed
+    from remote_runner.instance.sbcasts import Sbcasts
     from remote_runner.truth.influx import Influx
     from remote_runner.truth.links import Links
     from remote_runner.truth.observation import Observation, RunOn
@@ -90,6 +92,7 @@ class Shared:
         self._inventories: dict[Path, tuple[object, Inventory]] = {}
         self._allocations = Allocations(controller, self._leave_nodes)
         self._hosts_of_runs: SingleFlight[tuple[object, ...], Inventory] = SingleFlight(keeps=64, keeps_failures=True)
+        self._sbcasts: Sbcasts | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,8 +156,24 @@ class Shared:
             if inventory.allocates:
                 # Earlier instances here may have ended, and be giving the allocation back.
                 await self._allocations.lock(plan_dir, runenv.run)
-            if not inventory.allocates or self._hosts_of_runs.peek(key) is found:
+            if not inventory.allocates:
                 return found
+            if self._hosts_of_runs.peek(key) is found:
+                self.hold_nodes(found.hosts, found.spread, stack)
+                return found
+
+    def hold_nodes(self, hosts: Sequence[HostEntry], spread: Spread, stack: ExitStack, instances: int = 1) -> None:
+        """Until `stack` is closed, so many instances (or pushes by hand) have their places on these hosts.
+
+        Then what all nodes of a Slurm allocation are to get may go to all of them at once.
+        """
+        if not any(host.by_step for host in hosts):
+            return
+        if self._sbcasts is None:
+            from remote_runner.instance.sbcasts import Sbcasts
+
+            self._sbcasts = Sbcasts(self.controller)
+        self._sbcasts.hold(hosts, spread, stack, instances)
 
     async def _with_hosts(
         self,
@@ -381,9 +400,14 @@ class Shared:
         def moved(done_bytes: int, total_bytes: int | None) -> None:
             self.tell(Moved(entry.name, "push", "", done_bytes, total_bytes))
 
+        offer = None
+        if self._sbcasts is not None:
+            offer = self._sbcasts.offer(entry, str(agent.greeting.base), artifact, environ, report)
         try:
-            return await push_artifact(agent, entry, artifact, self.controller, environ, report, moved)
+            return await push_artifact(agent, entry, artifact, self.controller, environ, report, moved, offer)
         finally:
+            if offer is not None:
+                offer.leave()
             self.tell(Moved(entry.name, "push", is_over=True))
 
     def forget_push(self, entry: HostEntry, artifact: AnyArtifact) -> None:

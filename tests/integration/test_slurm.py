@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,89 @@ def test_nodes_are_reached_by_ssh(bed: SlurmBed, tmp_path: Path, machine: Machin
     wait_for(lambda: bed.jobs() == [], 10.0)
 
 
+# Large artifacts
+
+
+def large(plan: Plan, *programs: Path) -> Plan:
+    """The plan with an artifact that is worth an sbcast; `programs` is a directory that stands first on PATH."""
+    with (plan.directory / "application").open("ab") as file:
+        file.write(b"exit\n#" + os.urandom(8).hex().encode() * (5 << 16))
+    path = os.pathsep.join([*map(str, programs), plan.machine.environ["PATH"]])
+    return replace(plan, machine=replace(plan.machine, environ={**plan.machine.environ, "PATH": path}))
+
+
+def sbcast_that(bed: SlurmBed, directory: Path, does: str) -> Path:
+    """A directory with another `sbcast`; in `does`, `sbcast` is the real one."""
+    directory.mkdir()
+    script = f'#!/bin/sh\nsbcast() {{ {bed.programs}/sbcast "$@"; }}\n{does}\n'
+    (directory / "sbcast").write_text(script, encoding="utf-8")
+    (directory / "sbcast").chmod(0o755)
+    return directory
+
+
+def brought(bed: SlurmBed, *words: str) -> list[str]:
+    """What lies on the nodes that was being brought."""
+    return bed.slurm("srun", *words, "--nodes=3", "find", str(bed.local / "artifacts"), "-name", ".tmp-*").split()
+
+
+def test_a_large_artifact_goes_to_all_nodes_by_one_sbcast(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    told = tmp_path / "told"
+    programs = sbcast_that(bed, tmp_path / "bin", f'echo >>{told}; sbcast "$@"')
+    plan = large(plan_on(bed, tmp_path, machine, QUICK, {"slots": 2}), programs)
+    outcome = plan.single(6).all_ok()
+    assert told.read_text() == "\n"
+    assert outcome.ended.stderr.count("sent by sbcast, ") == 3
+    wait_for(lambda: bed.jobs() == [], 10.0)
+    assert brought(bed) == []
+    bed.slurm("salloc", "--no-shell", "--nodes=3")
+    within = {"SLURM_JOB_ID": bed.jobs()[0]}
+    assert plan.fab("push", "--host", "*", environ=within).stderr.count("was there already") == 3
+    assert large(plan).fab("push", "--host", "*", environ=within).stderr.count("sent by sbcast, ") == 3
+    assert "sbcast" not in large(plan).fab("push", "--host", "n1,n2", environ=within).stderr
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("echo 'sbcast: error: no way' >&2; exit 1", "sbcast ended with status 1: sbcast: error: no way"),
+        ('sbcast "$1" /etc/hostname "$3"', "what sbcast brought is not the artifact"),
+        ("true", "what sbcast brought is not the artifact"),
+    ],
+    ids=["fails", "brings-something-else", "brings-nothing"],
+)
+def test_a_large_artifact_comes_where_sbcast_is_no_help(
+    bed: SlurmBed, tmp_path: Path, machine: Machine, does: str, words: str
+) -> None:
+    programs = sbcast_that(bed, tmp_path / "bin", does)
+    outcome = large(plan_on(bed, tmp_path, machine, QUICK, {"slots": 1}), programs).single(3).all_ok()
+    assert outcome.ended.stderr.count(words) == 3
+    assert "sent by" not in outcome.ended.stderr
+    assert brought(bed) == []
+
+
+def test_nodes_with_a_home_in_common_need_no_sbcast(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    programs = sbcast_that(bed, tmp_path / "bin", "exit 1")
+    plan = plan_on(bed, tmp_path, machine, QUICK, {"slots": 1}, directory=str(tmp_path / "home"))
+    said = large(plan, programs).single(3).all_ok().ended.stderr
+    assert said.count("(sent, ") == 1
+    assert "through the node's step" not in said
+
+
+def test_what_sbcast_brought_goes_with_a_killed_controller(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    came, go = tmp_path / "came", tmp_path / "go"
+    does = f'sbcast "$@"; touch {came}; until [ -e {go} ]; do sleep 0.1; done'
+    plan = large(plan_on(bed, tmp_path, machine, QUICK, {"slots": 1}), sbcast_that(bed, tmp_path / "bin", does))
+    run = plan.start(*single_words(3))
+    wait_for(came.exists, 60.0)
+    within = ("--overlap", f"--jobid={bed.jobs()[0]}")
+    assert len(brought(bed, *within)) == 2 * 3  # the file, and where it is to be unpacked
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    go.touch()
+    wait_for(lambda: brought(bed, *within) == [], 20.0)
+    assert plan.fab("clean", "--json").status == 0
+
+
 def test_ctrl_c_gives_the_allocation_back(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
     plan = plan_on(bed, tmp_path, machine, HOLD, grace_s=1)
     run = plan.start(*single_words(2))
@@ -186,6 +269,16 @@ def test_a_node_dies(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: Fau
     assert (found["n1"], found["n3"]) == (("ok", ""), ("ok", ""))
     assert found["n2"][0] == "failed"
     assert found["n2"][1].startswith("remote-runner: n2: ")
+
+
+def test_another_node_takes_the_instance_of_one_that_is_dead(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK, {"slots": 1}, on_unreachable="next")
+    bed.slurm("salloc", "--no-shell", "--no-kill", "--nodes=3")
+    (job,) = bed.jobs()
+    bed.kill_node(2)
+    outcome = Outcome.of(plan.fab(*single_words(3), environ={"SLURM_JOB_ID": job})).all_ok()
+    bed.revive(2)
+    assert sorted(instance.host for instance in outcome.instances) in (["n1", "n1", "n3"], ["n1", "n3", "n3"])
 
 
 @pytest.mark.parametrize(
@@ -251,6 +344,10 @@ def failing(plan: Plan) -> tuple[Ended, str]:
 @fault("slurmctld is down when a run begins", "the run fails in a sentence", "40 s")
 def test_slurmctld_is_down(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
     plan = plan_on(bed, tmp_path, machine, QUICK)
+    impatient = bed.conf.with_name("impatient.conf")  # each of Slurm's programs tries for that long
+    impatient.write_text(bed.conf.read_text().replace("MessageTimeout=5", "MessageTimeout=2"), encoding="utf-8")
+    environ = {**plan.machine.environ, "SLURM_CONF": str(impatient)}
+    plan = replace(plan, machine=replace(plan.machine, environ=environ))
     bed.stop_controller()
     try:
         clock.start()
@@ -286,30 +383,42 @@ def test_the_controller_is_killed(bed: SlurmBed, tmp_path: Path, machine: Machin
     "all nodes of a Slurm partition are taken", "that is told; the run fails after `allocate_s`", "`allocate_s` + 8 s"
 )
 def test_there_is_no_room(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
-    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 5})
+    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 3})
     bed.slurm("salloc", "--no-shell", "--nodes=2")
     jobs = bed.jobs()
     clock.start()
     run, reason = failing(plan)
-    clock.stop(13)
+    clock.stop(11)
     assert bed.jobs() == jobs
-    assert "no nodes were allocated within 5 s" in reason
+    assert "no nodes were allocated within 3 s" in reason
     assert "waits in partition p, at place 1 of 1 (" in run.stderr
+
+
+def test_ctrl_c_ends_the_waiting_for_nodes(bed: SlurmBed, tmp_path: Path, machine: Machine) -> None:
+    plan = plan_on(bed, tmp_path, machine, QUICK)
+    bed.slurm("salloc", "--no-shell", "--nodes=2")
+    jobs = bed.jobs()
+    run = plan.start(*single_words(2))
+    read_until(run, "waits in partition p")
+    os.kill(run.pid, signal.SIGINT)
+    assert ended(run).status != 0
+    assert bed.jobs() == jobs
+    assert not list((Path(plan.machine.environ["REMOTE_RUNNER_CACHE_DIR"]) / "allocations").glob("*.json"))
 
 
 @fault(
     "Slurm takes no more jobs (`MaxJobCount`)", "that is told; the run fails after `allocate_s`", "`allocate_s` + 8 s"
 )
 def test_the_queue_is_full(bed: SlurmBed, tmp_path: Path, machine: Machine, clock: FaultClock) -> None:
-    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 5})
+    plan = plan_on(bed, tmp_path, machine, QUICK, timeouts={"allocate_s": 3})
     bed.slurm("salloc", "--no-shell", "--nodes=1")
     jobs = bed.jobs()
     with bed.settings("MaxJobCount=1"):
         clock.start()
         run, reason = failing(plan)
-        clock.stop(13)
+        clock.stop(11)
         assert bed.jobs() == jobs
-    assert "no nodes were allocated within 5 s" in reason
+    assert "no nodes were allocated within 3 s" in reason
     assert "Slurm job queue full" in reason
     assert "Slurm job queue full" in run.stderr
 

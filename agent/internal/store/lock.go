@@ -56,6 +56,18 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 	}
 }
 
+var errHeld = errors.New("somebody holds it")
+
+// tryLock is as lock, but that it does not wait: errHeld then.
+func tryLock(path string) (unlock func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if unlock, err = lock(ctx, path); errors.Is(err, context.Canceled) {
+		err = errHeld
+	}
+	return unlock, err
+}
+
 func isAt(file *os.File, path string) bool {
 	ours, err := file.Stat()
 	if err != nil {

@@ -284,6 +284,75 @@ func TestWhatCannotBeTaken(t *testing.T) {
 	onlyArtifacts(t, service)
 }
 
+func TestPushByAFile(t *testing.T) {
+	service, client := serve(t)
+	place := service.Base.Artifacts()
+	file := filepath.Join(place, Aside+"file")
+	ask := func(file string) *wiretest.Stream {
+		head := map[string]any{"verb": "artifact", "hash": golden, "size": goldenSize, "files": 6, "limit": 1 << 30}
+		head["file"] = file
+		return client.Open(head)
+	}
+	for _, other := range []string{"/etc/passwd", filepath.Join(place, "x"), filepath.Join(place, Aside+"x", "..", "..", "x")} {
+		if failure := ask(other).Failure(); failure["error"] != "breach" {
+			t.Errorf("%s: failed by %v", other, failure)
+		}
+	}
+	lay := func(text []byte) func() { return func() { os.WriteFile(file, text, 0o600) } }
+	for name, test := range map[string]struct {
+		lay   func()
+		lane  []byte
+		error any
+	}{
+		"nothing there":      {func() {}, nil, "hash"},
+		"something else":     {lay([]byte("what is this?")), nil, "hash"},
+		"cut":                {lay(goldenTar(t)[:2000]), nil, "hash"},
+		"a link":             {func() { lay(goldenTar(t))(); os.Rename(file, file+"2"); os.Symlink(file+"2", file) }, nil, "hash"},
+		"nobody gives up":    {lay([]byte("half")), goldenTar(t), nil},
+		"what was asked for": {lay(goldenTar(t)), nil, nil},
+	} {
+		asked := ask(file)
+		if said := asked.Receive(); said["send"] != true {
+			t.Fatalf("%s: %v", name, said)
+		}
+		test.lay()
+		asked.Write(0, test.lane)
+		asked.End(0)
+		var last map[string]any
+		if test.error == nil {
+			last = asked.Receive()
+		}
+		if failure := asked.Failure(); failure["error"] != test.error || test.error == nil && last["done"] == nil {
+			t.Errorf("%s: %v, failed by %v", name, last, failure)
+		}
+		os.Remove(file + "2")
+		removeAside(filepath.Join(place, golden))
+		onlyArtifacts(t, service)
+	}
+	// The client goes away.
+	asked := ask(file)
+	asked.Receive()
+	lay(goldenTar(t))()
+	asked.Close()
+	asked.Failure()
+	onlyArtifacts(t, service)
+	// Who waits for another one's push is told, for no file will come.
+	one, two := ask(file), (*wiretest.Stream)(nil)
+	one.Receive()
+	two = ask(file)
+	if said := two.Receive(); said["waits"] != true {
+		t.Errorf("%v", said)
+	}
+	one.Write(0, goldenTar(t))
+	one.End(0)
+	one.Receive()
+	if said := two.Receive(); said["have"] == nil {
+		t.Errorf("%v", said)
+	}
+	two.Failure()
+	onlyArtifacts(t, service, golden)
+}
+
 func TestTwoPushesAtOnce(t *testing.T) {
 	service, first := serve(t)
 	second := client(t, service)

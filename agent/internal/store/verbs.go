@@ -1,13 +1,17 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"syscall"
 	"time"
 
 	"remote-runner/agent/internal/base"
@@ -44,17 +48,25 @@ func (s *Service) cache() *Cache {
 // Use reports whether the artifact exists, complete and unchanged, and marks it as used.
 func (s *Service) Use(hash string) bool { return s.cache().use(hash) }
 
+// wanted is an artifact that a client pushes: on lane 0, or in a File that another program writes for it.
+type wanted struct {
+	Hash, File  string
+	Size, Limit int64
+}
+
 // Artifact is the verb `artifact`: it returns where the artifact is, and receives it from the client if it is missing.
 func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.Message) error {
-	var request struct {
-		Hash  string
-		Size  int64
-		Limit int64
-	}
+	var request wanted
 	if err := json.Unmarshal(open.Head, &request); err != nil || !hashes.MatchString(request.Hash) || request.Size < 0 {
 		return wire.Fail("breach", "no artifact can be asked for by %s", open.Head)
 	}
 	cache := s.cache()
+	if request.File != "" {
+		if filepath.Dir(request.File) != cache.directory || !strings.HasPrefix(filepath.Base(request.File), Aside) {
+			return wire.Fail("breach", "nothing is brought to %s", request.File)
+		}
+		defer os.Remove(request.File)
+	}
 	place := cache.content(request.Hash)
 	if cache.use(request.Hash) {
 		return stream.Send(map[string]any{"have": place})
@@ -62,16 +74,24 @@ func (s *Service) Artifact(ctx context.Context, stream *wire.Stream, open wire.M
 	if err := os.MkdirAll(cache.directory, 0o700); err != nil {
 		return noRoom(err)
 	}
-	unlock, err := turn(ctx, filepath.Join(cache.directory, ".lock-"+request.Hash))
+	path := filepath.Join(cache.directory, ".lock-"+request.Hash)
+	unlock, err := tryLock(path)
 	if err != nil {
-		return err
+		if errors.Is(err, errHeld) && request.File != "" {
+			if err := stream.Send(map[string]any{"waits": true}); err != nil {
+				return err
+			}
+		}
+		if unlock, err = turn(ctx, path); err != nil {
+			return err
+		}
 	}
 	defer unlock()
 	if cache.use(request.Hash) {
 		return stream.Send(map[string]any{"have": place})
 	}
 	cache.makeRoom(ctx, request.Hash, request.Size, request.Limit)
-	if err := s.take(ctx, cache, stream, request.Hash, request.Size); err != nil {
+	if err := s.take(ctx, cache, stream, request); err != nil {
 		return err
 	}
 	if err := stream.Send(map[string]any{"done": place}); err != nil {
@@ -98,7 +118,8 @@ func turn(ctx context.Context, path string) (unlock func(), err error) {
 	return nil, noRoom(err)
 }
 
-func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, hash string, size int64) error {
+func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, request wanted) error {
+	hash, size := request.Hash, request.Size
 	place, err := cache.newAside()
 	if err != nil {
 		return noRoom(err)
@@ -110,10 +131,13 @@ func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, h
 	if size > firstGrant {
 		stream.Grant(0, int(min(size, bulkCredit))-firstGrant)
 	}
-	lane := stream.Reader(0)
-	err = Unpack(lane, place, size)
+	content, err := request.content(stream.Reader(0))
 	if err == nil {
-		_, err = io.Copy(io.Discard, lane)
+		defer content.Close()
+		err = Unpack(content, place, size)
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, content)
 	}
 	if err == nil {
 		err = cache.finish(ctx, place, hash)
@@ -127,6 +151,23 @@ func (s *Service) take(ctx context.Context, cache *Cache, stream *wire.Stream, h
 		return wire.Fail("busy", "another agent has held %s for more than %v", cache.directory, longestLocked)
 	}
 	return noRoom(err)
+}
+
+// content is what comes on the lane; where that is nothing, what lies in the file, which loses its name.
+func (w wanted) content(lane io.Reader) (io.ReadCloser, error) {
+	if w.File == "" {
+		return io.NopCloser(lane), nil
+	}
+	defer os.Remove(w.File)
+	buffered := bufio.NewReader(lane)
+	if _, err := buffered.Peek(1); err != io.EOF {
+		return io.NopCloser(buffered), nil
+	}
+	file, err := os.OpenFile(w.File, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", errUnsafe, err)
+	}
+	return file, nil
 }
 
 // noRoom turns a file system's error into a failure for the client.
