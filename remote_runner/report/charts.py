@@ -52,8 +52,9 @@ def charts() -> dict[str, Spec]:
 def _boxes(*, offset: str | None, colour: dict[str, Any]) -> list[Spec]:
     """Extremes as a line, quartiles as a bar, the median as a tick; `offset` puts several beside each other."""
     across = {} if offset is None else {"yOffset": {"field": offset, "sort": None}}
-    # A rule stands at the beginning of its place beside others, a bar in the middle of it.
-    line = {"type": "rule"} if offset is None else {"type": "bar", "height": {"band": 0.1}}
+    # Beside others only what is so many pixels high stands in the middle of its place.
+    line: Spec = {"type": "rule"} if offset is None else {"type": "bar", "height": 1.5}
+    height: Any = {"band": 0.62} if offset is None else 7
     tooltip = [
         {"field": "label", "title": "of"},
         {"field": "n", "title": "values", "format": ","},
@@ -68,9 +69,9 @@ def _boxes(*, offset: str | None, colour: dict[str, Any]) -> list[Spec]:
     return [
         {"mark": {**line, "tooltip": True, "opacity": 0.8}, "encoding": {
             **across, "x": {"field": "least"}, "x2": {"field": "most"}, "color": colour, "tooltip": tooltip}},
-        {"mark": {"type": "bar", "opacity": 0.45, "height": {"band": 0.62}}, "encoding": {
+        {"mark": {"type": "bar", "opacity": 0.45, "height": height}, "encoding": {
             **across, "x": {"field": "q1"}, "x2": {"field": "q3"}, "color": colour, "tooltip": tooltip}},
-        {"mark": {"type": "tick", "thickness": 2.5, "height": {"band": 0.62}}, "encoding": {
+        {"mark": {"type": "tick", "thickness": 2.5, "height": height}, "encoding": {
             **across, "x": {"field": "median"}, "color": colour, "tooltip": tooltip}},
     ]  # fmt: skip
 
@@ -136,7 +137,7 @@ def cumulative() -> Spec:
                 "axis": {"format": "%", "tickCount": 5},
             },
             "order": {"field": "fraction", "type": "quantitative"},
-            "color": _line_colour(),
+            "color": _labels_colour("stroke"),
             "tooltip": [
                 {"field": "label", "title": "of"},
                 {"field": "fraction", "title": "share", "format": ".1%"},
@@ -146,11 +147,11 @@ def cumulative() -> Spec:
     }
 
 
-def _line_colour() -> Spec:
-    # Without an opacity of their own the lines of a legend would have that of a chart's first layer.
-    legend = {"orient": "top", "title": None, "columns": 6, "labelLimit": 160}
-    symbol = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolOpacity": 1}
-    return {"field": "label", "type": "nominal", "sort": None, "legend": {**legend, **symbol}}
+def _labels_colour(symbol: str) -> Spec:
+    legend = {"orient": "top", "title": None, "columns": 6, "labelLimit": 160, "symbolType": symbol}
+    # Without an opacity of its own a symbol would have that of the chart's first layer.
+    legend |= {"symbolStrokeWidth": 2, "symbolOpacity": 1}
+    return {"field": "label", "type": "nominal", "sort": None, "legend": legend}
 
 
 def course() -> Spec:
@@ -164,7 +165,7 @@ def course() -> Spec:
     return {
         "data": {"name": "courses"},
         "height": 190,
-        "encoding": {"x": {**seconds, "scale": {"nice": False}}, "color": _line_colour()},
+        "encoding": {"x": {**seconds, "scale": {"nice": False}}, "color": _labels_colour("stroke")},
         "layer": [
             {
                 "mark": {"type": "area", "opacity": 0.18},
@@ -197,7 +198,7 @@ def durations() -> Spec:
             "y": {"field": "step", "type": "nominal", "sort": list(STEP_COLOURS), "title": None},
             "x": _value_axis(field="median", title="seconds"),
         },
-        "layer": _boxes(offset="label", colour=_line_colour()),
+        "layer": _boxes(offset="label", colour=_labels_colour("square")),
     }
 
 
