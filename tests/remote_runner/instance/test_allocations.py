@@ -15,7 +15,7 @@ from remote_runner.instance.allocations import Allocations
 from remote_runner.inventory.sources import reading
 from remote_runner.inventory.sources.allocation import Allocation
 from remote_runner.inventory.sources.program import Asking
-from remote_runner.inventory.sources.source import SlurmConnect, SlurmSource
+from remote_runner.inventory.sources.source import Listing, SlurmConnect, SlurmSource
 from remote_runner.machine.files import write_atomically
 
 PLAN = Path("/plan")
@@ -110,12 +110,12 @@ def test_the_list_of_an_allocation_that_was_given_back_is_read_by_nobody(
     allocation = Allocation.of(controller, "r", PLAN)
     listed: list[bool] = []
 
-    def outcome(*_: object) -> dict[str, object]:
+    def read(*_: object) -> Listing:
         listed.append(reading.kept_for_run(sources, asking, "r") is not None)
         write_atomically(allocation.record, b"{}")
-        return {"listings": []}
+        return Listing("slurm", ())
 
-    monkeypatch.setattr(reading, "_outcome", outcome)
+    monkeypatch.setattr(reading, "_read_in_run", read)
     for _ in range(2):
         reading.read_for_run(sources, asking, "r")
     allocation.record.unlink()  # as giving back does
