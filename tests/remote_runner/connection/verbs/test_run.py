@@ -278,7 +278,7 @@ def test_an_end_that_is_none(said: dict[str, Any]) -> None:
 
     async def test(agent: Agent, link: FakeLink) -> None:
         run = await agent.start_run(JOB)
-        with pytest.raises(FarShellError, match="is not what ours says"):
+        with pytest.raises(FarShellError, match="unexpected answer"):
             await followed(run)
 
     play(lies, test)

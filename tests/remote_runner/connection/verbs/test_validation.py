@@ -42,5 +42,5 @@ def test_texts_lose_control_characters_and_keep_names_that_are_no_utf_8() -> Non
 
 def test_a_message_without_its_part_is_none_of_ours() -> None:
     assert part("dex", {"exited": {"status": 0}}, "exited") == {"status": 0}
-    with pytest.raises(FarShellError, match="dex: what the agent there says is not what ours says"):
+    with pytest.raises(FarShellError, match="dex: unexpected answer from the agent there"):
         part("dex", {"exited": 3}, "exited")
