@@ -9,6 +9,7 @@
     ├── ControllerError         a directory or lock on this machine cannot be used
     │   └── NoRoomHereError         its disk is full or read-only
     ├── RunNotFoundError        no run that was recorded here is meant by it
+    ├── RunRecordError          a run's record here cannot be read
     ├── PlanImportError         a plan cannot be put into Testground's home
     ├── InventoryError          a mistake in the inventory
     ├── SourceError             hosts from elsewhere cannot be read
@@ -66,6 +67,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from remote_runner.sizes import count
@@ -150,6 +152,16 @@ class NoRoomHereError(ControllerError):
 
 class RunNotFoundError(RemoteRunnerError):
     """No run of that name was recorded on this machine, or more than one is meant."""
+
+
+class RunRecordError(RemoteRunnerError):
+    """A run's record on this machine, or where such are kept (`run` is ""), cannot be read; `path` is which."""
+
+    def __init__(self, path: Path, why: str, *, run: str = "") -> None:
+        again = f"fab runs.remove {run} removes it with all outputs" if run else "its runs are listed again then"
+        super().__init__(f"{path}: cannot be read: {why}", next_step=f"mend it; {again}")
+        self.path = path
+        self.run = run
 
 
 class PlanImportError(RemoteRunnerError):
@@ -447,15 +459,15 @@ class ProgramUnusableError(HostError):
 
 
 class SupervisorLostError(HostLostError):
-    """The session ended in the middle of a run; the host ends the application, its outputs stay in `place`."""
+    """The session ended in the middle of a run; the host ends the application, whose outputs were in `place`."""
 
     def __init__(self, host: str, place: str, reason: str, *, stderr: str = "") -> None:
-        run = place.rpartition("/")[2]
+        of_run = f"-H {host} --run {place.rpartition('/')[2]}"
         super().__init__(
             host,
-            f"{reason}; what the application wrote stays in {place}",
+            f"{reason}; what the application wrote was in {place}",
             stderr=stderr,
-            next_step=f"fab fetch -H {host} --run {run} brings it, fab clean -H {host} --run {run} removes it",
+            next_step=f"fab fetch {of_run} brings what is there, fab clean {of_run} removes it",
         )
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import enum
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from remote_runner.broker.place import DIRECTORY, BrokerPlace
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.transports.login import is_listening
 from remote_runner.controller import Controller
-from remote_runner.errors import PlanImportError
-from remote_runner.machine.files import size_of
+from remote_runner.errors import ControllerError, PlanImportError
+from remote_runner.machine.files import remove_tree, size_of
 
 # A running run reads its build until it has pushed it, and its inventory at the start.
 USUAL_AGE_S = 3600.0
@@ -32,7 +32,8 @@ _MASTERS_FILE = re.compile(r"([0-9a-f]{12}-\d+)(?:\D.*)?")
 _LOG = re.compile(r"ssh-(\d+)-[0-9a-f]+\.log")
 _TEMP = re.compile(r"(?:testground|remote-runner-demo)(?:-(\d+)-)?[A-Za-z0-9_]*")
 # Of a question to Nix or to a source of hosts, and of a build of the program for templates, that was killed.
-_ASIDE = ("question-*", "asking-*", "salloc-*", "template/new.*")
+_ASIDE = tuple(map(PurePath, ("question-*", "asking-*", "salloc-*", "template/new.*")))
+IN_USE = "is in use again"
 
 
 class StaleKind(enum.Enum):
@@ -49,16 +50,18 @@ class StaleKind(enum.Enum):
     OLDER = "file of an older version"
     TEMP = "temporary directory"
     LOCK = "lock"
+    UNREAD = "directory"
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A file or directory here that is not needed any more."""
+    """A file or directory here that is not needed any more; or one of which a `problem` keeps that from being told."""
 
     kind: StaleKind
     path: Path
     age_s: float
     size_bytes: int
+    problem: str = ""
 
 
 def list_stale(
@@ -66,57 +69,95 @@ def list_stale(
 ) -> tuple[Stale, ...]:
     """What may go: builds, parsed inventories and programs of that age, old notes, what listens no more, free locks.
 
-    `environ` says where temporary directories are made.
+    `environ` says where temporary directories are made. Of a directory that cannot be read that is told.
     """
-    cache, runtime = controller.cache, controller.runtime
-    programs = (path for path in cache.glob("agents/*") if path.name != identity())
+    cache, runtime, old_s = controller.cache, controller.runtime, max(older_than_s, _LEAST_BUILD_AGE_S)
+    look = _Look()
+    programs = (path for path in look.into(cache / "agents") if path.name != identity())
+    asides = (path for pattern in _ASIDE for path in look.into(cache / pattern.parent, pattern.name))
+    brokers = (path for path in look.into(runtime / DIRECTORY) if not is_listening(_place(path).socket))
+    logins = (path for path in look.into(runtime, "login-*") if not is_listening(path))
     return (
-        *_aged(StaleKind.BUILD, cache.glob("builds/*"), max(older_than_s, _LEAST_BUILD_AGE_S)),
-        *_aged(StaleKind.PROGRAM, programs, max(older_than_s, _LEAST_BUILD_AGE_S)),
-        *_aged(StaleKind.INVENTORY, cache.glob("*.yaml.*.json"), older_than_s),
-        *_aged(StaleKind.NOTE, cache.glob("runs/*.json"), max(older_than_s, _NOTE_AGE_S)),
-        *_aged(StaleKind.CONTACT, runtime.glob("systems/*"), max(older_than_s, _DAY_S)),
-        *_aged(StaleKind.LOG, filter(_has_no_writer, runtime.glob("ssh-*.log"))),
-        *_aged(StaleKind.LOGIN, (path for path in runtime.glob("login-*") if not is_listening(path))),
-        *_aged(
-            StaleKind.BROKER, (path for path in runtime.glob(f"{DIRECTORY}/*") if not is_listening(_place(path).socket))
-        ),
-        *_aged(StaleKind.OLDER, _of_older_versions(runtime)),
-        *_left_temporary(Path(environ.get("TMPDIR") or "/tmp"), older_than_s),
-        *_aged(StaleKind.TEMP, (path for name in _ASIDE for path in cache.glob(name)), max(older_than_s, _DAY_S)),
-        *_aged(StaleKind.TEMP, _left_imports(environ), max(older_than_s, _DAY_S)),
+        *_aged(StaleKind.BUILD, look.into(cache / "builds"), old_s),
+        *_aged(StaleKind.PROGRAM, programs, old_s),
+        *_aged(StaleKind.INVENTORY, look.into(cache, "*.yaml.*.json"), older_than_s),
+        *_aged(StaleKind.NOTE, look.into(cache / "runs", "*.json"), max(older_than_s, _NOTE_AGE_S)),
+        *_aged(StaleKind.CONTACT, look.into(runtime / "systems"), max(older_than_s, _DAY_S)),
+        *_aged(StaleKind.LOG, filter(_has_no_writer, look.into(runtime, "ssh-*.log"))),
+        *_aged(StaleKind.LOGIN, logins),
+        *_aged(StaleKind.BROKER, brokers),
+        *_aged(StaleKind.OLDER, _of_older_versions(runtime, look)),
+        *_left_temporary(Path(environ.get("TMPDIR") or "/tmp"), look, older_than_s),
+        *_aged(StaleKind.TEMP, asides, max(older_than_s, _DAY_S)),
+        *_aged(StaleKind.TEMP, _left_imports(environ, look), max(older_than_s, _DAY_S)),
         *(
             lock
-            for lock in _aged(StaleKind.LOCK, runtime.glob("locks/*"), older_than_s)
-            if _is_free(controller, lock.path.name)
+            for lock in _aged(StaleKind.LOCK, look.into(runtime / "locks"), older_than_s)
+            if lock.problem or _is_free(controller, lock.path.name)
         ),
+        *look.unread(),
     )
 
 
-def remove_stale(controller: Controller, stale: Stale) -> bool:
-    """Remove it unless it is in use again; returns whether it is gone."""
+def remove_stale(controller: Controller, stale: Stale) -> str:
+    """Remove it unless it is in use again; why it is still there, "" where it is gone."""
     path = stale.path
-    if stale.kind in (StaleKind.LOCK, StaleKind.BROKER):
-        lock = controller.lock(path.name if stale.kind is StaleKind.LOCK else _place(path).lock_name)
-        if not lock.try_acquire():
-            return False
-        with lock:  # waiting processes notice that the file was replaced
-            if stale.kind is StaleKind.BROKER and is_listening(_place(path).socket):
-                return False
+    try:
+        if stale.problem:
+            return stale.problem
+        if stale.kind in (StaleKind.LOCK, StaleKind.BROKER):
+            lock = controller.lock(path.name if stale.kind is StaleKind.LOCK else _place(path).lock_name)
+            if not lock.try_acquire():
+                return IN_USE
+            with lock:  # waiting processes notice that the file was replaced
+                if stale.kind is StaleKind.BROKER and is_listening(_place(path).socket):
+                    return IN_USE
+                path.unlink(missing_ok=True)
+        elif path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
             path.unlink(missing_ok=True)
-    elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-    return not os.path.lexists(path)
+    except OSError as error:
+        where = "" if error.filename in (None, str(path)) else f"{error.filename}: "
+        return f"cannot be removed: {where}{error.strerror or error}"
+    except ControllerError as error:
+        return f"cannot be removed: {error}"
+    return ""
+
+
+class _Look:
+    """Looks into directories, and knows which could not be read."""
+
+    def __init__(self) -> None:
+        self._unread: dict[Path, str] = {}
+
+    def into(self, directory: Path, pattern: str = "*") -> list[Path]:
+        """What is in the directory under such names; nothing where it is none."""
+        try:
+            found = sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._unread[directory] = error.strerror or str(error)
+            return []
+        return [path for path in found if fnmatchcase(path.name, pattern)]
+
+    def unread(self) -> Iterator[Stale]:
+        """What could not be looked into until now."""
+        for path, why in self._unread.items():
+            yield Stale(StaleKind.UNREAD, path, 0.0, 0, f"cannot be read: {why}")
 
 
 def _aged(kind: StaleKind, paths: Iterable[Path], older_than_s: float = 0.0) -> Iterator[Stale]:
     for path in sorted(paths):
-        with suppress(FileNotFoundError):  # another process removes as well
+        try:
             age_s = max(0.0, time.time() - path.lstat().st_mtime)
             if age_s >= older_than_s:
                 yield Stale(kind, path, age_s, size_of(path))
+        except FileNotFoundError:  # another process removes as well
+            continue
+        except OSError as error:
+            yield Stale(kind, path, 0.0, 0, f"cannot be looked at: {error.strerror}")
 
 
 def _place(path: Path) -> BrokerPlace:
@@ -129,25 +170,26 @@ def _has_no_writer(log: Path) -> bool:
     return found is not None and not _is_alive(int(found[1]))
 
 
-def _of_older_versions(runtime: Path) -> Iterator[Path]:
+def _of_older_versions(runtime: Path, look: _Look) -> Iterator[Path]:
     """Sockets of control masters and of warm processes on which nobody listens, what belongs to them, and markers."""
-    yield from runtime.glob("pushed/*")
-    for path in runtime.glob("warm/*"):
+    yield from look.into(runtime / "pushed")
+    for path in look.into(runtime / "warm"):
         if not is_listening(_place(path).socket):
             yield path
-    for path in runtime.iterdir():
+    for path in look.into(runtime):
         found = _MASTERS_FILE.fullmatch(path.name)
         if found and not path.is_dir() and not is_listening(path.with_name(found[1])):
             yield path
 
 
-def _left_temporary(parent: Path, older_than_s: float) -> Iterator[Stale]:
+def _left_temporary(parent: Path, look: _Look, older_than_s: float) -> Iterator[Stale]:
     """Temporary directories of killed instances and demos: ours name the process, Testground's do not."""
     ours: list[Path] = []
     others: list[Path] = []
-    for path in (*parent.glob("testground*"), *parent.glob("remote-runner-demo-*")):
-        with suppress(FileNotFoundError):
-            found, status = _TEMP.fullmatch(path.name), path.lstat()
+    for path in look.into(parent):
+        found = _TEMP.fullmatch(path.name)
+        with suppress(OSError):  # of somebody else
+            status = path.lstat()
             if found and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
                 if not found[1]:
                     others.append(path)
@@ -161,12 +203,12 @@ def _left_temporary(parent: Path, older_than_s: float) -> Iterator[Stale]:
         yield from _aged(StaleKind.TEMP, (path for path in others if str(path) not in (used or ())), least_s)
 
 
-def _left_imports(environ: Mapping[str, str]) -> Iterator[Path]:
+def _left_imports(environ: Mapping[str, str], look: _Look) -> Iterator[Path]:
     """What killed imports left in the Testground home that `testground` uses."""
     from remote_runner.plan_import import ASIDE, home_of_testground
 
     with suppress(PlanImportError):
-        yield from (home_of_testground(environ) / "plans").glob(f"{ASIDE}*")
+        yield from look.into(home_of_testground(environ) / "plans", f"{ASIDE}*")
 
 
 def _used_temporary() -> set[str] | None:
@@ -194,7 +236,10 @@ def _is_alive(pid: int) -> bool:
 
 def _is_free(controller: Controller, name: str) -> bool:
     lock = controller.lock(name)
-    if not lock.try_acquire():
-        return False
+    try:
+        if not lock.try_acquire():
+            return False
+    except ControllerError:
+        return True  # who removes it tells
     lock.release()
     return True

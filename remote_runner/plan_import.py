@@ -112,7 +112,7 @@ def import_plan(plan: Path, name: str, home: Path, *, environ: Mapping[str, str]
                 target.rename(aside / "old")
             fresh.rename(target)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)  # `fab clean` finds and tells what stays
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         next_step = "name another home with --home, or move what is there"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import invoke
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import Store
+from remote_runner.connection.verbs.job import is_run_id
 from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
-from remote_runner.errors import RemoteRunnerError, SourceError
+from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.leftovers_here import USUAL_AGE_S, list_stale, remove_stale
+from remote_runner.leftovers_here import IN_USE, USUAL_AGE_S, list_stale, remove_stale
 from remote_runner.runs import forget_run
 from remote_runner.sizes import count, size
 from tasks.command_line.task import Failed, task
@@ -60,11 +62,12 @@ def clean(
     if not host and not run:
         found += _allocations(plan, older_s or 0.0, dry_run=dry_run)
         found += _here(plan, USUAL_AGE_S if older_s is None else older_s, dry_run=dry_run)
-    if not host:
+    is_whole = not any(isinstance(result, RemoteRunnerError) for result in results)
+    if not host and is_whole:
         for name in {one.name for one in found if one.kind == "run"}:
             if all(one.outcome in (REMOVED, GONE) for one in found if one.name == name):
                 forget_run(plan.controller, name)
-    _tell(found, as_json=json)
+    _tell(found, as_json=json, is_whole=is_whole)
     raise_failed(entries, results)
     if run and not found:
         raise Failed(f"clean: no host has run {run}; fab clean --dry-run shows what is there")
@@ -101,10 +104,20 @@ class _Found:
 
 
 async def _on_host(agent: Agent, entry: HostEntry, wanted: _Wanted, *, dry_run: bool) -> list[_Found]:
-    runs = [_planned_run(entry, found, force=wanted.force) for found in await agent.runs() if _is_meant(found, wanted)]
-    artifacts = await _planned_artifacts(agent, entry, wanted) if wanted.cache else []
+    there = await agent.runs()
+    runs = [_planned_run(entry, found, force=wanted.force) for found in there.runs if _is_meant(found, wanted)]
+    unread = []
+    for place, why in there.unread:
+        say(f"{entry.name}: {place} cannot be read: {why}\n  next: make it readable there, then fab clean")
+        unread.append(_Found(entry.name, "directory", PurePosixPath(place).name, place, None, 0, FAILED))
+    artifacts = []
+    try:
+        artifacts = await _planned_artifacts(agent, entry, wanted) if wanted.cache else []
+    except HostError as error:  # the runs can be removed all the same
+        say(str(error))
+        unread.append(_Found(entry.name, "artifact", "all", f"{agent.greeting.base}/artifacts", None, 0, FAILED))
     if dry_run:
-        return runs + artifacts
+        return runs + artifacts + unread
     going = [one.name for one in runs if one.outcome == WOULD_GO]
     if going:
         removal = await agent.remove_runs(going, end_alive=wanted.force, grace_s=entry.grace_s)
@@ -112,11 +125,11 @@ async def _on_host(agent: Agent, entry: HostEntry, wanted: _Wanted, *, dry_run: 
     going = [one.name for one in artifacts if one.outcome == WOULD_GO]
     if going:
         artifacts = _with_outcomes(entry, artifacts, await agent.remove_artifacts(going))
-    return runs + artifacts
+    return runs + artifacts + unread
 
 
 def _is_meant(found: FarRun, wanted: _Wanted) -> bool:
-    if wanted.run and wanted.run not in (found.run_id, found.record.get("run")):
+    if wanted.run and not found.is_of(wanted.run):
         return False
     return wanted.older_s is None or (found.age_s or 0.0) >= wanted.older_s
 
@@ -126,6 +139,13 @@ def _planned_run(entry: HostEntry, found: FarRun, *, force: bool) -> _Found:
     words = f"{record['plan']}: {record.get('group', '')}" if record.get("plan") else record.get("command", "")
     outcome = ALIVE if found.is_alive and not force else WOULD_GO
     place = str(found.directory)
+    if found.problem and outcome == WOULD_GO and not force:
+        outcome = FAILED
+        which = f" --run {found.run_id}" if is_run_id(found.run_id) else ""
+        say(
+            f"{entry.name}: {place} stays: its record cannot be read, so it may be alive: {found.problem}\n"
+            f"  next: fab clean --force --host {entry.name}{which} removes it all the same"
+        )
     return _Found(entry.name, "run", found.run_id, place, found.age_s, found.size_bytes, outcome, words)
 
 
@@ -166,7 +186,11 @@ def _with_outcomes(entry: HostEntry, planned: Iterable[_Found], removal: Removal
 def _here(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Found]:
     found = []
     for stale in list_stale(plan.controller, plan.environ, older_than_s=older_than_s):
-        outcome = WOULD_GO if dry_run else REMOVED if remove_stale(plan.controller, stale) else FAILED
+        why = stale.problem if dry_run else remove_stale(plan.controller, stale)
+        if why:
+            next_step = "" if why == IN_USE else "\n  next: see what keeps it, or make it accessible, then fab clean"
+            say(f"{stale.path} {why}{next_step}")
+        outcome = FAILED if why else WOULD_GO if dry_run else REMOVED
         found.append(
             _Found("", stale.kind.value, stale.path.name, str(stale.path), stale.age_s, stale.size_bytes, outcome)
         )
@@ -179,22 +203,26 @@ def _allocations(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Fou
     from remote_runner.inventory.sources.slurm import slurm_environment
 
     found = []
-    for allocation, age_s, run in left_allocations(plan.controller):
-        if age_s < older_than_s:
-            continue
-        try:
-            if dry_run:
-                outcome = ALIVE if allocation.is_needed() else WOULD_GO
-            else:
-                outcome = REMOVED if allocation.give_back(slurm_environment(plan.environ)) else ALIVE
-        except SourceError as error:
-            say(str(error))
-            outcome = FAILED
-        found.append(_Found("", "allocation", allocation.name, str(allocation.record), age_s, 0, outcome, run))
+    try:
+        for allocation, age_s, run in left_allocations(plan.controller):
+            if age_s < older_than_s:
+                continue
+            try:
+                if dry_run:
+                    outcome = ALIVE if allocation.is_needed() else WOULD_GO
+                else:
+                    outcome = REMOVED if allocation.give_back(slurm_environment(plan.environ)) else ALIVE
+            except RemoteRunnerError as error:
+                say(str(error))
+                outcome = FAILED
+            found.append(_Found("", "allocation", allocation.name, str(allocation.record), age_s, 0, outcome, run))
+    except ControllerError as error:
+        say(str(error))
+        found.append(_Found("", "allocation", "all", str(plan.controller.cache / "allocations"), None, 0, FAILED))
     return found
 
 
-def _tell(found: list[_Found], *, as_json: bool) -> None:
+def _tell(found: list[_Found], *, as_json: bool, is_whole: bool) -> None:
     if as_json:
         show_json([one.to_json() for one in found])
     elif found:
@@ -211,7 +239,7 @@ def _tell(found: list[_Found], *, as_json: bool) -> None:
         say(f"{len(going)} would be removed, {_total(going)}; without --dry-run they are")
     elif gone:
         say(f"{len(gone)} removed, {_total(gone)}")
-    elif not alive:
+    elif is_whole and not alive and not any(one.outcome == FAILED for one in found):
         say("nothing is left of earlier runs")
     if alive:
         are, stay = ("is", "stays") if len(alive) == 1 else ("are", "stay")

@@ -9,7 +9,7 @@ import invoke
 
 from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.job import is_run_id
-from remote_runner.errors import OutputsError, RemoteRunnerError
+from remote_runner.errors import HostError, OutputsError, RemoteRunnerError
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.outputs import OutputsReport
 from remote_runner.runs import noted_run
@@ -85,9 +85,10 @@ def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...
 
 async def _fetch(agent: Agent, entry: HostEntry, run: str, base: Path) -> list[_Fetched]:
     fetched = []
-    for found in await agent.runs():
+    there = await agent.runs()
+    for found in there.runs:
         # Its name becomes that of a directory here.
-        if run not in (found.run_id, found.record.get("run")) or not is_run_id(found.run_id):
+        if not found.is_of(run) or not is_run_id(found.run_id):
             continue
         target = base / run / entry.name if found.run_id == run else base / run / entry.name / found.run_id
         report, error = OutputsReport(), ""
@@ -102,6 +103,15 @@ async def _fetch(agent: Agent, entry: HostEntry, run: str, base: Path) -> list[_
             say(f"{entry.name}: {count(report.files, 'file')} of {found.run_id}, {size(report.size_bytes)}")
         say_left_out(entry.name, report)
         fetched.append(_Fetched(entry.name, found.run_id, target, report, error))
+    for place, why in there.unread:
+        failure = HostError(
+            entry.name,
+            f"{place} cannot be read: {why}",
+            next_step=f"make it readable there, then fab fetch --host {entry.name} --run {run}",
+        )
+        if not fetched:
+            raise failure
+        say(str(failure))
     return fetched
 
 

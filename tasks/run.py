@@ -15,7 +15,7 @@ import invoke
 
 from remote_runner.cancellation import Cancellation
 from remote_runner.connection.verbs.job import Job, Window
-from remote_runner.connection.verbs.run import Exited, Run
+from remote_runner.connection.verbs.run import Exited, Left, Run
 from remote_runner.errors import HostError, RemoteRunnerError
 from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
@@ -213,11 +213,12 @@ async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEn
     except RemoteRunnerError as failed:
         keep, error = True, failed
     DISPLAY.tell(Moved(entry.name, "fetch", entry.name, is_over=True))
+    left = Left.UNSEEN
     try:
-        await steps.clean(started, keep=keep)
+        left = await steps.clean(started, keep=keep)
     except RemoteRunnerError as failed:
-        keep, error = True, error or failed
-    return RanThere(exited, started.directory, outputs, report, error, keep)
+        error = error or failed
+    return RanThere(exited, started.directory, outputs, report, error, left is not Left.NOTHING)
 
 
 async def _unless_stopped(stop: Cancellation, host: str, work: Coroutine[Any, Any, _R]) -> _R:

@@ -277,7 +277,7 @@ def run(
             for number in range(group.instances):
                 instance = _Instance(group.id, number, root / group.directory / str(number))
                 temp_path = _temp_directory(temp)
-                stack.callback(shutil.rmtree, temp_path, ignore_errors=True)
+                stack.callback(shutil.rmtree, temp_path, ignore_errors=True)  # `fab clean` finds and tells what stays
                 runenv = RunEnv(
                     plan=plan.plan,
                     case=plan.case,

@@ -328,4 +328,4 @@ def _sweep(current: Path) -> None:
     old = sorted(others, reverse=True)[_KEPT_RUNS:]
     for changed_s, run in old:
         if run != current and changed_s < time.time() - _KEPT_S:
-            shutil.rmtree(run, ignore_errors=True)
+            shutil.rmtree(run, ignore_errors=True)  # `fab clean` tells why one stays

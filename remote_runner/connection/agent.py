@@ -17,7 +17,7 @@ from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import CommandTransport, LocalTransport, Transport
 from remote_runner.connection.verbs import faults
 from remote_runner.connection.verbs.forwards import Listener, Listeners, LocalForward, Relayed
-from remote_runner.connection.verbs.validation import nonsense, part, whole, words
+from remote_runner.connection.verbs.validation import nonsense, pairs, part, whole, words
 from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from remote_runner.connection.verbs.facts import HostFacts
     from remote_runner.connection.verbs.fetch import Allowance
     from remote_runner.connection.verbs.job import Job
-    from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
+    from remote_runner.connection.verbs.leftovers import FarRuns, LeftArtifact, Removal
     from remote_runner.connection.verbs.run import Run
     from remote_runner.outputs import OutputsReport
 
@@ -324,12 +324,13 @@ class Agent:
         except TimeoutError:
             raise DeadlineError(f"{self.name}: asking what it is", _FACTS_S) from None
 
-    async def runs(self) -> tuple[FarRun, ...]:
-        """Every run that has a directory on the host."""
-        from remote_runner.connection.verbs.leftovers import FarRun
+    async def runs(self) -> FarRuns:
+        """Every run that has a directory on the host, and where there may be more."""
+        from remote_runner.connection.verbs.leftovers import FarRun, FarRuns
 
-        found = [FarRun.from_said(self.name, said) for said in await self._list("runs", "run")]
-        return tuple(run for run in found if run is not None)
+        listed, unread = await self._list("runs", "run")
+        found = [FarRun.from_said(self.name, said) for said in listed]
+        return FarRuns(tuple(run for run in found if run is not None), unread)
 
     async def fetch_run(
         self, run_id: str, outputs_dir: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, within_s: float | None = None
@@ -370,7 +371,8 @@ class Agent:
         """Every artifact that was pushed to the host."""
         from remote_runner.connection.verbs.leftovers import LeftArtifact
 
-        found = [LeftArtifact.from_said(self.name, said) for said in await self._list("artifacts", "artifact")]
+        listed, _ = await self._list("artifacts", "artifact")
+        found = [LeftArtifact.from_said(self.name, said) for said in listed]
         return tuple(artifact for artifact in found if artifact is not None)
 
     async def remove_artifacts(self, names: Sequence[str]) -> Removal:
@@ -437,19 +439,24 @@ class Agent:
             if stream is not None:
                 await stream.close()
 
-    async def _list(self, verb: str, key: str) -> list[dict[str, Any]]:
+    async def _list(self, verb: str, key: str) -> tuple[list[dict[str, Any]], tuple[tuple[str, str], ...]]:
+        """What a verb lists under that key, and the paths that it could not read, with why."""
         found: list[dict[str, Any]] = []
+        unread: tuple[tuple[str, str], ...] = ()
         size_bytes = 0
         async with self.asked(f"listing what is on {self.name}", {"verb": verb}) as stream:
             while True:
                 try:
-                    said = part(self.name, (await stream.receive()).head, key)
+                    head = (await stream.receive()).head
                 except StreamClosed as closed:
                     if closed.kind:
                         raise
-                    return found
-                found.append(said)
-                size_bytes += len(repr(said))
+                    return found, unread
+                if "unread" in head:
+                    unread = pairs(head["unread"])
+                else:
+                    found.append(part(self.name, head, key))
+                size_bytes += len(repr(head))
                 if size_bytes > _MOST_SAID_BYTES:
                     raise FarShellError(self.name, f"it says more than {_MOST_SAID_BYTES} bytes, and does not end")
 

@@ -390,6 +390,7 @@ class _Instance:
             return await steps.run(ready.agent, replace(job, artifact=pushed.far_artifact))
 
     async def _bring_home(self, run: Run, ready: _Ready, exited: Exited, exited_s: float) -> _Ended:
+        from remote_runner.connection.verbs.run import Left
         from remote_runner.outputs import OutputsReport
 
         entry, outputs, error = ready.entry, OutputsReport(), None
@@ -406,16 +407,16 @@ class _Instance:
         self._shared.tell(Moved(entry.name, "fetch", self._who, is_over=True))
         fetched_s = time.monotonic()
         self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
-        kept, problem = error is not None, None
+        left, problem = Left.UNSEEN, None
         self._begins("clean")
         try:
-            await steps.clean(run, keep=kept)
+            left = await steps.clean(run, keep=error is not None)
         except RemoteRunnerError as failed:  # not part of the result, which is here
-            kept, problem = True, failed
+            problem = failed
             self._reporter.message(f"clean: {failed}")
-        if not kept:
+        if left is Left.NOTHING:
             self._left_there = ""
-        self._step("clean", fetched_s, time.monotonic(), "kept there" if kept else "nothing left there", problem)
+        self._step("clean", fetched_s, time.monotonic(), left.value, problem)
         return _Ended(exited, outputs, error)
 
     def _step(
@@ -453,9 +454,7 @@ class _Instance:
         if ended.outputs.far_messages:
             reporter.message(f"fetch: {'; '.join(ended.outputs.far_messages[:5])}")
         if record.long_lines:
-            reporter.message(
-                f"run: {record.long_lines} lines were too long for Testground; whole in remote-runner.*.lines"
-            )
+            reporter.message(f"run: {record.long_lines} lines were too long for Testground, and say where the whole is")
         if exited.leftover_processes:
             reporter.message(f"run: {exited.leftover_processes} processes outlived the application and were stopped")
         if exited.untold_processes:

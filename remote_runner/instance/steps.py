@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remote_runner.artifact.push import Pushed
     from remote_runner.connection.agent import Agent
     from remote_runner.connection.verbs.job import Job
-    from remote_runner.connection.verbs.run import Exited, Run, Sink
+    from remote_runner.connection.verbs.run import Exited, Left, Run, Sink
     from remote_runner.instance.forwarding import Forwarded
     from remote_runner.outputs import OutputsReport
 
@@ -140,9 +140,9 @@ async def fetch(
     return await run.fetch(outputs, limit_bytes=limit_bytes, umask=umask, taken=taken)
 
 
-async def clean(run: Run, *, keep: bool = False) -> None:
-    """Remove its directory there, or leave it for `fetch`."""
-    await (run.keep() if keep else run.clean())
+async def clean(run: Run, *, keep: bool = False) -> Left:
+    """Remove its directory there, or leave it for `fetch`; what is left of it."""
+    return await (run.keep() if keep else run.clean())
 
 
 def _published_group(published: object) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Names and sizes of files, and writing files atomically."""
+"""Names and sizes of files; writing files atomically, and removing directories."""
 
 from __future__ import annotations
 
@@ -57,3 +57,25 @@ def size_of(path: Path) -> int:
         with suppress(OSError):  # it went meanwhile
             total += file.lstat().st_size
     return total
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all in it, also where directories in it are closed. Raises `OSError` where some stays."""
+    import shutil  # takes 4 ms, and only who removes needs it
+
+    try:
+        shutil.rmtree(path)
+    except OSError:
+        if not os.path.lexists(path):
+            return  # another process removes as well
+        _open(path)
+        for place, directories, _ in os.walk(path):
+            for name in directories:
+                _open(Path(place, name))  # before its content is read
+        shutil.rmtree(path)
+
+
+def _open(directory: Path) -> None:
+    with suppress(OSError):  # who removes it then tells
+        if not directory.is_symlink():
+            directory.chmod(0o700)

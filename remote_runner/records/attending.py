@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller, FileLock
-from remote_runner.errors import RemoteRunnerError
+from remote_runner.errors import RemoteRunnerError, RunRecordError
 from remote_runner.instance.run_log import run_directory
 from remote_runner.machine.files import safe_name
 from remote_runner.secrets import Secrets
@@ -132,13 +132,12 @@ class _Attended:
     def _begin(self) -> dict[str, Any]:
         """Write the record that says that it runs, and find out what made it; in a thread."""
         from remote_runner.records.provenance import inventory_of_run, provenance, secrets_of_run
-        from remote_runner.records.run import RunRecord
 
         with suppress(RemoteRunnerError):  # each instance tells what is wrong with the inventory
             inventory = inventory_of_run(self._plan_dir, self._runenv.run, self._controller, self._environ)
             self._secrets = secrets_of_run(inventory, self._environ)
         with suppress(RemoteRunnerError), self._record_lock():
-            if RunRecord.read(self.directory) is None:
+            if self._before() is None:
                 self._put(self._begun(time.time()), is_first=True)
         return provenance(self._plan_dir, self._environ, testground=True)
 
@@ -163,6 +162,14 @@ class _Attended:
             groups=list(self._groups.values()),
         )
 
+    def _before(self) -> RunRecord | None:
+        """The record as it is; `None` also where it cannot be read, for then it is made anew."""
+        from remote_runner.records.run import RunRecord
+
+        with suppress(RunRecordError):
+            return RunRecord.read(self.directory)
+        return None
+
     def _record_lock(self) -> FileLock:
         """For reading and writing the record: another process may have instances of the same run."""
         return self._controller.lock(f"record-{safe_name(self._runenv.run)}")
@@ -173,9 +180,9 @@ class _Attended:
 
     def _write_alone(self, made_by: Mapping[str, Any]) -> None:
         from remote_runner.records.provenance import inventory_of_run, inventory_value, secrets_of_run
-        from remote_runner.records.run import RUNNING, Ended, RunRecord, completed, records_below
+        from remote_runner.records.run import RUNNING, Ended, completed, records_below
 
-        before = RunRecord.read(self.directory)
+        before = self._before()
         if before is not None and before.task != TASK:
             return  # `fab local.*` keeps it
         found = [(place, one) for place, one in records_below(self.directory) if one.run == self._runenv.run]

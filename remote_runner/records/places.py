@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remote_runner.controller import Controller
-from remote_runner.errors import RunNotFoundError
+from remote_runner.errors import RunNotFoundError, RunRecordError
 from remote_runner.instance.run_log import LOG_FILE
 from remote_runner.machine.files import write_atomically
-from remote_runner.records.run import RUN_FILE, RUNNING, RunRecord
+from remote_runner.records.run import RUNNING, RunRecord
 
 _MOST_NOTES = 2000
 _SHORTEST = 4
@@ -42,6 +42,19 @@ class FoundRun:
         if self.record.outcome == RUNNING and not self.is_alive:
             return "lost"
         return self.record.outcome
+
+
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs whose records are here, the oldest first, and what of that cannot be read."""
+
+    runs: list[FoundRun]
+    unread: list[RunRecordError]
+
+    @property
+    def ids(self) -> list[str]:
+        """The runs' ids, also of those of which only that can be told."""
+        return [*(one.run for one in self.runs), *(error.run for error in self.unread if error.run)]
 
 
 def is_written(directory: Path) -> bool:
@@ -89,29 +102,59 @@ def _notes(controller: Controller) -> Path:
     return controller.cache / "recorded"
 
 
-def found_runs(controller: Controller, outputs: Path) -> list[FoundRun]:
-    """Every run whose record is below `outputs` or was noted, the oldest first."""
-    places = {path.name: path for path in _noted(controller)}
-    places |= {path.parent.name: path.parent for path in outputs.glob(f"outputs/local_exec/*/*/{RUN_FILE}")}
-    read = [(place, RunRecord.read(place)) for place in places.values()]
-    found = [FoundRun(place, record) for place, record in read if record is not None]
-    return sorted(found, key=lambda one: one.record.started_at)
+def found_runs(controller: Controller, outputs: Path) -> FoundRuns:
+    """Every run whose record is below `outputs` or was noted."""
+    found = FoundRuns([], [])
+    places = {path.name: path for path in _noted(controller, found.unread)}
+    for plan in _listed(outputs / "outputs/local_exec", found.unread):
+        places |= {path.name: path for path in _listed(plan, found.unread)}
+    for place in places.values():
+        try:
+            record = RunRecord.read(place)
+        except RunRecordError as error:
+            found.unread.append(error)
+        else:
+            if record is not None:
+                found.runs.append(FoundRun(place, record))
+    found.runs.sort(key=lambda one: one.record.started_at)
+    return found
 
 
-def _noted(controller: Controller) -> Iterator[Path]:
-    with suppress(OSError):
-        for note in _notes(controller).iterdir():
-            with suppress(OSError):
-                yield Path(os.fsdecode(note.read_bytes()))
+def _noted(controller: Controller, unread: list[RunRecordError]) -> Iterator[Path]:
+    for note in _listed(_notes(controller), unread):
+        try:
+            yield Path(os.fsdecode(note.read_bytes()))
+        except FileNotFoundError:  # the oldest notes go
+            continue
+        except OSError as error:
+            unread.append(RunRecordError(note, error.strerror or str(error)))
 
 
-def choose_run(runs: list[FoundRun], given: str) -> FoundRun:
-    """The run that an id or the beginning of one means, the last one for "". Raises `RunNotFoundError`."""
-    if not given:
-        if not runs:
-            raise RunNotFoundError("no run is recorded here", next_step="run one: fab local.single, or fab demo")
-        return runs[-1]
-    return next(one for one in runs if one.run == chosen_id([one.run for one in runs], given))
+def _listed(directory: Path, unread: list[RunRecordError]) -> list[Path]:
+    """What is in a directory, nothing where that is none."""
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        unread.append(RunRecordError(directory, error.strerror or str(error)))
+        return []
+
+
+def choose_run(found: FoundRuns, given: str) -> FoundRun:
+    """The run that an id or the beginning of one means, the last one for "".
+
+    Raises `RunNotFoundError`, `RunRecordError` where the record of that run cannot be read.
+    """
+    if given:
+        run = chosen_id(found.ids, given)
+        for one in found.runs:
+            if one.run == run:
+                return one
+        raise next(error for error in found.unread if error.run == run)
+    if not found.runs:
+        raise RunNotFoundError("no run is recorded here", next_step="run one: fab local.single, or fab demo")
+    return found.runs[-1]
 
 
 def chosen_id(ids: list[str], given: str) -> str:

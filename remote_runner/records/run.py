@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from remote_runner.errors import RunRecordError
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
 from remote_runner.machine.files import safe_name, write_atomically
 from remote_runner.secrets import MASK, Secrets
@@ -74,15 +75,45 @@ class RunRecord:
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The record in a run's directory, or `None` where there is none that can be read."""
-        known = {one.name for one in fields(cls)}
+        """The record in a run's directory, or `None` where there is none. Raises `RunRecordError`."""
+        path, run = directory / RUN_FILE, directory.name
         try:
-            values: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
-            found = cls(**{name: value for name, value in values.items() if name in known})
+            values = json.loads(path.read_bytes())
+            found = cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
             time.gmtime(found.started_at + 0.0)  # raises for an invalid time
-        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            is_whole = _has_shape(values)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return found if found.format == FORMAT else None
+        except OSError as error:
+            raise RunRecordError(path, error.strerror or str(error), run=run) from error
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            raise RunRecordError(path, "it is cut off, or no record of a run", run=run)
+        if found.format != FORMAT:
+            raise RunRecordError(path, f"another version of remote-runner wrote it ({found.format})", run=run)
+        return found
+
+
+# What readers of a record take for there.
+_TEXTS = ("run", "plan", "case", "name", "task", "outcome")
+_LISTS = {
+    "groups": {"id", "instances", "ok", "params", "profiles"},
+    "hosts": {"name", "system"},
+    "artifacts": {"system", "hash", "derivation"},
+    "instances": {"group", "index", "host", "outcome", "reason", "duration_s"},
+}
+
+
+def _has_shape(values: Mapping[str, Any]) -> bool:
+    are_listed = (
+        isinstance(one, dict) and keys <= one.keys() for name, keys in _LISTS.items() for one in values.get(name, ())
+    )
+    return (
+        all(isinstance(values.get(name, ""), str) for name in _TEXTS)
+        and all(isinstance(values.get(name, {}), dict) for name in ("inputs", "provenance"))
+        and all(are_listed)
+    )
 
 
 @dataclass(frozen=True)

@@ -30,24 +30,39 @@ _LAST_LINES = 50
 _TOGETHER = 200
 
 
-def read_metrics(outputs: Path, clock_at: float, most_lines: int) -> tuple[dict[MetricKey, Series], int]:
-    """The series in an instance's outputs, times counted from `clock_at`, and how many lines were left out of them."""
+def read_metrics(
+    outputs: Path, clock_at: float, most_lines: int, unread: list[str]
+) -> tuple[dict[MetricKey, Series], int]:
+    """The series in an instance's outputs, times counted from `clock_at`, and how many lines were left out of them.
+
+    A sentence for each file that cannot be read goes into `unread`.
+    """
     series: dict[MetricKey, tuple[array[float], array[float]]] = {}
     left_out = 0
     for file in FILES:
         path = outputs / f"{file}.out"
-        count = sum(1 for _ in lines_of(path))
-        kept = list(thinned(lines_of(path), count, most_lines))
+        count = sum(1 for _ in lines_of(path, unread))
+        kept = list(thinned(lines_of(path, []), count, most_lines))
         left_out += count - len(kept)
         for found in parsed(kept):
             _take(file, found, clock_at, series)
     return {key: Series(tuple(times), tuple(values)) for key, (times, values) in series.items()}, left_out
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """A file's lines, one after the other; none of what cannot be read."""
-    with suppress(OSError), path.open("rb") as file:
-        yield from file
+def lines_of(path: Path, unread: list[str]) -> Iterator[bytes]:
+    """A file's lines, one after the other; none where there is no file, and of what cannot be read, which is noted."""
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        unread.append(unread_words(path, error))
+
+
+def unread_words(path: Path, error: OSError) -> str:
+    """What a page says of a file that it lacks."""
+    return f"{path} cannot be read: {error.strerror}; what it tells is not here."
 
 
 def parsed(lines: Sequence[bytes]) -> Iterator[object]:

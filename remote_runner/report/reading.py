@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from remote_runner.machine.files import safe_name
 from remote_runner.outputs import SAMPLES_FILE
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
-from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics
+from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics, unread_words
 from remote_runner.report.values import Host, Instance, Link, Run, Series, Signal, Span, Wait
 from remote_runner.truth.links import LEFT_OUT, LINKS_FILE
 from remote_runner.truth.observation import HOSTS_DIRECTORY
@@ -24,6 +24,7 @@ from testground.events import StageEndEvent, StageStartEvent, parse_line
 # Of a run: what is beyond is thinned out evenly. Reading takes 4 µs a line.
 MOST_METRIC_LINES = 400_000
 _LONGEST_REASON = 600
+_MOST_UNREAD = 10
 
 
 def size_bytes(outputs: Path) -> int:
@@ -38,16 +39,18 @@ def size_bytes(outputs: Path) -> int:
 
 def read_run(directory: Path) -> Run:
     """What is in a run's directory. Raises `ControllerError` where no run left anything there."""
-    record = _object(directory / RUN_FILE)
-    instances = _list(record.get("instances")) or list(_instance_records(directory))
+    unread: list[str] = []
+    record = _object(directory / RUN_FILE, unread)
+    instances = _list(record.get("instances")) or list(_instance_records(directory, unread))
     if not instances:
+        why = "; ".join(unread[:_MOST_UNREAD]) or f"neither {RUN_FILE} nor {RECORD_FILE} of an instance"
         raise ControllerError(
-            f"{directory}: no run is recorded there: neither {RUN_FILE} nor {RECORD_FILE} of an instance",
+            f"{directory}: no run is recorded there: {why}",
             next_step="name the directory of a run, <outputs>/<plan>/<run>, or its id",
         )
     first = instances[0]
     starts = [start for start in (_number(one.get("started_at")) for one in [record, *instances]) if start]
-    reader = _Reader(directory, min(starts, default=0.0), len(instances))
+    reader = _Reader(directory, min(starts, default=0.0), len(instances), unread)
     hosts = tuple(reader.hosts(record, instances))
     read = tuple(reader.instance(one) for one in instances)
     signals, waits = reader.sync(read)
@@ -78,13 +81,14 @@ def read_run(directory: Path) -> Run:
 
 
 class _Reader:
-    def __init__(self, directory: Path, start_at: float, instances: int) -> None:
+    def __init__(self, directory: Path, start_at: float, instances: int, unread: list[str]) -> None:
         self._directory = directory
         self.start_at = start_at
         self._lines_each = max(100, MOST_METRIC_LINES // max(1, instances))
         self._offsets_s: dict[str, float] = {}
         self._thinned = 0
-        self._links = _list(_json(directory / LINKS_FILE))
+        self._unread = unread
+        self._links = _list(_json(directory / LINKS_FILE, unread))
 
     def hosts(self, record: Mapping[str, Any], instances: list[dict[str, Any]]) -> Iterator[Host]:
         """The hosts that instances ran on, in order of the record."""
@@ -93,7 +97,7 @@ class _Reader:
         for name, system in listed.items():
             if not name:
                 continue
-            truth = _object(self._directory / HOSTS_DIRECTORY / f"{safe_name(name)}.json")
+            truth = _object(self._directory / HOSTS_DIRECTORY / f"{safe_name(name)}.json", self._unread)
             offset = _number(_mapping(truth.get("clock")).get("offset_s"))
             self._offsets_s[name] = offset or 0.0
             samples = self._samples(self._directory / HOSTS_DIRECTORY / f"{safe_name(name)}.samples.jsonl")
@@ -102,7 +106,7 @@ class _Reader:
     def instance(self, one: Mapping[str, Any]) -> Instance:
         group, index = _text(one.get("group")), int(_number(one.get("index")) or 0)
         outputs = self._directory / (_text(one.get("outputs")) or f"{group}/{index}")
-        whole = _object(outputs / RECORD_FILE)
+        whole = _object(outputs / RECORD_FILE, self._unread)
         host = _text(one.get("host")) or _text(whole.get("host"))
         details = {_text(step.get("name")): step for step in _list(whole.get("steps"))}
         steps = tuple(self._step(step, details) for step in _list(one.get("steps")) or list(details.values()))
@@ -111,7 +115,7 @@ class _Reader:
         duration_s = _number(one.get("duration_s")) or _number(whole.get("duration_s")) or 0.0
         end_s = max([start_s + duration_s, *(step.end_s for step in steps)])
         clock_at = self.start_at + self._offsets_s.get(host, 0.0)
-        metrics, thinned = read_metrics(outputs, clock_at, self._lines_each)
+        metrics, thinned = read_metrics(outputs, clock_at, self._lines_each, self._unread)
         self._thinned += thinned
         return Instance(
             group=group,
@@ -123,7 +127,7 @@ class _Reader:
             start_s=start_s,
             end_s=end_s,
             steps=steps,
-            stages=tuple(_stages(outputs / "run.out", clock_at, end_s)),
+            stages=tuple(_stages(lines_of(outputs / "run.out", self._unread), clock_at, end_s)),
             metrics=metrics,
             usage=self._samples(outputs / SAMPLES_FILE),
         )
@@ -141,7 +145,7 @@ class _Reader:
         """Each number of the samples over time; a key with an object of numbers becomes one for each."""
         times: dict[str, list[float]] = {}
         values: dict[str, list[float]] = {}
-        for sample in _lines(path):
+        for sample in _lines(path, self._unread):
             at = _number(sample.get("at"))
             if at is None:
                 continue
@@ -157,7 +161,7 @@ class _Reader:
         for one in instances:
             by_host.setdefault(one.host, []).append(one.name)
         signals, waits = [], []
-        for line in _lines(self._directory / SYNC_FILE):
+        for line in _lines(self._directory / SYNC_FILE, self._unread):
             at, state = _number(line.get("at")), _text(line.get("state"))
             client = _text(line.get("client"))
             if len(only := by_host.get(client.rpartition(" #")[0], [])) == 1:
@@ -193,7 +197,11 @@ class _Reader:
     ) -> Iterator[str]:
         """A sentence for each thing that the files do not tell."""
         if not recorded:
-            yield f"There is no {RUN_FILE}: doubts, parameters and provenance are not known."
+            yield f"There is no {RUN_FILE}, or it cannot be read: doubts, parameters and provenance are not known."
+        unread = list(dict.fromkeys(self._unread))
+        yield from unread[:_MOST_UNREAD]
+        if len(unread) > _MOST_UNREAD:
+            yield f"{len(unread) - _MOST_UNREAD} more files cannot be read."
         if self._thinned:
             yield f"{self._thinned} metric lines were left out, evenly: a run's page reads {MOST_METRIC_LINES}."
         problems = Counter(_text(one.get("problem")) for one in self._links)
@@ -203,10 +211,10 @@ class _Reader:
                 yield f"{ways} {problem}."
 
 
-def _stages(path: Path, clock_at: float, end_s: float) -> Iterator[Span]:
+def _stages(lines: Iterable[bytes], clock_at: float, end_s: float) -> Iterator[Span]:
     """The application's stages; one that never ended lasts until the instance's end and has failed."""
     open_since: dict[str, float] = {}
-    for line in lines_of(path):
+    for line in lines:
         if b'"stage_' not in line or (found := parse_line(line)) is None:
             continue
         at_s = found.ts_ns / 1e9 - clock_at
@@ -219,26 +227,31 @@ def _stages(path: Path, clock_at: float, end_s: float) -> Iterator[Span]:
         yield Span(name, start_s, max(start_s, end_s), "did not end", failed=True)
 
 
-def _instance_records(directory: Path) -> Iterator[dict[str, Any]]:
+def _instance_records(directory: Path, unread: list[str]) -> Iterator[dict[str, Any]]:
     """What each instance left of itself, where nothing is there of the run; by group and number."""
     paths = [path for path in directory.glob(f"*/*/{RECORD_FILE}") if path.parent.name.isdecimal()]
     for path in sorted(paths, key=lambda path: (path.parent.parent.name, int(path.parent.name))):
-        yield {**_object(path), "group": path.parent.parent.name, "index": int(path.parent.name)}
+        yield {**_object(path, unread), "group": path.parent.parent.name, "index": int(path.parent.name)}
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    return (value for value in parsed(list(lines_of(path))) if isinstance(value, dict))
+def _lines(path: Path, unread: list[str]) -> Iterator[dict[str, Any]]:
+    return (value for value in parsed(list(lines_of(path, unread))) if isinstance(value, dict))
 
 
-def _json(path: Path) -> object:
+def _json(path: Path, unread: list[str]) -> object:
     try:
         return json.loads(path.read_bytes(), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        unread.append(unread_words(path, error))
+    except (ValueError, RecursionError):
+        unread.append(f"{path} is no JSON, or cut off; what it tells is not here.")
+    return None
 
 
-def _object(path: Path) -> dict[str, Any]:
-    return _mapping(_json(path))
+def _object(path: Path, unread: list[str]) -> dict[str, Any]:
+    return _mapping(_json(path, unread))
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -342,10 +342,12 @@ def _moment(state: HostState | None, trips: Trips) -> dict[str, Any] | None:
 
 
 def run_doubts(run_directory: Path) -> tuple[str, ...]:
-    """The doubts of a whole run, by what stands in its outputs; what cannot be read is left out."""
+    """The doubts of a whole run, by what stands in its outputs; one of each file that cannot be read."""
     found: list[str] = []
     for path in sorted((run_directory / HOSTS_DIRECTORY).glob("*.json")):
-        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        try:
             told = json.loads(path.read_text(encoding="utf-8"))["doubts"]
             found += [doubt for doubt in told if isinstance(doubt, str)]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            found.append(f"{path.stem}: what was seen of it is not known, for {path} cannot be read")
     return tuple(found)

@@ -216,7 +216,13 @@ def _leftovers(controller: Controller, environ: Mapping[str, str], *, fix: bool)
     of_older = f", {len(older)} of them of brokers and versions that are gone" if older else ""
     what = f"{len(stale)} of earlier runs{of_older}, {size(sum(one.size_bytes for one in stale))}"
     if fix:
-        removed = sum(remove_stale(controller, one) for one in stale)
-        yield replace(ok(HERE, "leftovers", f"removed {removed} of {what}"), fixed=True)
+        stays = [f"{one.path} {why}" for one in stale if (why := remove_stale(controller, one))]
+        removed = f"removed {len(stale) - len(stays)} of {what}"
+        if stays:
+            yield warn(HERE, "leftovers", f"{removed}; {stays[0]}", "fab clean tells why of each")
+        else:
+            yield replace(ok(HERE, "leftovers", removed), fixed=True)
+    elif unread := next((one for one in stale if one.problem), None):
+        yield warn(HERE, "leftovers", f"{what}; {unread.path} {unread.problem}", "make it accessible")
     else:
         yield ok(HERE, "leftovers", f"{what}; fab doctor --fix or fab clean removes them")

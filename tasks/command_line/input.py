@@ -12,6 +12,7 @@ from contextlib import suppress
 from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs.run import Run
 from remote_runner.errors import HostLostError
+from tasks.say import say
 
 _PIECE_BYTES = 1 << 16
 _HELD_PIECES = 16
@@ -53,8 +54,10 @@ class Input:
         while data:
             try:
                 data = os.read(0, _PIECE_BYTES)
-            except OSError:
+            except OSError as error:
                 data = b""
+                if not os.isatty(0):  # a job in the background has none of its terminal
+                    say(f"standard input cannot be read: {error.strerror}; the command there gets its end")
             sharing = self._share(data)
             try:
                 asyncio.run_coroutine_threadsafe(sharing, loop).result()

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from remote_runner.errors import RunNotFoundError
-from remote_runner.records.places import FoundRun, choose_run, chosen_id, found_runs
+from collections.abc import Sequence
+
+from remote_runner.errors import ControllerError, RunNotFoundError, RunRecordError
+from remote_runner.records.places import FoundRun, FoundRuns, choose_run, chosen_id, found_runs
 from remote_runner.runs import noted_runs
 from tasks.command_line.task import Failed
 from tasks.plan import Plan
+from tasks.say import say
 
 
-def runs_of(plan: Plan, *, everything: bool = False) -> list[FoundRun]:
-    """The runs of the plan one stands in, or of all plans, the oldest first."""
+def runs_of(plan: Plan, *, everything: bool = False) -> FoundRuns:
+    """The runs of the plan one stands in, or of all plans; what of these cannot be read is said."""
     found = found_runs(plan.controller, plan.directory)
-    if everything or not (plan.directory / "manifest.toml").exists():
-        return found
-    return [one for one in found if one.record.plan == plan.manifest.name]
+    if not everything and (plan.directory / "manifest.toml").exists():
+        name = plan.manifest.name
+        found = FoundRuns(
+            [one for one in found.runs if one.record.plan == name],
+            [error for error in found.unread if not error.run or plan_of(error) == name],
+        )
+    _tell(found.unread)
+    return found
+
+
+def _tell(unread: Sequence[RunRecordError]) -> None:
+    for error in unread:
+        say(str(error))
+
+
+def plan_of(error: RunRecordError) -> str:
+    """The plan of a run whose record cannot be read, by where it lies: <outputs>/<plan>/<run>."""
+    return error.path.parent.parent.name
 
 
 def run_meant(plan: Plan, given: list[str] | None) -> FoundRun:
-    """The one run that was named, the plan's last where none was. Raises `RunNotFoundError`, `Failed`."""
+    """The one run that was named, the plan's last where none was.
+
+    Raises `RunNotFoundError`, `RunRecordError`, `Failed`.
+    """
     if not given:
         return choose_run(runs_of(plan), "")
     if len(given) > 1:
         raise Failed(f"name one run; these are {len(given)}: {' '.join(given)}")
-    return choose_run(runs_of(plan, everything=True), given[0])
+    found = found_runs(plan.controller, plan.directory)
+    try:
+        return choose_run(found, given[0])
+    except RunNotFoundError:
+        _tell(found.unread)
+        raise
 
 
 def id_on_hosts(plan: Plan, given: str) -> str:
@@ -32,8 +58,12 @@ def id_on_hosts(plan: Plan, given: str) -> str:
     Runs by hand (`fab run`) count. What no record here knows is taken as it is: a host may know it.
     Raises `RunNotFoundError` where more than one is meant, `Failed` where there is none.
     """
-    recorded = [one.run for one in runs_of(plan, everything=bool(given))]
-    ids = sorted({*recorded, *noted_runs(plan.controller)})
+    by_hand = list[str]()
+    try:
+        by_hand = noted_runs(plan.controller)
+    except ControllerError as error:
+        say(str(error))
+    ids = sorted({*runs_of(plan, everything=bool(given)).ids, *by_hand})
     if not given:
         if not ids:
             raise Failed("no run is recorded here: say which with --run ID; fab clean --dry-run lists what hosts have")
@@ -49,5 +79,6 @@ def id_on_hosts(plan: Plan, given: str) -> str:
 
 
 def hosts_of_run(plan: Plan, run: str) -> list[str]:
-    """The names of the hosts that a recorded run was on, none where it is not recorded."""
-    return [host["name"] for one in runs_of(plan, everything=True) if one.run == run for host in one.record.hosts]
+    """The names of the hosts that a recorded run was on, none where it is not recorded, or nobody can read where."""
+    found = found_runs(plan.controller, plan.directory)
+    return [host["name"] for one in found.runs if one.run == run for host in one.record.hosts]

@@ -8,18 +8,20 @@ from typing import Any
 
 import invoke
 
+from remote_runner.errors import RunRecordError
 from remote_runner.machine.files import size_of
 from remote_runner.records.places import FoundRun
 from remote_runner.sizes import size
 from tasks.command_line.task import task
 from tasks.plan import Plan
-from tasks.runs.find import run_meant, runs_of
+from tasks.runs.find import plan_of, run_meant, runs_of
 from tasks.say import age, filled_to, result_width, say, show_json, show_table
 from tasks.say import show as put
 from tasks.view.table import filled, table
 
 _SHORTEST = 8
 _MOST = 30
+_UNREAD = "unreadable"
 
 
 @task(
@@ -34,19 +36,20 @@ def runs(c: invoke.Context, all: bool = False, json: bool = False) -> None:  # n
     """List what was run: id, when, case, instances, hosts, outcome, duration, size."""
     plan = Plan.here()
     found = runs_of(plan, everything=all)
-    shown = found if all else found[-_MOST:]
+    shown = found.runs if all else found.runs[-_MOST:]
     if json:
-        show_json([_listed(one) for one in shown])
+        show_json([*map(_unread, found.unread), *map(_listed, shown)])
         return
-    if not shown:
+    if not shown and not found.unread:
         say("no run is recorded here; fab local.single and fab demo make one")
         return
-    short = short_ids([one.run for one in found])
-    rows = [_row(one, short[one.run]) for one in shown]
+    short = short_ids(found.ids)
+    rows = [_unread_row(error, short[error.run]) for error in found.unread if error.run]
+    rows += [_row(one, short[one.run]) for one in shown]
     header = ("id", "when", "case", "inst", "hosts", "outcome", "took", "size")
     show_table(rows, header=header, least=("size", "hosts"), cut="case")
-    if len(shown) < len(found):
-        say(f"{len(found) - len(shown)} older ones: fab runs --all")
+    if len(shown) < len(found.runs):
+        say(f"{len(found.runs) - len(shown)} older ones: fab runs --all")
 
 
 @task(
@@ -137,6 +140,10 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
     )
 
 
+def _unread_row(error: RunRecordError, short: str) -> tuple[str, ...]:
+    return (short, "-", "-", "-", "-", _UNREAD, "-", size(size_of(error.path.parent)))
+
+
 def _instances(found: FoundRun) -> int:
     return sum(int(group["instances"]) for group in found.record.groups)
 
@@ -155,4 +162,22 @@ def _listed(found: FoundRun) -> dict[str, object]:
         "duration_s": record.duration_s,
         "size_bytes": size_of(found.directory),
         "outputs": str(found.directory),
+        "problem": None,
+    }
+
+
+def _unread(error: RunRecordError) -> dict[str, object]:
+    return {
+        "run": error.run or None,
+        "started_at": None,
+        "plan": plan_of(error) if error.run else None,
+        "case": None,
+        "task": None,
+        "instances": None,
+        "hosts": [],
+        "outcome": _UNREAD,
+        "duration_s": None,
+        "size_bytes": size_of(error.path.parent) if error.run else None,
+        "outputs": str(error.path.parent) if error.run else None,
+        "problem": str(error),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import invoke
 
 from remote_runner.machine.files import size_of
-from remote_runner.records.places import FoundRun, choose_run, forget_place
+from remote_runner.records.places import FoundRun, chosen_id, forget_place, found_runs, is_written
 from remote_runner.records.run import RUN_FILE
 from remote_runner.sizes import size
 from tasks.command_line.task import Failed, task
@@ -36,18 +36,23 @@ def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_
         if not plan.is_plan:
             raise plan.missing()
         before = time.time() - seconds(older, "older")
-        meant = [one for one in runs_of(plan, everything=True) if is_own(plan, one) and one.record.started_at < before]
+        found = runs_of(plan, everything=True).runs
+        meant = {one.run: one.directory for one in found if is_own(plan, one) and one.record.started_at < before}
     else:
-        recorded = runs_of(plan, everything=True)
-        chosen = [choose_run(recorded, given) for given in id or ()]
-        meant = list({one.run: one for one in chosen}.values())
-    alive = [one for one in meant if one.is_alive]
-    going = [one for one in meant if not one.is_alive]
-    freed = sum(_remove(plan, one, dry_run=dry_run) for one in going)
-    say(f"{len(going)} {'would be removed' if dry_run else 'removed'}, {size(freed)}")
-    for one in alive:
-        say(f"{one.run} is still running, and stays")
-    if alive and id:
+        recorded = found_runs(plan.controller, plan.directory)
+        # Also those whose records cannot be read.
+        places = {one.run: one.directory for one in recorded.runs}
+        places |= {error.run: error.path.parent for error in recorded.unread if error.run}
+        chosen = [chosen_id(recorded.ids, given) for given in id or ()]
+        meant = {run: places[run] for run in chosen}
+    alive = [run for run, directory in meant.items() if is_written(directory)]
+    going = {run: directory for run, directory in meant.items() if run not in alive}
+    freed = [_remove(plan, run, directory, dry_run=dry_run) for run, directory in going.items()]
+    gone = [size_bytes for size_bytes in freed if size_bytes is not None]
+    say(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {size(sum(gone))}")
+    for run in alive:
+        say(f"{run} is still running, and stays")
+    if (alive and id) or len(gone) < len(freed):
         raise Failed(None)
 
 
@@ -59,15 +64,20 @@ def is_own(plan: Plan, found: FoundRun) -> bool:
     return is_made_here or found.directory.resolve().is_relative_to(directory)
 
 
-def _remove(plan: Plan, found: FoundRun, *, dry_run: bool) -> int:
-    freed = size_of(found.directory)
+def _remove(plan: Plan, run: str, directory: Path, *, dry_run: bool) -> int | None:
+    """How many bytes that gave back, or would; `None` where it cannot be removed, which is said."""
+    freed = size_of(directory)
     if not dry_run:
         try:
-            _remove_tree(found.directory)
+            _remove_tree(directory)
         except OSError as error:
-            raise Failed(f"{found.directory}: cannot be removed: {error.strerror}") from error
-        forget_place(plan.controller, found.run)
-    show(f"{found.run} {found.directory}")
+            where = f"{error.filename}: " if error.filename else ""
+            say(
+                f"{directory}: cannot be removed: {where}{error.strerror}\n  next: see what keeps it, and do this again"
+            )
+            return None
+        forget_place(plan.controller, run)
+    show(f"{run} {directory}")
     return freed
 
 

@@ -48,10 +48,13 @@ def summary(
 
 
 def left_there_lines(run: str, left_there: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
-    """What of a run is still where, and the commands for it."""
+    """What of a run was not brought from where, and the commands for it."""
     if not left_there:
         return []
-    lines = [filled(f"still on {host}: what {', '.join(ranges(who))} wrote", width) for host, who in left_there.items()]
+    lines = [
+        filled(f"not brought from {host}: what {', '.join(ranges(who))} wrote", width)
+        for host, who in left_there.items()
+    ]
     where = "".join(f" --host {host}" for host in left_there) if len(left_there) <= _MOST_HOSTS else ""
     return [*lines, *(as_typed(f"  fab {task} --run {run}{where}") for task in ("fetch", "clean"))]
 

@@ -161,7 +161,7 @@ def test_a_second_ctrl_c_kills_and_says_what_is_still_where(
     assert done.status == 130
     assert "killing 2 instances; what they wrote stays on the hosts" in done.stderr
     assert "what its instances had written is here" not in done.stdout
-    assert "still on t1: what single[00" in done.stdout
+    assert "not brought from t1: what single[00" in done.stdout
     fetch, clean = (line.split() for line in done.stdout.splitlines() if line.startswith("  fab "))
     assert fetch[:4] == ["fab", "fetch", "--run", run]
     # The very commands that it says: they bring it here, and leave nothing there.

@@ -33,7 +33,7 @@ def test_instances_that_come_one_by_one_make_one_record(failing_plan: FailingPla
             seen.append(json.loads((run / "run.json").read_text(encoding="utf-8"))["outcome"])
     assert seen == ["running", "ok"]
 
-    (found,) = found_runs(plan.controller, plan.directory)
+    (found,) = found_runs(plan.controller, plan.directory).runs
     schema = json.loads((ROOT / "docs/schema/run.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(record)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cgroups import Cgroup, NoCgroupError
+from remote_runner.instance.record import read_record
 from testground.sync.service import SyncService
 from tests.brokers_end import end_brokers
 from tests.faults import FaultClock, fault
@@ -531,6 +532,12 @@ def test_our_directory_there_is_gone(
         assert any("success_event" in event for event in ended.events)
         ended.failure("t2: ")
         assert host.processes() == []
+        # Only what the host has seen is said of its directory.
+        record = read_record(plan.outputs)
+        assert record is not None
+        clean = record.step("clean")
+        assert clean is not None
+        assert clean.detail == ("nothing left there" if mode is None else "not removed there")
 
 
 # Clock, sshd, power

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -49,6 +50,61 @@ def test_why_a_run_could_not_be_removed_is_told(hosts_plan: PlanDirectory, tmp_p
     assert f"dex: {outputs.parent} cannot be removed: " in ran.words
     assert "device or resource busy" in ran.words
     assert cleaned(hosts_plan) == [("dex", run, "removed")]
+
+
+def test_what_cannot_be_read_there_is_told_and_not_taken_for_nothing(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
+    shut, other = kept_run(hosts_plan), kept_run(hosts_plan, "rex")
+    place = tmp_path / "dex/runs" / shut
+    (place / "record").rename(tmp_path / "record")
+    (place / "record").mkdir()
+    ran = hosts_plan.fab("clean", "--json")
+    assert ran.status == 1
+    assert {(one["name"], one["outcome"]) for one in ran.data if one["host"]} == {(shut, "failed"), (other, "removed")}
+    why = "its record cannot be read, so it may be alive: is no file"
+    assert f"dex: {place} stays: {why}\n  next: fab clean --force" in ran.words
+    hosts_plan.ok("-H", "dex", "push")
+    kept = hosts_plan.fab("clean", "--host", "dex", "--cache")
+    assert (kept.status, f"{place}/record cannot be read: is no file" in kept.words) == (1, True)
+    assert list((tmp_path / "dex/artifacts").glob("[!.]*"))
+    assert cleaned(hosts_plan, "--run", shut, "--force") == [("dex", shut, "removed")]
+
+    runs = tmp_path / "dex/runs"
+    runs.rmdir()
+    runs.symlink_to("runs")
+    for words in (("clean",), ("clean", "--dry-run"), ("fetch", "--host", "dex", "--run", shut)):
+        ran = hosts_plan.fab(*words)
+        assert ran.status == 1, words
+        assert f"dex: {runs} cannot be read: too many levels of symbolic links\n  next: make it readable" in ran.words
+        assert "nothing is left" not in ran.words
+        assert "no host has" not in ran.words
+
+
+def test_why_something_here_stays_is_told(plan: PlanDirectory, controller: Controller, temporary: Path) -> None:
+    need("netns")  # for a mount
+    held, closed = controller.cache / "builds/held/key", controller.cache / "builds/closed/key"
+    for path in (held, closed):
+        path.mkdir(parents=True)
+        (path / "file").write_text("x")
+        path.chmod(0)
+        aged(path.parent, 7200.0)
+    systems = controller.runtime / "systems"
+    systems.symlink_to("systems")
+    subprocess.run(["mount", "--bind", held, held], check=True)
+    try:
+        ran = plan.fab("clean", "--json")
+        fixing = plan.fab("doctor", "--fix", "--json")
+    finally:
+        subprocess.run(["umount", held], check=True)
+    assert ran.status == 1
+    outcomes = {one["place"]: one["outcome"] for one in ran.data}
+    assert [outcomes[str(path)] for path in (held.parent, closed.parent, systems)] == ["failed", "removed", "failed"]
+    assert re.search(f"{held.parent} cannot be removed: .*: Device or resource busy\n  next: see what", ran.words)
+    assert f"{systems} cannot be read: Too many levels of symbolic links\n  next: see what" in ran.words
+    assert "nothing is left" not in ran.words
+    (leftovers,) = (one for one in fixing.data if one["check"] == "leftovers")
+    assert leftovers["outcome"] == "warn"
+    assert f"{held.parent} cannot be removed: " in leftovers["found"]
+    assert not closed.exists()
 
 
 @pytest.fixture

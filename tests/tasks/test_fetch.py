@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from remote_runner.controller import Controller
 from tests.tasks.fab import FILES, PlanDirectory
 
 
@@ -28,3 +29,16 @@ def test_fetch_of_what_is_not_there_says_so(hosts_plan: PlanDirectory) -> None:
         ran = hosts_plan.fab("fetch", *words)
         assert (ran.status, ran.out) == (1, "")
         assert "no host has outputs of run" in ran.words
+
+
+def test_notes_of_runs_that_cannot_be_read_are_told(
+    plan: PlanDirectory, controller: Controller, tmp_path: Path
+) -> None:
+    notes = controller.cache / "runs"
+    notes.symlink_to("runs")
+    leaves = ("sh", "-c", 'echo 1 >"$TEST_OUTPUTS_PATH/a file"')
+    run = plan.ok("run", "--host", "localhost", "--keep", "--json", "--", *leaves).data[0]["run"]
+    ran = plan.fab("fetch")
+    assert (ran.status, "no run is recorded here" in ran.words) == (1, True)
+    assert f"{notes}: cannot be read: Too many levels of symbolic links\n  next: " in ran.words
+    assert plan.ok("fetch", "--run", run, "--outputs", str(tmp_path / "again")).out

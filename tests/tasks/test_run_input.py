@@ -21,6 +21,14 @@ def test_standard_input_goes_to_every_host(hosts_plan: PlanDirectory) -> None:
     assert sorted(done.stdout.decode().splitlines()) == [f"dex: {digest}", f"rex: {digest}"], done.stderr.decode()
 
 
+def test_an_input_that_cannot_be_read_is_told(plan: PlanDirectory) -> None:
+    argv = [FAB, "run", "--host", "localhost", "--", "cat"]
+    with (plan.path / "only written").open("wb") as file:
+        done = subprocess.run(argv, cwd=plan.path, stdin=file, capture_output=True, timeout=LIMIT_S, check=True)
+    assert done.stdout == b""
+    assert b"standard input cannot be read: Bad file descriptor; the command there gets its end" in done.stderr
+
+
 def test_an_input_without_end_keeps_nothing_waiting(plan: PlanDirectory) -> None:
     ours, theirs = os.pipe()
     try:

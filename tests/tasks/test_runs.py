@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tasks.command_line.executor import with_bare_words
 from tasks.command_line.task import Failed
 from tasks.runs.listing import short_ids
 from tasks.runs.logs import instance_name, shown_line
+from tests.needs import need
 from tests.tasks.conftest import APP
 from tests.tasks.fab import PlanDirectory
 from tests.tasks.local_runs import run_directory, write_plan
@@ -100,6 +102,61 @@ def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) 
     assert not list((tmp_path / "elsewhere/outputs/local_exec/greeter").iterdir())
 
 
+def test_a_record_that_cannot_be_read_is_told_and_the_others_are_listed(plan: PlanDirectory) -> None:
+    write_plan(plan, "ok\n")
+    whole, cut = (run_once(plan, "--instances", "1") for _ in range(2))
+    directory = plan.path / "outputs/local_exec/greeter" / cut
+    record = directory / "run.json"
+    record.write_bytes(record.read_bytes()[:200])
+    problem = f"{record}: cannot be read: it is cut off, or no record of a run\n  next: "
+
+    ran = plan.ok("runs")
+    assert problem in ran.words
+    broken, good = ran.out.splitlines()[1:]
+    assert cut.startswith(broken.split()[0])
+    assert "unreadable" in broken
+    assert whole.startswith(good.split()[0])
+    assert " ok " in good
+    unread, listed = plan.ok("runs", "--json").data
+    assert (unread["run"], unread["outcome"], unread["outputs"]) == (cut, "unreadable", str(directory))
+    assert unread["problem"].startswith(problem)
+    assert (listed["run"], listed["problem"]) == (whole, None)
+    assert unread.keys() == listed.keys()
+    for words in (("runs.show",), ("rerun", "--dry-run"), ("runs.logs",), ("report",)):
+        refused = plan.fab(*words, cut)
+        assert (refused.status, refused.out) == (1, ""), words
+        assert problem in refused.words, words
+        assert "Traceback" not in refused.words
+    last = plan.ok("runs.show")  # the last one of those that can be read, and that there is another
+    assert f"run {whole} of" in last.out
+    assert problem in last.words
+    assert problem in plan.fab("fetch", "--run", cut).words
+    assert problem in plan.fab("clean", "--run", cut).words
+    # What its instances left can be drawn.
+    page = plan.ok("report", str(directory), "--out", "page.html")
+    assert page.out == "page.html\n"
+    assert "run.json is no JSON, or cut off" in (plan.path / "page.html").read_text(encoding="utf-8")
+
+    assert "1 removed" in plan.ok("runs.remove", cut[:14]).words
+    assert not directory.exists()
+    assert [one["run"] for one in plan.ok("runs", "--json").data] == [whole]
+
+
+def test_a_run_that_cannot_be_removed_is_told_and_stops_no_other(plan: PlanDirectory) -> None:
+    need("netns")  # for a mount
+    write_plan(plan, "ok\n")
+    runs = [run_once(plan, "--instances", "1") for _ in range(2)]
+    held = plan.path / "outputs/local_exec/greeter" / runs[0] / "single"
+    subprocess.run(["mount", "--bind", held, held], check=True)
+    try:
+        ran = plan.fab("runs.remove", *runs)
+    finally:
+        subprocess.run(["umount", held], check=True)
+    assert (ran.status, "1 removed" in ran.words) == (1, True)
+    assert re.search(f"{held.parent}: cannot be removed: .*single: Device or resource busy\n  next: ", ran.words)
+    assert [one["run"] for one in plan.ok("runs", "--json").data] == runs[:1]
+
+
 def test_old_runs_of_this_plan_alone_are_removed(plan: PlanDirectory, controller: Controller, tmp_path: Path) -> None:
     write_plan(plan, "ok\n")
     own, below, others = tmp_path / "own", plan.path / "outputs/local_exec/greeter/below", tmp_path / "others"
@@ -133,7 +190,7 @@ def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDir
             time.sleep(0.05)
         assert plan.ok("runs", "--json").data[0]["outcome"] == "running"
         refused = plan.fab("runs.remove", next(log.iterdir()).name)
-        assert (refused.status, "goes on" in refused.words) == (1, True)
+        assert (refused.status, "is still running" in refused.words) == (1, True)
         follower = plan.start("runs.logs", "--follow")
         gate.touch()
         out, _ = follower.communicate(timeout=60)

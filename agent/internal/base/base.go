@@ -7,7 +7,7 @@
 package base
 
 import (
-	"fmt"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -65,6 +65,18 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, most))
 }
 
+// IsNothing tells whether the error of reading says that nothing is there.
+func IsNothing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// Why is what the system says of an error, without the path.
+func Why(err error) string {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err.Error()
+	}
+	return err.Error()
+}
+
 // openPlain opens a file if it is a regular one.
 func openPlain(path string, flags int) (*os.File, error) {
 	file, err := os.OpenFile(path, flags|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -73,7 +85,7 @@ func openPlain(path string, flags int) (*os.File, error) {
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s: is no file", path)
+		err = &os.PathError{Op: "open", Path: path, Err: errors.New("is no file")}
 	}
 	if err != nil {
 		file.Close()

@@ -4,6 +4,7 @@ package leftovers
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,27 +36,38 @@ type Service struct {
 }
 
 // Places are the directories to look in.
-func (s *Service) Places() []base.Directory { return Places(s.Base, s.Home) }
-
-// found is a run's directory with its record.
-type found struct {
-	id     string
-	run    base.Run
-	record base.Record
+func (s *Service) Places() []base.Directory {
+	places, _ := Places(s.Base, s.Home) // of the others Used tells
+	return places
 }
 
-func (s *Service) all() (runs []found) {
-	for _, place := range s.Places() {
-		entries, _ := os.ReadDir(place.Runs())
+// found is a run's directory with what its record says; problem is why that cannot be read.
+type found struct {
+	id      string
+	run     base.Run
+	record  base.Record
+	problem string
+}
+
+// all has every run, and the directories in which there may be more, with why they cannot be read.
+func (s *Service) all() (runs []found, unread [][2]string) {
+	places, unread := Places(s.Base, s.Home)
+	for _, place := range places {
+		entries, err := os.ReadDir(place.Runs())
+		if err != nil && !base.IsNothing(err) {
+			unread = append(unread, [2]string{place.Runs(), base.Why(err)})
+		}
 		for _, entry := range entries {
 			if entry.IsDir() {
-				run := place.Run(entry.Name())
-				record, _ := base.ReadRecord(run)
-				runs = append(runs, found{entry.Name(), run, record})
+				run := found{id: entry.Name(), run: place.Run(entry.Name())}
+				if run.record, err = base.ReadRecord(run.run); err != nil && !base.IsNothing(err) {
+					run.problem = base.Why(err)
+				}
+				runs = append(runs, run)
 			}
 		}
 	}
-	return runs
+	return runs, unread
 }
 
 // isAlive reports whether the run is watched, or something that it started still runs.
@@ -99,21 +111,34 @@ func since(info os.FileInfo, err error) time.Duration {
 	return time.Since(info.ModTime())
 }
 
-// Used returns the artifacts that living runs use: a hash, or a store path's base name.
-func (s *Service) Used() map[string]bool {
+// Used returns the artifacts that living runs use: a hash, or a store path's base name. It fails where that cannot be
+// known.
+func (s *Service) Used() (map[string]bool, error) {
+	runs, unread := s.all()
+	if len(unread) > 0 {
+		return nil, fmt.Errorf("which artifacts are in use is not known: %s cannot be read: %s", unread[0][0], unread[0][1])
+	}
 	used := map[string]bool{}
-	for _, run := range s.all() {
-		artifact := run.record["artifact"]
-		if name := filepath.Base(artifact); artifact != "" && !used[name] && run.isAlive() {
+	for _, run := range runs {
+		artifact, told := run.record["artifact"]
+		name := filepath.Base(artifact)
+		switch {
+		case run.problem != "":
+			return nil, fmt.Errorf("which artifacts are in use is not known: %s cannot be read: %s", run.run.Record(), run.problem)
+		case told && (artifact == "" || used[name]) || !run.isAlive():
+		case told:
 			used[name] = true
+		default:
+			return nil, fmt.Errorf("which artifacts are in use is not known: %s is alive, and its record does not tell", run.run)
 		}
 	}
-	return used
+	return used, nil
 }
 
-// Runs is the verb `runs`: one message per run.
+// Runs is the verb `runs`: one message per run, and one for what cannot be read.
 func (s *Service) Runs(_ context.Context, stream *wire.Stream, _ wire.Message) error {
-	for _, run := range s.all() {
+	runs, unread := s.all()
+	for _, run := range runs {
 		if age, known := run.age(); known {
 			run.record["age"] = strconv.FormatInt(int64(age.Seconds()), 10)
 		}
@@ -121,9 +146,15 @@ func (s *Service) Runs(_ context.Context, stream *wire.Stream, _ wire.Message) e
 			"id": run.id, "directory": string(run.run), "alive": run.isAlive(), "size": store.SizeOf(string(run.run)),
 			"record": run.record,
 		}
+		if run.problem != "" {
+			said["problem"] = run.problem
+		}
 		if err := stream.Send(map[string]any{"run": said}); err != nil {
 			return err
 		}
+	}
+	if len(unread) > 0 {
+		return stream.Send(map[string]any{"unread": unread})
 	}
 	return nil
 }
@@ -134,11 +165,22 @@ func (s *Service) Fetch(ctx context.Context, stream *wire.Stream, open wire.Mess
 	if err := open.Decode(&request); err != nil {
 		return err
 	}
-	for _, place := range s.Places() {
+	if !base.IsName(request.ID) {
+		return wire.Fail("unknown", "there is no run %s", request.ID)
+	}
+	places, unread := Places(s.Base, s.Home)
+	for _, place := range places {
 		run := place.Run(request.ID)
-		if info, err := os.Lstat(run.Outputs()); base.IsName(request.ID) && err == nil && info.IsDir() {
+		info, err := os.Lstat(string(run))
+		switch {
+		case err == nil && info.IsDir(): // what of its outputs cannot be read is told by who sends them
 			return s.SendOutputs(ctx, stream, run)
+		case err != nil && !base.IsNothing(err):
+			unread = append(unread, [2]string{string(run), base.Why(err)})
 		}
+	}
+	for _, each := range unread {
+		return wire.Fail("unreadable", "%s: %s", each[0], each[1]).With("path", each[0])
 	}
 	return wire.Fail("unknown", "there is no run %s", request.ID)
 }
@@ -160,7 +202,8 @@ func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Mes
 	}
 	seen := map[string]bool{}
 	removal := store.NewRemoval()
-	for _, run := range s.all() {
+	runs, unread := s.all()
+	for _, run := range runs {
 		if request.IDs != nil && !asked[run.id] {
 			continue
 		}
@@ -168,20 +211,26 @@ func (s *Service) Remove(ctx context.Context, stream *wire.Stream, open wire.Mes
 		if age, _ := run.age(); request.OlderS != nil && age.Seconds() < *request.OlderS {
 			continue
 		}
-		if run.isAlive() {
-			if !request.EndAlive {
-				removal.Alive = append(removal.Alive, string(run.run))
-				continue
-			}
+		switch alive := run.isAlive(); {
+		case alive && request.EndAlive:
 			run.end(ctx, time.Duration(request.GraceS*float64(time.Second)))
+		case alive:
+			removal.Alive = append(removal.Alive, string(run.run))
+			continue
+		case run.problem != "" && !request.EndAlive: // where nothing shows its processes it may be alive
+			removal.Did(string(run.run), fmt.Errorf("its record cannot be read: %s", run.problem))
+			continue
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		removal.Did(string(run.run), base.Remove(string(run.run)))
 	}
+	for _, each := range unread {
+		removal.Failed = append(removal.Failed, [2]string{each[0], "cannot be read: " + each[1]})
+	}
 	for _, id := range request.IDs {
-		if !seen[id] {
+		if !seen[id] && len(unread) == 0 {
 			removal.Unknown = append(removal.Unknown, id)
 		}
 	}

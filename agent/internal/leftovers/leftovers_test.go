@@ -128,8 +128,8 @@ func TestRuns(t *testing.T) {
 	if size := runs["over"]["size"].(float64); size < 100_000 || size > 200_000 {
 		t.Errorf("a size of %v", size)
 	}
-	if used := service.Used(); !used["0123-thing"] || len(used) != 1 {
-		t.Errorf("%v", used)
+	if used, err := service.Used(); err != nil || !used["0123-thing"] || len(used) != 1 {
+		t.Errorf("%v, %v", used, err)
 	}
 	syscall.Kill(-pid, syscall.SIGKILL)
 	<-ended
@@ -258,6 +258,68 @@ func TestARunWhoseRecordIsNoneIsAliveAsLongAsItsProcesses(t *testing.T) {
 	}
 }
 
+func TestWhatCannotBeReadIsNotTakenForNothing(t *testing.T) {
+	service, client := serve(t)
+	run := makeRun(t, service.Base, "shut", nil)
+	if err := os.Mkdir(run.Record(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	makeRun(t, service.Base, "bare", nil)
+	runs := list(client)
+	if runs["shut"]["problem"] != "is no file" || runs["bare"]["problem"] != nil {
+		t.Errorf("%v", runs)
+	}
+	if used, err := service.Used(); err == nil || !strings.Contains(err.Error(), run.Record()+" cannot be read: is no file") {
+		t.Errorf("%v, %v", used, err)
+	}
+	removed, alive, failed, _ := remove(t, client, map[string]any{"ids": nil})
+	if removed != "bare" || alive != "" || !strings.HasSuffix(failed, "shut its record cannot be read: is no file]") {
+		t.Errorf("%q, %q, %q", removed, alive, failed)
+	}
+	if removed, _, failed, _ = remove(t, client, map[string]any{"ids": nil, "end_alive": true}); removed != "shut" || failed != "" {
+		t.Errorf("%q, %q", removed, failed)
+	}
+
+	os.Remove(service.Base.Runs())
+	os.Symlink("runs", service.Base.Runs())
+	stream := client.Open(map[string]any{"verb": "runs"})
+	why := fmt.Sprintf("[[%s %s]]", service.Base.Runs(), syscall.ELOOP)
+	if said := stream.Receive(); fmt.Sprint(said["unread"]) != why {
+		t.Errorf("%v", said)
+	}
+	if failure := client.Open(map[string]any{"verb": "fetch", "id": "gone"}).Failure(); failure["error"] != "unreadable" {
+		t.Errorf("%v", failure)
+	}
+	if used, err := service.Used(); err == nil {
+		t.Errorf("%v", used)
+	}
+	_, _, failed, unknown := remove(t, client, map[string]any{"ids": []string{"gone"}})
+	if unknown != "" || !strings.Contains(failed, "cannot be read") {
+		t.Errorf("%q, %q", failed, unknown)
+	}
+}
+
+func TestARunThatIsAliveAndDoesNotTellItsArtifactKeepsAll(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("finds what is left by /proc")
+	}
+	service, _ := serve(t)
+	pid, ended := application(t, "cut:secret", waits)
+	os.WriteFile(makeRun(t, service.Base, "cut", nil).Record(), []byte("id=cut\nartif"), 0o600)
+	if used, err := service.Used(); err == nil {
+		t.Errorf("%v", used)
+	}
+	syscall.Kill(-pid, syscall.SIGKILL)
+	<-ended
+	used, err := service.Used()
+	for began := time.Now(); err != nil && time.Since(began) < 5*time.Second; used, err = service.Used() {
+		time.Sleep(10 * time.Millisecond) // its child ends a moment later
+	}
+	if err != nil || len(used) != 0 {
+		t.Errorf("%v, %v", used, err)
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	home, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -267,12 +329,12 @@ func TestPlaces(t *testing.T) {
 	os.MkdirAll(usual, 0o700)
 	other := filepath.Join(home, "other")
 	os.MkdirAll(other, 0o700)
-	if found := Places(base.Directory(other), home); len(found) != 1 || found[0] != base.Directory(other) {
-		t.Errorf("%v", found)
+	if found, unread := Places(base.Directory(other), home); len(found) != 1 || found[0] != base.Directory(other) || unread != nil {
+		t.Errorf("%v, %v", found, unread)
 	}
-	found := Places(base.Directory(usual), home)
-	if len(found) < 1 || found[0] != base.Directory(usual) {
-		t.Errorf("%v", found)
+	found, unread := Places(base.Directory(usual), home)
+	if len(found) < 1 || found[0] != base.Directory(usual) || unread != nil {
+		t.Errorf("%v, %v", found, unread)
 	}
 	for _, place := range found[1:] {
 		if place == base.Directory(usual) {

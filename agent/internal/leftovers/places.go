@@ -1,6 +1,7 @@
 package leftovers
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,8 +11,8 @@ import (
 )
 
 // Places returns all our directories on this host: an earlier agent may have chosen another of the usual places. A
-// directory named in the inventory is the only one.
-func Places(own base.Directory, home string) []base.Directory {
+// directory named in the inventory is the only one. Of unread (path, why) it is not known whether it is ours.
+func Places(own base.Directory, home string) (found []base.Directory, unread [][2]string) {
 	var usual []string
 	if home != "" && home != "/" {
 		usual = append(usual, filepath.Join(home, ".cache", "remote-runner"))
@@ -19,25 +20,33 @@ func Places(own base.Directory, home string) []base.Directory {
 	for _, parent := range []string{"/var/tmp", "/tmp", "/dev/shm"} {
 		usual = append(usual, fmt.Sprintf("%s/remote-runner-%d", parent, os.Getuid()))
 	}
-	found := []base.Directory{own}
+	found = []base.Directory{own}
 	isUsual := false
 	here, err := os.Stat(string(own))
 	if err != nil {
-		return found
+		return found, nil
 	}
 	for _, place := range usual {
 		info, err := os.Lstat(place)
-		if err != nil || !info.IsDir() || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() {
+		if err != nil {
+			if !base.IsNothing(err) && !errors.Is(err, syscall.ENOTDIR) {
+				unread = append(unread, [2]string{place, base.Why(err)})
+			}
+			continue
+		}
+		if !info.IsDir() || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() {
 			continue
 		}
 		if os.SameFile(info, here) {
 			isUsual = true
 		} else if real, err := filepath.EvalSymlinks(place); err == nil {
 			found = append(found, base.Directory(real))
+		} else {
+			unread = append(unread, [2]string{place, base.Why(err)})
 		}
 	}
 	if !isUsual {
-		return found[:1]
+		return found[:1], nil
 	}
-	return found
+	return found, unread
 }

@@ -1,8 +1,10 @@
 package links
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -41,6 +43,32 @@ func TestTheWayIsMeasured(t *testing.T) {
 	if failure := reach(t, meeting, "xyz").Failure(); failure["error"] != "breach" {
 		t.Errorf("%v", failure)
 	}
+}
+
+func TestWhoHasNoTokenIsSentAwayInTime(t *testing.T) {
+	meet := wiretest.New(t, Meet).Open(map[string]any{"verb": "meet"})
+	meeting := meet.Receive()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(meeting["port"].(float64))))
+	var connections []net.Conn
+	for _, words := range []string{"", "half a token", "more than a token, and no right one"} {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			_, err = io.WriteString(connection, words)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		_ = connection.SetDeadline(time.Now().Add(2 * patience))
+		connections = append(connections, connection)
+	}
+	for _, connection := range connections {
+		if said, err := io.ReadAll(connection); len(said) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%q, %v", said, err)
+		}
+	}
+	meet.Close()
+	meet.Failure()
 }
 
 func TestPlacesAreFew(t *testing.T) {

@@ -154,9 +154,21 @@ func leave(ctx context.Context, stream Stream, directory base.Run) error {
 			return stream.Send(map[string]any{"cleaned": true})
 		}
 		if word.Keep {
-			return stream.Send(map[string]any{"kept": string(directory)})
+			return stream.Send(map[string]any{look(directory): string(directory)})
 		}
 	}
+}
+
+// look reports what is left of a directory that its application may have removed or closed.
+func look(directory base.Run) string {
+	_, err := os.Lstat(string(directory))
+	switch {
+	case err == nil:
+		return "kept"
+	case base.IsNothing(err):
+		return "gone"
+	}
+	return "unseen"
 }
 
 // disk limits concurrent starts and removals: each takes a thread, and threads are never released.

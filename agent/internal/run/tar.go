@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"remote-runner/agent/internal/base"
 )
 
 // Fetched reports what was sent of a directory.
@@ -130,7 +132,7 @@ func (t *archive) mayTell(words string) bool {
 func (t *archive) unread(name string, err error) {
 	t.report.Whole = false
 	if t.mayTell(name) {
-		t.report.Unread = append(t.report.Unread, [2]string{name, reason(err)})
+		t.report.Unread = append(t.report.Unread, [2]string{name, base.Why(err)})
 	}
 }
 
@@ -138,14 +140,6 @@ func (t *archive) leftOut(name, why string) {
 	if t.mayTell(name) {
 		t.report.LeftOut = append(t.report.LeftOut, [2]string{name, why})
 	}
-}
-
-func reason(err error) string {
-	var number syscall.Errno
-	if errors.As(err, &number) {
-		return number.Error()
-	}
-	return err.Error()
 }
 
 // directory sends what is in a directory, "" for the root; it keeps only the names of subdirectories meanwhile.

@@ -32,8 +32,8 @@ const (
 // Cache is the directory with the artifacts. It is changed under its lock.
 type Cache struct {
 	directory string
-	// used returns the artifacts that living runs use.
-	used func() map[string]bool
+	// used is that of the Service.
+	used func() (map[string]bool, error)
 }
 
 func (c *Cache) content(name string) string { return filepath.Join(c.directory, name, top) }
@@ -119,7 +119,10 @@ func (c *Cache) makeRoom(ctx context.Context, keep string, more, limit int64) {
 		return // somebody else is making room
 	}
 	defer unlock()
-	used := c.used()
+	used, err := c.used()
+	if err != nil {
+		return // each may be in use; who cleans is told
+	}
 	for _, entry := range entries {
 		if total+more <= limit || time.Since(entry.used) < justUsed {
 			return

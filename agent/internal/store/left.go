@@ -47,15 +47,31 @@ func (r *Removal) Did(place string, err error) {
 
 // Artifacts is the verb `artifacts`: one message per artifact.
 func (s *Service) Artifacts(_ context.Context, stream *wire.Stream, _ wire.Message) error {
-	used := s.Used()
+	used, err := s.Used()
+	if err != nil {
+		return unreadable(err)
+	}
 	for _, place := range s.places() {
-		for _, left := range listLeft(string(place), used) {
+		found, err := listLeft(string(place), used)
+		if err != nil {
+			return unreadable(err)
+		}
+		for _, left := range found {
 			if err := stream.Send(map[string]any{"artifact": left}); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func unreadable(err error) error {
+	failure := wire.Fail("unreadable", "%v", err)
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return failure.With("path", path.Path)
+	}
+	return failure
 }
 
 func (s *Service) places() []base.Directory {
@@ -65,20 +81,35 @@ func (s *Service) places() []base.Directory {
 	return s.Places()
 }
 
-func listLeft(home string, used map[string]bool) (found []Left) {
+func listLeft(home string, used map[string]bool) (found []Left, err error) {
 	add := func(place string, size int64) {
 		name := filepath.Base(place)
 		found = append(found, Left{name, place, used[name], int64(time.Since(lastUse(place)).Seconds()), size})
 	}
-	for _, place := range directories(home) {
+	ours, err := directories(home)
+	if err != nil {
+		return nil, err
+	}
+	for _, place := range ours {
 		add(place, SizeOf(place))
 	}
-	for _, root := range names(filepath.Join(home, "nix", "roots")) {
+	roots, err := names(filepath.Join(home, "nix", "roots"))
+	if err != nil {
+		return nil, err
+	}
+	for _, root := range roots {
 		add(root, 0)
 	}
 	own := UserStoreIn(base.Directory(home))
-	closures, unnamed := own.weigh()
-	for _, closure := range own.closures() {
+	lists, err := own.closures()
+	if err != nil {
+		return nil, err
+	}
+	closures, unnamed, err := own.weigh()
+	if err != nil {
+		return nil, err
+	}
+	for _, closure := range lists {
 		if !strings.HasPrefix(filepath.Base(closure), Aside) {
 			add(closure, closures[closure])
 		}
@@ -86,27 +117,36 @@ func listLeft(home string, used map[string]bool) (found []Left) {
 	for name, size := range unnamed {
 		add(own.path(name), size)
 	}
-	return found
+	return found, nil
 }
 
 // directories returns the cache's, and what broken pushes left there and in the user's own store.
-func directories(home string) (found []string) {
-	for _, place := range append(names(filepath.Join(home, "artifacts")), names(filepath.Join(home, "store"))...) {
-		ours := filepath.Base(filepath.Dir(place)) == "artifacts" || strings.HasPrefix(filepath.Base(place), Aside)
-		if info, err := os.Lstat(place); err == nil && info.IsDir() && ours {
-			found = append(found, place)
+func directories(home string) (found []string, err error) {
+	for _, parent := range []string{"artifacts", "store"} {
+		places, err := names(filepath.Join(home, parent))
+		if err != nil {
+			return nil, err
+		}
+		for _, place := range places {
+			ours := parent == "artifacts" || strings.HasPrefix(filepath.Base(place), Aside)
+			if info, err := os.Lstat(place); err == nil && info.IsDir() && ours {
+				found = append(found, place)
+			}
 		}
 	}
-	return found
+	return found, nil
 }
 
-// names returns the paths of a directory's entries.
-func names(directory string) (found []string) {
-	entries, _ := os.ReadDir(directory)
+// names returns the paths of a directory's entries, none where it does not exist.
+func names(directory string) (found []string, err error) {
+	entries, err := os.ReadDir(directory)
+	if base.IsNothing(err) {
+		return nil, nil
+	}
 	for _, entry := range entries {
 		found = append(found, filepath.Join(directory, entry.Name()))
 	}
-	return found
+	return found, err
 }
 
 // RemoveArtifacts is the verb `remove-artifacts`. In the host's Nix store it only removes GC roots: the store's own garbage
@@ -136,7 +176,7 @@ func (s *Service) RemoveArtifacts(ctx context.Context, stream *wire.Stream, open
 type removing struct {
 	*Removal
 	asked, seen map[string]bool
-	used        func() map[string]bool
+	used        func() (map[string]bool, error)
 }
 
 func (r *removing) from(ctx context.Context, place base.Directory) error {
@@ -151,23 +191,41 @@ func (r *removing) from(ctx context.Context, place base.Directory) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return wire.Fail("busy", "another agent has held %s for more than %v", cache.directory, longestLocked)
 	}
-	used := r.used()
-	for _, place := range directories(home) {
+	used, err := r.used()
+	if err != nil {
+		return unreadable(err)
+	}
+	ours, err := directories(home)
+	if err != nil {
+		return unreadable(err)
+	}
+	roots, err := names(filepath.Join(home, "nix", "roots"))
+	if err != nil {
+		return unreadable(err)
+	}
+	own := UserStoreIn(base.Directory(home))
+	lists, err := own.closures()
+	if err != nil {
+		return unreadable(err)
+	}
+	_, unnamed, err := own.weigh()
+	if err != nil {
+		return unreadable(err)
+	}
+	for _, place := range ours {
 		if r.mayGo(place, used) {
 			r.Did(place, removeAside(place))
 		}
 	}
-	for _, root := range names(filepath.Join(home, "nix", "roots")) {
+	for _, root := range roots {
 		if r.mayGo(root, used) {
 			r.Did(root, os.Remove(root))
 		}
 	}
-	own := UserStoreIn(base.Directory(home))
-	_, unnamed := own.weigh()
 	// A run that started since the check had its record before it found its list. So a list is moved aside, where it
 	// still counts, and its paths are removed after a second check.
 	var gone []string
-	for _, closure := range own.closures() {
+	for _, closure := range lists {
 		if r.mayGo(closure, used) {
 			if err := os.Rename(closure, own.goneList(closure)); err != nil {
 				r.Did(closure, err)
@@ -176,8 +234,13 @@ func (r *removing) from(ctx context.Context, place base.Directory) error {
 			gone = append(gone, closure)
 		}
 	}
-	used = r.used()
+	used, failed := r.used()
 	for _, closure := range gone {
+		if failed != nil {
+			r.Did(closure, failed)
+			_ = os.Rename(own.goneList(closure), closure)
+			continue
+		}
 		if used[filepath.Base(closure)] {
 			r.Alive = append(r.Alive, closure)
 			_ = os.Rename(own.goneList(closure), closure)

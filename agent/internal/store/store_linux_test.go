@@ -14,7 +14,7 @@ func TestFullOrReadOnlyDisk(t *testing.T) {
 		t.Skip("needs root, to mount a small disk: ", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(small, syscall.MNT_DETACH) })
-	service := &Service{Base: base.Directory(small), Used: func() map[string]bool { return nil }}
+	service := &Service{Base: base.Directory(small), Used: func() (map[string]bool, error) { return nil, nil }}
 	client := client(t, service)
 	large := tarOf(t, entry{"c/", '5', "", 0o755}, entry{"c/x", '0', strings.Repeat("x", 1<<20), 0o644})
 	if _, _, failure := push(t, client, golden, 1<<20, 1<<30, large); failure["error"] != "room" || failure["path"] == nil {

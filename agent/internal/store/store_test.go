@@ -131,7 +131,7 @@ func TestHostileStreams(t *testing.T) {
 // onlyBelow says that there is nothing but place/c in the directory.
 func onlyBelow(t testing.TB, outside string) {
 	t.Helper()
-	for _, place := range append(names(outside), names(filepath.Join(outside, "place"))...) {
+	for _, place := range append(ls(t, outside), ls(t, filepath.Join(outside, "place"))...) {
 		if inside := place[len(outside):]; inside != "/place" && inside != "/place/c" {
 			t.Errorf("%s was written", inside)
 		}
@@ -159,14 +159,23 @@ func FuzzUnpack(f *testing.F) {
 
 // serve is a service in a directory of its own, and its client.
 func serve(t testing.TB, used ...string) (*Service, *wiretest.Client) {
-	service := &Service{Base: base.Directory(directory(t)), Used: func() map[string]bool {
+	service := &Service{Base: base.Directory(directory(t)), Used: func() (map[string]bool, error) {
 		names := map[string]bool{}
 		for _, name := range used {
 			names[name] = true
 		}
-		return names
+		return names, nil
 	}}
 	return service, client(t, service)
+}
+
+func ls(t testing.TB, directory string) []string {
+	t.Helper()
+	found, err := names(directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 func client(t testing.TB, service *Service) *wiretest.Client {
@@ -242,12 +251,12 @@ func onlyArtifacts(t testing.TB, service *Service, hashes ...string) {
 	t.Helper()
 	// The lock goes with the end of the request, a moment after its last word.
 	for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(time.Millisecond) {
-		if len(names(service.Base.Artifacts())) == len(hashes) {
+		if len(ls(t, service.Base.Artifacts())) == len(hashes) {
 			break
 		}
 	}
 	found := []string{}
-	for _, place := range names(service.Base.Artifacts()) {
+	for _, place := range ls(t, service.Base.Artifacts()) {
 		found = append(found, filepath.Base(place))
 	}
 	if fmt.Sprint(found) != fmt.Sprint(hashes) {
@@ -510,7 +519,43 @@ func TestListAndRemove(t *testing.T) {
 		t.Errorf("%v", said)
 	}
 	onlyArtifacts(t, service, used)
-	if left := append(names(filepath.Join(own, "nix", "store")), names(roots)...); len(left) > 0 {
+	if left := append(ls(t, filepath.Join(own, "nix", "store")), ls(t, roots)...); len(left) > 0 {
 		t.Errorf("%v is left", left)
 	}
+}
+
+func TestNothingIsRemovedWhereNotAllCanBeRead(t *testing.T) {
+	service, client := serve(t)
+	push(t, client, golden, goldenSize, 1<<30, goldenTar(t))
+	ask := func() []map[string]any {
+		return []map[string]any{
+			client.Open(map[string]any{"verb": "artifacts"}).Failure(),
+			client.Open(map[string]any{"verb": "remove-artifacts", "names": []string{golden}}).Failure(),
+		}
+	}
+	roots := filepath.Join(string(service.Base), "nix", "roots")
+	os.MkdirAll(filepath.Dir(roots), 0o755)
+	os.Symlink("roots", roots)
+	for _, failure := range ask() {
+		if failure["error"] != "unreadable" || failure["path"] != roots {
+			t.Errorf("%v", failure)
+		}
+	}
+	os.Remove(roots)
+	used := service.Used
+	service.Used = func() (map[string]bool, error) { return nil, errors.New("/there cannot be read: why") }
+	for _, failure := range ask() {
+		if failure["error"] != "unreadable" || failure["text"] != "/there cannot be read: why" {
+			t.Errorf("%v", failure)
+		}
+	}
+	// Nor for another one that takes the room.
+	cache := service.cache()
+	old := time.Now().Add(-time.Hour)
+	os.Chtimes(filepath.Join(service.Base.Artifact(golden), "used"), old, old)
+	cache.makeRoom(context.Background(), "", 0, 1)
+	onlyArtifacts(t, service, golden)
+	service.Used = used
+	service.cache().makeRoom(context.Background(), "", 0, 1)
+	onlyArtifacts(t, service)
 }

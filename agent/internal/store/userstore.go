@@ -103,7 +103,7 @@ func (s UserStore) make() error {
 }
 
 // closures returns the lists, including those of unfinished pushes (with the prefix Aside).
-func (s UserStore) closures() []string { return names(s.closure("")) }
+func (s UserStore) closures() ([]string, error) { return names(s.closure("")) }
 
 func (s UserStore) goneList(closure string) string {
 	return filepath.Join(filepath.Dir(closure), Aside+"gone-"+filepath.Base(closure))
@@ -125,27 +125,32 @@ func (s UserStore) named(visit func(closure, name string)) error {
 	return failed
 }
 
-// weigh returns the sizes of closures by their lists, and of paths that no closure names. A path that several closures
-// share counts for one of them.
-func (s UserStore) weigh() (closures, unnamed map[string]int64) {
+// weigh returns the sizes of closures by their lists, and of paths that no closure names: none where not all can be read,
+// which is the error. A path that several closures share counts for one of them.
+func (s UserStore) weigh() (closures, unnamed map[string]int64, err error) {
 	closures, unnamed = map[string]int64{}, map[string]int64{}
-	for _, path := range names(s.path("")) {
+	paths, err := names(s.path(""))
+	for _, path := range paths {
 		unnamed[filepath.Base(path)] = SizeOf(path)
 	}
-	err := s.named(func(closure, name string) {
+	failed := s.named(func(closure, name string) {
 		closures[closure] += unnamed[name]
 		delete(unnamed, name)
 	})
-	if err != nil {
+	if failed != nil {
 		clear(unnamed)
+		if !base.IsNothing(failed) {
+			err = failed
+		}
 	}
-	return closures, unnamed
+	return closures, unnamed, err
 }
 
 // sweep removes the paths that no closure names.
 func (s UserStore) sweep() {
 	unnamed := map[string]bool{}
-	for _, path := range names(s.path("")) {
+	paths, _ := names(s.path("")) // what it cannot read stays
+	for _, path := range paths {
 		unnamed[filepath.Base(path)] = true
 	}
 	err := s.named(func(_, name string) { delete(unnamed, name) })
@@ -196,8 +201,8 @@ func move(from, to string) error {
 
 // makeRoom removes the least recently used closures until the paths fit in the limit. It spares keep, those of the last
 // minutes, and those of living runs.
-func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]bool) {
-	lists := s.closures()
+func (s UserStore) makeRoom(keep string, limit int64, used func() (map[string]bool, error)) {
+	lists, _ := s.closures() // what it cannot read stays
 	sort.Slice(lists, func(i, j int) bool { return lastUse(lists[i]).Before(lastUse(lists[j])) })
 	for _, list := range lists {
 		name := filepath.Base(list)
@@ -211,7 +216,8 @@ func (s UserStore) makeRoom(keep string, limit int64, used func() map[string]boo
 		if os.Rename(list, s.goneList(list)) != nil {
 			continue
 		}
-		if used()[name] {
+		inUse, err := used()
+		if err != nil || inUse[name] {
 			_ = os.Rename(s.goneList(list), list)
 			continue
 		}

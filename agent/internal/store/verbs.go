@@ -33,8 +33,9 @@ var hashes = regexp.MustCompile(`^[0-9a-f]{32}$`)
 type Service struct {
 	// Base is the agent's directory.
 	Base base.Directory
-	// Used returns the artifacts that living runs use: a hash, or a store path's base name.
-	Used func() map[string]bool
+	// Used returns the artifacts that living runs use: a hash, or a store path's base name. It fails where that cannot be
+	// known.
+	Used func() (map[string]bool, error)
 	// Places returns all our directories on this host, Base included.
 	Places func() []base.Directory
 	// Prove finds the way in which a program here can be shown the user's own Nix store.

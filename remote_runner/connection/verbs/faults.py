@@ -61,6 +61,10 @@ def fault(host: str, closed: StreamClosed) -> HostError:
             stderr=said,
             next_step="see what uses them up there (ulimit -u), or give the host fewer `slots` (inventory.yaml)",
         )
+    if closed.kind == "unreadable":
+        return HostError(
+            host, "not all can be read there", stderr=said, next_step="make it readable there, and do this again"
+        )
     if closed.kind == "busy":
         return HostError(host, f"another process does the same there, and went on for too long: {said}")
     if closed.kind == "ended":
@@ -160,7 +164,7 @@ def outputs_fault(host: str, run_id: str, closed: StreamClosed) -> HostError:
     if closed.kind in ("unreadable", "failed"):
         return OutputsError(
             host,
-            "outputs: the host cannot read them, and keeps them",
+            "outputs: the host cannot read them",
             stderr=words(closed.text),
             next_step=f"make them readable there, then fab fetch --run {run_id}",
         )

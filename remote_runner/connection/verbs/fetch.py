@@ -60,8 +60,11 @@ async def receive_outputs(
     limit_bytes: int,
     allowance: Allowance,
     taken: Callable[[int], None] | None = None,
+    sent: Callable[[], None] | None = None,
 ) -> OutputsReport:
-    """Unpack what comes on the outputs lane, and read the report after it; `taken` hears how much of a large one came.
+    """Unpack what comes on the outputs lane, and read the report after it.
+
+    `taken` hears how much of a large one came; `sent` is called when the host has sent all that it could.
 
     Raises an `OutputsError` for what is not whole (what came is kept), the host's fault, `HostLostError`.
     """
@@ -71,7 +74,7 @@ async def receive_outputs(
         first.append(data)
         size_bytes += len(data)
     if size_bytes < _SMALL_BYTES:
-        said = await _hear(stream, source)
+        said = await _hear(stream, source, sent)
         report = await _start(iter(first), source, outputs_dir, limit_bytes)
         return _judged(source, said, report)
     granted_bytes = allowance.take()
@@ -87,7 +90,7 @@ async def receive_outputs(
                 taken(size_bytes)
         if unpacking.done():
             await unpacking  # it has not waited for the end: raises why
-        said = await _hear(stream, source)
+        said = await _hear(stream, source, sent)
         feed.end()
         return _judged(source, said, await unpacking)
     finally:
@@ -114,12 +117,15 @@ def _start(
     return FILES.run(work)
 
 
-async def _hear(stream: Stream, source: Source) -> dict[str, Any]:
+async def _hear(stream: Stream, source: Source, sent: Callable[[], None] | None) -> dict[str, Any]:
     try:
         message = await stream.receive()
     except StreamClosed as closed:
         raise faults.outputs_fault(source.host, source.run_id, closed) from closed
-    return part(source.host, message.head, "fetched")
+    said = part(source.host, message.head, "fetched")
+    if sent is not None:
+        sent()
+    return said
 
 
 def _judged(source: Source, said: Mapping[str, Any], report: OutputsReport) -> OutputsReport:

@@ -13,7 +13,7 @@ from remote_runner.connection.verbs.validation import nonsense, pairs, texts, wh
 
 @dataclass(frozen=True)
 class FarRun:
-    """A run's directory on a host, and its record (`id`, `age` in seconds, `artifact`, …)."""
+    """A run's directory on a host, and its record (`id`, `age` in seconds, `artifact`, …); `problem`: why not."""
 
     host: str
     run_id: str
@@ -21,12 +21,18 @@ class FarRun:
     is_alive: bool
     size_bytes: int
     record: Mapping[str, str]
+    problem: str = ""
 
     @property
     def age_s(self) -> float | None:
         """How long ago it began, by the host's own clock; `None` where the record does not say."""
         age = self.record.get("age", "")
         return float(age) if age.isdecimal() and len(age) <= 12 else None
+
+    def is_of(self, run: str) -> bool:
+        """Whether it is that run, or one of its instances; where no record tells, its name begins with the run's."""
+        by_name = bool(self.problem) and self.run_id.startswith(f"{run}-")
+        return run in (self.run_id, self.record.get("run")) or by_name
 
     @classmethod
     def from_said(cls, host: str, said: Mapping[str, Any]) -> FarRun | None:
@@ -37,7 +43,16 @@ class FarRun:
         if directory is None:
             return None
         lines = {words(key): words(value) for key, value in record.items()}
-        return cls(host, directory.name, directory, said.get("alive") is True, size_bytes, lines)
+        is_alive, problem = said.get("alive") is True, words(said.get("problem"))
+        return cls(host, directory.name, directory, is_alive, size_bytes, lines, problem)
+
+
+@dataclass(frozen=True)
+class FarRuns:
+    """The runs on a host; there may be more in what is `unread` there: paths, and why."""
+
+    runs: tuple[FarRun, ...]
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

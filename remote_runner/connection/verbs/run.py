@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,17 @@ _REASONS = ("ended", "stop", "timeout", "lost", "processes")
 _ENDING_S = 30.0
 # A stream that has said so much may have as much on its way.
 _MUCH_BYTES = 1 << 20
+
+
+class Left(enum.Enum):
+    """What is left of a run's directory on its host, as far as the host has looked."""
+
+    NOTHING = "nothing left there"
+    KEPT = "kept there"
+    UNSEEN = "not removed there"
+
+
+_LEFT = {"kept": Left.KEPT, "gone": Left.NOTHING, "unseen": Left.UNSEEN}
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ class Run:
         self._allowance = allowance
         self._sink_error: Exception | None = None
         self._is_stopping = False
-        self._is_fetched = False
+        self._is_asking = False  # the host waits for the word whether the directory shall go
         self._follow_limit: asyncio.Timeout | None = None
         self.directory = f"{base}/runs/{job.instance_id}"
 
@@ -171,24 +183,28 @@ class Run:
         limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
         try:
             async with asyncio.timeout(self._job.fetch_s):
-                report = await receive_outputs(self._stream, source, outputs_dir, limit_bytes, self._allowance, taken)
+                return await receive_outputs(
+                    self._stream, source, outputs_dir, limit_bytes, self._allowance, taken, self._has_sent
+                )
         except TimeoutError:
             raise self._lost(f"the outputs did not come within {self._job.fetch_s:g} s") from None
         except HostLostError as error:
             raise self._lost(error) from error
-        self._is_fetched = True
-        return report
 
-    async def clean(self) -> None:
+    def _has_sent(self) -> None:
+        self._is_asking = True
+
+    async def clean(self) -> Left:
         """Have the host remove the run's directory."""
         await self._conclude("clean", "cleaned")
+        return Left.NOTHING
 
-    async def keep(self) -> None:
-        """Leave the run's directory on the host, whether its outputs have come or not."""
-        if self._is_fetched:
-            await self._conclude("keep", "kept")
-        else:
-            await self._stream.close()
+    async def keep(self) -> Left:
+        """Leave the run's directory on the host, whether its outputs have come or not; what is there then."""
+        if self._is_asking:
+            return _LEFT[await self._conclude("keep", *_LEFT)]
+        await self._stream.close()
+        return Left.UNSEEN
 
     async def stop(self, reason: str) -> None:
         """End the application: TERM, the job's `grace_s`, KILL. `follow` then tells how it ended."""
@@ -252,13 +268,14 @@ class Run:
             for task in tasks:
                 task.cancel()
 
-    async def _conclude(self, request: str, answer: str) -> None:
+    async def _conclude(self, request: str, *answers: str) -> str:
         try:
             async with asyncio.timeout(self._job.fetch_s):
                 await self._stream.send({request: True})
                 head = (await self._stream.receive()).head
         except TimeoutError:
-            raise DeadlineError(f"{self._host}: removing {self.directory}", self._job.fetch_s) from None
+            what = "removing" if request == "clean" else "leaving"
+            raise DeadlineError(f"{self._host}: {what} {self.directory}", self._job.fetch_s) from None
         except StreamClosed as closed:
             raise faults.run_fault(self._host, self._job, closed) from closed
         finally:
@@ -270,8 +287,9 @@ class Run:
                 stderr=problem,
                 next_step=f"fab clean -H {self._host} --run {self._job.instance_id} tries it again",
             )
-        if not head.get(answer):
-            raise nonsense(self._host, head)
+        if answer := next((one for one in answers if head.get(one)), ""):
+            return answer
+        raise nonsense(self._host, head)
 
     def _failed(self, closed: StreamClosed) -> RemoteRunnerError:
         if closed.kind in ("", "ended"):

@@ -20,7 +20,7 @@ from typing import Any
 
 from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
-from remote_runner.errors import LocalProgramError, SourceError
+from remote_runner.errors import ControllerError, LocalProgramError, SourceError
 from remote_runner.inventory.sources.program import Asking
 from remote_runner.inventory.sources.slurm import SlurmPrograms, position, slurm_environment
 from remote_runner.inventory.sources.source import SlurmSource
@@ -93,11 +93,21 @@ class Allocation:
 
 
 def left_allocations(controller: Controller) -> Iterator[tuple[Allocation, float, str]]:
-    """Those that have a record, each with its age in seconds and its run."""
-    for record in sorted((controller.cache / "allocations").glob("*.json")):
-        with suppress(FileNotFoundError):  # another process gives it back
-            age_s = max(0.0, time.time() - record.stat().st_mtime)
-            yield Allocation(controller, record.stem), age_s, str(_recorded(record, "run", ""))
+    """Those that have a record, each with its age in seconds and its run. Raises `ControllerError`."""
+    directory = controller.cache / "allocations"
+    try:
+        for record in sorted(directory.iterdir()):
+            if record.suffix == ".json":
+                with suppress(FileNotFoundError):  # another process gives it back
+                    age_s = max(0.0, time.time() - record.stat().st_mtime)
+                    yield Allocation(controller, record.stem), age_s, str(_recorded(record, "run", ""))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ControllerError(
+            f"{error.filename}: cannot be read: {error.strerror}",
+            next_step="make it accessible, then fab clean: it says which allocations are left",
+        ) from error
 
 
 def _recorded(record: Path, key: str, default: Any) -> Any:

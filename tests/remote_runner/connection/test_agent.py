@@ -213,7 +213,7 @@ def test_runs_and_artifacts() -> None:
         stream.fails()
 
     async def test(agent: Agent, link: FakeLink) -> None:
-        (run,) = await agent.runs()
+        (run,) = (await agent.runs()).runs
         record = {"age": "60", "id": "a"}
         assert run == FarRun("dex", "a", PurePosixPath("/b/runs/a"), is_alive=True, size_bytes=10, record=record)
         assert run.age_s == 60

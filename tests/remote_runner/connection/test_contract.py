@@ -20,6 +20,7 @@ from remote_runner.connection.verbs.command import STDOUT_LANE
 from remote_runner.connection.verbs.facts import WHAT
 from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.connection.verbs.job import Job
+from remote_runner.connection.verbs.leftovers import FarRuns
 from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
@@ -214,7 +215,7 @@ def test_what_cannot_be_started(contract: Contract, tmp_path: Path) -> None:
             assert (caught.value.kind, caught.value.program) == (kind, program)
         with pytest.raises(ArtifactMissingError):
             await agent.start_run(replace(sh("run-1", ""), artifact=FarArtifact(Store.CACHE, "0" * 32)))
-        assert await agent.runs() == ()
+        assert await agent.runs() == FarRuns(())
 
     contract(test)
 
@@ -229,7 +230,7 @@ def test_many_applications_at_once(contract: Contract, tmp_path: Path) -> None:
             await run.clean()
 
         await asyncio.gather(*map(one, range(40)))
-        assert await agent.runs() == ()
+        assert await agent.runs() == FarRuns(())
 
     contract(test)
 
@@ -285,7 +286,7 @@ def test_outputs_beyond_the_limit_stay_there(contract: Contract, tmp_path: Path)
         with pytest.raises(OutputsLimitError):
             await run.fetch(tmp_path / "a", limit_bytes=1_000_000)
         await run.keep()
-        (left,) = await agent.runs()
+        (left,) = (await agent.runs()).runs
         assert (left.run_id, left.is_alive) == ("run-1", False)
         assert left.size_bytes >= 5_000_000
         assert (await agent.fetch_run("run-1", tmp_path / "b")).size_bytes == 5_000_000
@@ -326,7 +327,7 @@ def test_what_is_left_is_listed_fetched_and_removed(contract: Contract, tmp_path
         await run.fetch(tmp_path / "a")
         await run.keep()
         living = await agent.start_run(sh("run-2", "sleep 600"))
-        found = {left.run_id: left for left in await agent.runs()}
+        found = {left.run_id: left for left in (await agent.runs()).runs}
         assert [(name, left.is_alive) for name, left in sorted(found.items())] == [("run-1", False), ("run-2", True)]
         assert found["run-1"].record.items() >= {"id": "run-1", "plan": "p", "case": "a b"}.items()
         assert found["run-1"].age_s is not None
@@ -341,7 +342,7 @@ def test_what_is_left_is_listed_fetched_and_removed(contract: Contract, tmp_path
         assert removal.unknown == ("run-3",)
         removal = await agent.remove_runs(["run-2"], end_alive=True, grace_s=1)
         assert [Path(place).name for place in removal.removed] == ["run-2"]
-        assert await agent.runs() == ()
+        assert await agent.runs() == FarRuns(())
         await living.close()
 
     contract(test)

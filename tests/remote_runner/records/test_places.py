@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from remote_runner.controller import Controller
-from remote_runner.errors import RunNotFoundError
+from remote_runner.errors import RunNotFoundError, RunRecordError
 from remote_runner.records.places import choose_run, chosen_id, forget_place, found_runs, is_written, note_place
 from remote_runner.records.recorder import Recorder
 from remote_runner.records.run import RunRecord
@@ -45,13 +45,38 @@ def test_runs_are_found_below_the_plan_and_where_they_were_noted_the_oldest_firs
     elsewhere = recorded(tmp_path / "elsewhere/r1", "r1", 1.0, "running")
     note_place(controller, "r1", elsewhere)
     found = found_runs(controller, tmp_path / "plan")
-    assert [(one.run, one.directory.name, one.outcome) for one in found] == [("r1", "r1", "lost"), ("r2", "r2", "ok")]
+    assert [(one.run, one.directory.name, one.outcome) for one in found.runs] == [
+        ("r1", "r1", "lost"),
+        ("r2", "r2", "ok"),
+    ]
     assert choose_run(found, "").run == "r2"
     forget_place(controller, "r1")
-    assert [one.run for one in found_runs(controller, tmp_path / "plan")] == ["r2"]
-    (tmp_path / "plan/outputs/local_exec/p/r2/run.json").write_text("{", encoding="utf-8")
+    found = found_runs(controller, tmp_path / "plan")
+    assert ([one.run for one in found.runs], found.unread) == (["r2"], [])
+    (tmp_path / "plan/outputs/local_exec/p/r2/run.json").unlink()
     with pytest.raises(RunNotFoundError, match="no run is recorded here"):
         choose_run(found_runs(controller, tmp_path / "plan"), "")
+
+
+def test_what_cannot_be_read_is_found_as_well(controller: Controller, tmp_path: Path) -> None:
+    plan = tmp_path / "plan/outputs/local_exec/p"
+    recorded(plan / "whole", "whole", 1.0)
+    cut = recorded(plan / "half", "half", 2.0) / "run.json"
+    cut.write_text(cut.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    (plan.parent / "other").symlink_to("other")
+    controller.cache.mkdir(parents=True, exist_ok=True)
+    (controller.cache / "recorded").symlink_to("recorded")
+    found = found_runs(controller, tmp_path / "plan")
+    assert [one.run for one in found.runs] == ["whole"]
+    assert {(error.path, error.run) for error in found.unread} == {
+        (cut, "half"),
+        (plan.parent / "other", ""),
+        (controller.cache / "recorded", ""),
+    }
+    assert found.ids == ["whole", "half"]
+    assert choose_run(found, "").run == "whole"
+    with pytest.raises(RunRecordError, match=f"{cut}: cannot be read"):
+        choose_run(found, "half")
 
 
 def test_a_run_goes_on_from_its_record_to_its_end_and_where_that_cannot_be_told(

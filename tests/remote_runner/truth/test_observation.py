@@ -13,7 +13,7 @@ from remote_runner.controller import Controller
 from remote_runner.errors import HostError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry
-from remote_runner.truth.observation import Observation, RunOn
+from remote_runner.truth.observation import HOSTS_DIRECTORY, Observation, RunOn, run_doubts
 from remote_runner.truth.values import Trips
 from remote_runner.truth.watch import Watch
 
@@ -109,3 +109,12 @@ def test_one_whose_instances_are_on_their_way_is_not_made_twice(tmp_path: Path) 
         await shared.close()
 
     asyncio.run(run())
+
+
+def test_what_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
+    (tmp_path / HOSTS_DIRECTORY).mkdir()
+    for name, text in (("dex", '{"doubts": ["one", 2]}'), ("rex", '{"doubts'), ("tex", "{}")):
+        (tmp_path / HOSTS_DIRECTORY / f"{name}.json").write_text(text)
+    one, *others = run_doubts(tmp_path)
+    assert one == "one"
+    assert [words.partition(":")[0] for words in others] == ["rex", "tex"]

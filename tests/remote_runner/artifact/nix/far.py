@@ -140,4 +140,4 @@ class Far:
 
     def runs(self) -> list[str]:
         """The names of the runs that have a directory there."""
-        return [run.run_id for run in self.do(self.agent.runs())]
+        return [run.run_id for run in self.do(self.agent.runs()).runs]

@@ -20,7 +20,7 @@ from remote_runner.connection.verbs.far_artifact import FarArtifact, Store
 from remote_runner.connection.verbs.fetch import Allowance
 from remote_runner.connection.verbs.forwards import Listeners
 from remote_runner.connection.verbs.job import Job
-from remote_runner.connection.verbs.run import Exited, Run
+from remote_runner.connection.verbs.run import Exited, Left, Run
 from remote_runner.errors import (
     ArtifactMissingError,
     FarShellError,
@@ -134,10 +134,33 @@ def test_a_run_that_is_kept(tmp_path: Path) -> None:
         run = await agent.start_run(JOB)
         await followed(run)
         await run.fetch(tmp_path)
-        await run.keep()
+        assert await run.keep() is Left.KEPT
         assert link.streams[0].is_closed.is_set()
 
     play(happy, test)
+
+
+@pytest.mark.parametrize(("word", "left"), [("gone", Left.NOTHING), ("unseen", Left.UNSEEN), ("kept", Left.KEPT)])
+def test_what_is_kept_is_what_the_host_has_seen(tmp_path: Path, word: str, left: Left) -> None:
+    async def unreadable(stream: FakeStream) -> None:
+        stream.says(started={})
+        stream.data(1)
+        stream.data(2)
+        stream.says(exited=exited())
+        stream.data(3, tar_of())
+        stream.says(fetched={**WHOLE, "unread": [[".", "no such file or directory"]], "whole": False})
+        assert await stream.heard() == {"keep": True}
+        stream.says(**{word: "/d"})
+        stream.fails()
+
+    async def test(agent: Agent, link: FakeLink) -> None:
+        run = await agent.start_run(JOB)
+        await followed(run)
+        with pytest.raises(OutputsError):
+            await run.fetch(tmp_path)
+        assert await run.keep() is left
+
+    play(unreadable, test)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +271,9 @@ def test_a_link_that_is_given_up_says_where_the_outputs_are() -> None:
         with pytest.raises(SupervisorLostError) as caught:
             await followed(run)
         assert str(caught.value) == (
-            "dex: the connection is lost; what the application wrote stays in "
+            "dex: the connection is lost; what the application wrote was in "
             "/home/u/.cache/remote-runner/runs/r-g-0\n"
-            "  next: fab fetch -H dex --run r-g-0 brings it, fab clean -H dex --run r-g-0 removes it"
+            "  next: fab fetch -H dex --run r-g-0 brings what is there, fab clean -H dex --run r-g-0 removes it"
         )
 
     play(dies, test)
@@ -361,15 +384,21 @@ def test_what_was_left_out_or_changed_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size_bytes", [1000, 3_000_000])
 def test_outputs_that_are_too_large_end_the_fetch_and_stay_there(tmp_path: Path, size_bytes: int) -> None:
+    async def keeps(stream: FakeStream) -> None:
+        await sends(stream, tar_of(big=bytes(size_bytes)))
+        assert await stream.heard() == {"keep": True}
+        stream.says(kept="/d")
+
     async def test(agent: Agent, link: FakeLink) -> None:
         run = await agent.start_run(JOB)
         await followed(run)
         with pytest.raises(OutputsLimitError):
             await run.fetch(tmp_path, limit_bytes=900)
-        await run.keep()
+        # Of large ones the rest is still on its way: there the stream is given up.
+        assert await run.keep() is (Left.KEPT if size_bytes == 1000 else Left.UNSEEN)
         assert link.streams[0].is_closed.is_set()
 
-    play(lambda stream: sends(stream, tar_of(big=bytes(size_bytes))), test)
+    play(keeps, test)
 
 
 def test_an_outputs_directory_that_cannot_be_written(tmp_path: Path) -> None:
