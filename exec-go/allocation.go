@@ -10,7 +10,7 @@ import (
 // The daemon passes none of its own variables to an instance, but is its parent. The names are the same as those that
 // `fab local.*` passes on (remote_runner/inventory/sources/slurm.py).
 func inheritAllocation() {
-	environ, err := os.ReadFile("/proc/" + strconv.Itoa(os.Getppid()) + "/environ")
+	environ, err := readFile("/proc/" + strconv.Itoa(os.Getppid()) + "/environ")
 	if err != nil {
 		return // not Linux, or another user's process
 	}
