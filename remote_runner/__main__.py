@@ -34,6 +34,9 @@ def main(typed: str = "") -> int:
         return 1
     place = environ.pop(VARIABLE, "")
     if place and place != "off":
+        import gc
+
+        gc.disable()  # until it is loaded: nothing of that is garbage, and looking for some was 7 % of the loading
         from remote_runner.broker import service
 
         return service.main(place, environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
@@ -12,7 +13,7 @@ from remote_runner.background import Background
 from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller
 from remote_runner.instance.environment import around_instances
-from remote_runner.instance.instance import run_instance
+from remote_runner.instance.instance import MANY_OBJECTS, run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
 from remote_runner.progress import Tell, nobody
@@ -35,6 +36,8 @@ class InProcess:
         self._shared = Shared(controller, tell)
 
     def __enter__(self) -> Self:
+        gc.freeze()
+        gc.set_threshold(MANY_OBJECTS)
         self._background.__enter__()
         return self
 

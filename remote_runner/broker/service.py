@@ -32,7 +32,7 @@ from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller, Controllers, FileLock
 from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError
-from remote_runner.instance.instance import run_instance
+from remote_runner.instance.instance import MANY_OBJECTS, run_instance
 from remote_runner.instance.shared import Shared
 from remote_runner.instance.writer import Writer
 from remote_runner.machine.descriptors import raise_limit
@@ -62,6 +62,8 @@ def main(place: str, environ: Mapping[str, str], *, run: RunInstance = run_insta
     raise_limit()
     code.add_loaded()
     gc.freeze()  # what is loaded stays: no later collection looks at it
+    gc.set_threshold(MANY_OBJECTS)
+    gc.enable()
     with socket.socket(fileno=_LISTENER_FD) as listener:
         listener.set_inheritable(False)
         listener.setblocking(False)
