@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 from remote_runner.errors import HostNameError, PlacementError, UnknownSystemError, did_you_mean
@@ -157,8 +158,9 @@ def place(
     if number < 1:
         raise PlacementError(f"instance number {number}: numbers start at 1")
     if not needs_groups(entries):
-        slots = _slots(entries, spread)
-        return _placement(*slots[(number - 1) % len(slots)], (number - 1) // len(slots))
+        earlier_rounds, left = divmod(number - 1, sum(entry.slots or 1 for entry in entries) or 1)
+        entry, slot = next(islice(_slots(entries, spread), left, None))
+        return _placement(entry, slot, earlier_rounds)
     if len(earlier) != number - 1:
         raise PlacementError(f"instance {number}: the groups of {number - 1} instances are needed, not {len(earlier)}")
     return place_all(entries, (*earlier, group), spread)[-1]
@@ -184,7 +186,7 @@ def place_all(entries: Sequence[Entry], groups: Iterable[str], spread: Spread = 
     """
     import heapq
 
-    slots = _slots(entries, spread)
+    slots = list(_slots(entries, spread))
     used = [0] * len(slots)
     # One heap for each group; a slot's key is out of date when another group has used it since, and is then renewed.
     heaps: dict[str, list[tuple[int, bool, int]]] = {}
@@ -211,13 +213,13 @@ def place_all(entries: Sequence[Entry], groups: Iterable[str], spread: Spread = 
     return placements
 
 
-def _slots(entries: Sequence[Entry], spread: Spread) -> list[tuple[Entry, int]]:
+def _slots(entries: Sequence[Entry], spread: Spread) -> Iterator[tuple[Entry, int]]:
     if not entries:
         raise PlacementError("there is no host to run on", next_step="list hosts in inventory.yaml")
     if spread is Spread.FILL:
-        return [(entry, slot) for entry in entries for slot in range(entry.slots or 1)]
+        return ((entry, slot) for entry in entries for slot in range(entry.slots or 1))
     most = max(entry.slots or 1 for entry in entries)
-    return [(entry, slot) for slot in range(most) for entry in entries if slot < (entry.slots or 1)]
+    return ((entry, slot) for slot in range(most) for entry in entries if slot < (entry.slots or 1))
 
 
 def _placement(entry: Entry, slot: int, earlier_rounds: int) -> Placement:
