@@ -150,7 +150,9 @@ class Observation:
         before = [asyncio.wait({task}, timeout=_END_S) for task in (earlier, self._looking) if task is not None]
         await asyncio.gather(self._look_behind(seat), *before)
         if self._has_directory:
-            text = json.dumps(self.to_value(), indent=1).encode() + b"\n"
+            # json's own `indent` is not written in C, and the last instance there waits for this.
+            lines = ",\n".join(f' "{name}": {json.dumps(value)}' for name, value in self.to_value().items())
+            text = f"{{\n{lines}\n}}\n".encode()
             path = self._path(".json")
             with suppress(ControllerError):
                 await FILES.run(lambda: write_atomically(path, text, mode=0o644, umask=self.run_on.umask))
