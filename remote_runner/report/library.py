@@ -46,7 +46,9 @@ def script(cache: Path) -> str:
 
 
 def _installation() -> str:
-    """The command that installs the package into this environment; one that uv made has no pip."""
+    """The command that installs the package into this environment; those that pipx and uv make may have no pip."""
+    if Path(sys.prefix, "pipx_metadata.json").exists():
+        return f"pipx inject testground-remote-runner {PACKAGE}"
     python = shlex.quote(sys.executable)
     how = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
     return f"{how} {PACKAGE}"

@@ -148,3 +148,7 @@ def test_without_the_package_it_is_told_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setattr(library, "find_spec", lambda name: None)
     with pytest.raises(ControllerError, match=r"not installed\n  next: uv pip install --python .* no-such-package$"):
         library.script(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    (tmp_path / "pipx_metadata.json").touch()
+    with pytest.raises(ControllerError, match=r"next: pipx inject testground-remote-runner no-such-package$"):
+        library.script(tmp_path)
