@@ -53,7 +53,10 @@ faults: .venv/installed
 check: .venv/installed
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@go=$$(.venv/bin/python -m remote_runner.connection.bootstrap.program --go); cd agent && "$$go" vet ./... && \
+	@go=$$(.venv/bin/python -m remote_runner.connection.bootstrap.program --go); cd agent && \
+	for system in linux darwin freebsd; do \
+		CGO_ENABLED=0 GOFLAGS=-trimpath GOOS=$$system "$$go" vet ./... || exit 1; \
+	done && \
 	wrong=$$("$$(dirname "$$go")/gofmt" -l .) && [ -z "$$wrong" ] || { echo "gofmt: $$wrong"; exit 1; }
 	@.venv/bin/mypy
 
