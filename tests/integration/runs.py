@@ -194,6 +194,7 @@ class Machine:
             "REMOTE_RUNNER_RUNTIME_DIR": str(runtime),
             "REMOTE_RUNNER_CACHE_DIR": str(directory / "cache"),
             "GOCACHE": os.environ["GOCACHE"],
+            "GOFLAGS": os.environ["GOFLAGS"],
         }
         try:
             yield cls(environ, runtime)

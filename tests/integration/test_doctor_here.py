@@ -124,7 +124,7 @@ def test_a_daemon_without_its_services_fails(alone: Alone) -> None:
         assert (check["outcome"], check["next_step"]) == ("fail", HEAL)
         assert check["found"].startswith(f"no {name} answers")
     assert found["port 8086"]["outcome"] == "fail"
-    assert "something that is no InfluxDB" in found["port 8086"]["found"]
+    assert "something other than InfluxDB" in found["port 8086"]["found"]
 
 
 def _sync_service(alone: Alone) -> None:

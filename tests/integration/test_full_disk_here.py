@@ -87,7 +87,7 @@ cd plan && shift && exec "$@"
     [
         ("local.single --testcase case --outputs ../outputs", 1, "next: set TMPDIR to a directory with room"),
         ("demo", 1, "next: set TMPDIR to a directory with room"),
-        ("clean", 0, "nothing is left"),
+        ("clean", 1, "cannot be removed: Read-only file system"),
     ],
 )
 def test_no_room_for_temporary_directories_anywhere(
@@ -97,8 +97,17 @@ def test_no_room_for_temporary_directories_anywhere(
     runtime, base = tmp_path / "runtime", tmp_path / "base"
     environ = {**plan.machine.environ, "TMPDIR": "", "REMOTE_RUNNER_RUNTIME_DIR": str(runtime)}
     base.mkdir(mode=0o700)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = Path(f"/tmp/testground-{gone.pid}-abcd")  # by a run that was killed: what clean has to remove
+    left.mkdir()
     argv = ["unshare", "-m", "sh", "-ec", NOWHERE, "sh", str(tmp_path), str(FAB), *words.split()]
-    ended = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    try:
+        ended = subprocess.run(
+            argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        left.rmdir()
     assert "Traceback" not in ended.stdout + ended.stderr
     assert ended.returncode == status, ended
     assert said in ended.stdout + ended.stderr

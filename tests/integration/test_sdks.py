@@ -217,7 +217,7 @@ def test_the_go_program_of_the_documentation_meets_here_and_there(
     with (made / "manifest.toml").open("a", encoding="utf-8") as manifest:
         manifest.write(case)
     (made / "main.go").write_text(program, encoding="utf-8")
-    for name in ("go.mod", "go.sum"):
+    for name in ("go.mod", "go.sum", "fabfile.py"):
         shutil.copy(PLANS / "go" / name, made)
     command = "env CGO_ENABLED=0 GOOS={goos} GOARCH={goarch} go build -o {out} ."
     plan = Plan(made, machine, "meeting")

@@ -82,6 +82,6 @@ def test_a_run_that_is_ended_beside_a_load(place: Place, tmp_path: Path, machine
     assert outcome.ended.status != 0
     assert "Traceback" not in outcome.ended.stderr
     for instance in outcome.instances:
-        assert "the run was stopped here" in instance.reason, str(outcome.ended)
+        assert "the application was stopped: received SIGTERM" in instance.reason, str(outcome.ended)
         assert instance.text("partial") == "partial\n"
     nothing_left(outcome.run, [place])
