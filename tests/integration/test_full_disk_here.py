@@ -96,18 +96,14 @@ def test_no_room_for_temporary_directories_anywhere(
     need("netns")  # mounting
     runtime, base = tmp_path / "runtime", tmp_path / "base"
     environ = {**plan.machine.environ, "TMPDIR": "", "REMOTE_RUNNER_RUNTIME_DIR": str(runtime)}
+    if words == "clean":  # has something to remove, by a run that was killed; out of reach of the tests beside this one
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        (plan.directory / f"testground-{gone.pid}-abcd").mkdir()
+        environ["TMPDIR"] = str(plan.directory)
     base.mkdir(mode=0o700)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    left = Path(f"/tmp/testground-{gone.pid}-abcd")  # by a run that was killed: what clean has to remove
-    left.mkdir()
     argv = ["unshare", "-m", "sh", "-ec", NOWHERE, "sh", str(tmp_path), str(FAB), *words.split()]
-    try:
-        ended = subprocess.run(
-            argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
-        )
-    finally:
-        left.rmdir()
+    ended = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in ended.stdout + ended.stderr
     assert ended.returncode == status, ended
     assert said in ended.stdout + ended.stderr
