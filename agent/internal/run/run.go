@@ -399,7 +399,7 @@ func (a *application) conclude(pumping *sync.WaitGroup) {
 		"cut": map[string]int{"stdout": a.pumps[0].cutLines(), "stderr": a.pumps[1].cutLines()},
 	}
 	if a.fetch {
-		exited["outputs"] = Size(a.directory.Outputs())
+		exited["outputs"] = within(sizeTime, func() int64 { return Size(a.directory.Outputs()) })
 	}
 	_ = a.stream.Send(map[string]any{"exited": exited})
 }

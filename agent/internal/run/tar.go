@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"remote-runner/agent/internal/base"
 )
@@ -32,6 +33,8 @@ const (
 	gatherBytes = 64 << 10
 	// Of more entries nobody is told beforehand how much they are: a look at each takes as long as at a file's end.
 	mostSized = 10_000
+	// That of a host whose disk hangs is not known; the end of its application is.
+	sizeTime = 100 * time.Millisecond
 )
 
 // Send writes a directory as one tar stream in GNU's format, which has no limits for names and sizes. Hard links stay
@@ -46,6 +49,18 @@ func Send(to io.Writer, directory string) (Fetched, error) {
 		err = t.out.flush()
 	}
 	return t.finish(), err
+}
+
+// within returns what look returns, or -1 if that takes longer: a disk that hangs must not hold back that the program ended.
+func within(limit time.Duration, look func() int64) int64 {
+	found := make(chan int64, 1)
+	go func() { found <- look() }()
+	select {
+	case size := <-found:
+		return size
+	case <-time.After(limit):
+		return -1
+	}
 }
 
 // Size is how much Send will write, but for names that are long and files that have several; -1 where there are too many.

@@ -350,3 +350,14 @@ func BenchmarkSend5000Files(b *testing.B) {
 		}
 	}
 }
+
+func TestADiskThatHangsHoldsNoExitBack(t *testing.T) {
+	hangs := make(chan struct{})
+	defer close(hangs)
+	if size := within(time.Millisecond, func() int64 { <-hangs; return 1 }); size != -1 {
+		t.Errorf("found %d, expected -1", size)
+	}
+	if size := within(time.Minute, func() int64 { return 1 }); size != 1 {
+		t.Errorf("found %d, expected 1", size)
+	}
+}
