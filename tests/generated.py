@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def _json(schema: dict[str, Any]) -> str:
     return re.sub(r"\[\n +([^\[\]{}]*?)\n +\]", on_one_line, text) + "\n"
 
 
+def main() -> int:
+    """Write the files anew; with `--check` only say which of them are stale."""
+    stale = {path: text for path, text in generated().items() if path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        if "--check" in sys.argv:
+            print(f"{path.name} is stale; write it anew: python -m tests.generated")
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if "--check" in sys.argv and stale else 0
+
+
 if __name__ == "__main__":
-    for path, text in generated().items():
-        path.write_text(text, encoding="utf-8")
+    sys.exit(main())

@@ -136,6 +136,10 @@ class Agent:
     def system(self) -> System:
         return self._link.greeting.system
 
+    async def why_ended_there(self) -> str:
+        """Why the way to the host, such as a Slurm job, ended what ran there; "" where it did not."""
+        return await self._link.why_ended_there()
+
     @property
     def address(self) -> str:
         """The address by which this machine reached the host."""

@@ -283,6 +283,10 @@ class Link:
         if not self._transport.is_local:
             self._transport.environ = environ
 
+    async def why_ended_there(self) -> str:
+        """Why the way to the host ended what ran there; "" where it did not."""
+        return await self._transport.why_ended_there()
+
     async def close(self) -> None:
         """End the session: the agent ends what still runs there, and itself; waits shortly for that."""
         if self._is_closing:

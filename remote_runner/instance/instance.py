@@ -169,11 +169,15 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How the application ended, and what came home; `error` is why its outputs are not whole."""
+    """How the application ended, and what came home.
+
+    error: why its outputs are not whole. why: what else than itself ended it, as far as the way to the host tells.
+    """
 
     exited: Exited
     outputs: OutputsReport
     error: RemoteRunnerError | None
+    why: str = ""
 
 
 class _Instance:
@@ -380,7 +384,11 @@ class _Instance:
         # Before the outputs come, which may have files of the same names.
         await self._reporter.end_of_streams()
         self._step("run", began_s, exited_s, _ended_words(exited))
-        return await self._bring_home(run, ready, exited, exited_s)
+        ended = await self._bring_home(run, ready, exited, exited_s)
+        seen = self._reporter.seen
+        if exited.exit_status and ended.error is None and not (seen.failure or seen.success):
+            return replace(ended, why=await ready.agent.why_ended_there())
+        return ended
 
     async def _start(self, ready: _Ready, job: Job) -> Run:
         try:
@@ -462,7 +470,7 @@ class _Instance:
             reporter.message(f"run: {exited.leftover_processes} processes outlived the application and were stopped")
         if exited.untold_processes:
             reporter.message(f"run: {exited.untold_processes} processes without a run were found and stopped")
-        reason = self._why_failed(exited)
+        reason = self._why_failed(exited, ended.why)
         if ended.error is not None:
             # Beside the run's own error, never instead of it.
             reason = f"{reason}\n{ended.error}" if reason else str(ended.error)
@@ -479,7 +487,7 @@ class _Instance:
             )
         return 1 if seen.failure else 0
 
-    def _why_failed(self, exited: Exited) -> str:
+    def _why_failed(self, exited: Exited, why: str) -> str:
         """Why the instance failed where the application did not say it itself, else ""."""
         host, seen = self._record.host, self._reporter.seen
         if exited.reason == "timeout":
@@ -505,6 +513,8 @@ class _Instance:
         if seen.failure or seen.success or not exited.exit_status:
             return ""
         words = f"{host}: the application ended with {_status_words(exited)} and reported no failure event"
+        if why:
+            return f"{words}; {why}\n  next: run it again; what it had written until then is in the outputs"
         advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines above, and at its outputs"
         return f"{words}\n  next: {advice}"
 

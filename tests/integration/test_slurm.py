@@ -286,7 +286,7 @@ def test_another_node_takes_the_instance_of_one_that_is_dead(bed: SlurmBed, tmp_
     [
         pytest.param(
             ["scancel", "JOB"],
-            "it was cancelled",
+            "CANCELLED",
             10,
             marks=fault(
                 "a run's Slurm job is cancelled from outside (scancel)", "its instances fail, with that reason", "10 s"

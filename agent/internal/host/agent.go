@@ -117,17 +117,23 @@ func (a *Agent) listen() (*net.UnixListener, error) {
 
 // attach takes over a session program's standard streams, and keeps its connection open while they are used.
 func (a *Agent) attach(conn *net.UnixConn) {
-	said, in, out, err := receive(conn)
+	said, streams, err := receive(conn)
 	if err != nil {
 		log.Printf("a session's program: %v", err)
 		conn.Close()
 		return
 	}
 	_, _ = conn.Write([]byte{1})
+	in, out, words := streams[0], streams[1], streams[2]
+	release := func() {
+		words.Close()
+		conn.Close()
+	}
 	attachment, err := a.Session.Attach(wire.Transport{
 		In: in, Out: &outlet{File: out}, Epoch: said.Epoch,
 		Greeting: func(received uint64) []byte { return a.greeting(said, received) },
-		Release:  func() { conn.Close() },
+		Stands:   func() bool { return isRead(words) },
+		Release:  release,
 	})
 	if err != nil {
 		if errors.Is(err, wire.ErrOver) {
@@ -135,7 +141,7 @@ func (a *Agent) attach(conn *net.UnixConn) {
 		}
 		in.Close()
 		out.Close()
-		conn.Close()
+		release()
 		return
 	}
 	// The program sends nothing more. When it is killed, sshd closes stdin alone, as if the client had ended.
@@ -143,13 +149,28 @@ func (a *Agent) attach(conn *net.UnixConn) {
 	attachment.Break()
 }
 
-// receive reads a session program's message and the two descriptors that come with it.
-func receive(conn *net.UnixConn) (said words, in, out *os.File, err error) {
+// isRead tells whether somebody reads what is written to stderr. sshd does until the connection ends, also after the
+// client was killed, when ssh has stdin and stdout closed.
+func isRead(stderr *os.File) bool {
+	status, err := stderr.Stat()
+	if err != nil || status.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
+		return false // a shell's start-up file has put it elsewhere, which tells nothing
+	}
+	raw, err := stderr.SyscallConn()
+	if err != nil {
+		return false
+	}
+	failed := raw.Control(func(fd uintptr) { _, err = syscall.Write(int(fd), []byte("\n")) })
+	return failed == nil && (err == nil || err == syscall.EAGAIN)
+}
+
+// receive reads a session program's message and its standard streams, which come with it.
+func receive(conn *net.UnixConn) (said words, streams [3]*os.File, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(handOverTime))
 	text, control := make([]byte, 4096), make([]byte, 256)
 	size, controlSize, flags, _, err := conn.ReadMsgUnix(text, control)
 	if err != nil {
-		return said, nil, nil, err
+		return said, streams, err
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	var passed []int
@@ -162,21 +183,20 @@ func receive(conn *net.UnixConn) (said words, in, out *os.File, err error) {
 	if err == nil {
 		err = json.Unmarshal(text[:size], &said)
 	}
-	if err == nil && (len(passed) != 2 || flags&syscall.MSG_CTRUNC != 0) {
-		err = fmt.Errorf("%d descriptors came, not 2", len(passed))
+	if err == nil && (len(passed) != len(streams) || flags&syscall.MSG_CTRUNC != 0) {
+		err = fmt.Errorf("%d descriptors came, not %d", len(passed), len(streams))
 	}
 	if err != nil {
 		for _, fd := range passed {
 			syscall.Close(fd)
 		}
-		return said, nil, nil, err
+		return said, streams, err
 	}
-	files := [2]*os.File{}
 	for i, fd := range passed {
 		_ = syscall.SetNonblock(fd, true) // so that reads and writes can be interrupted
-		files[i] = os.NewFile(uintptr(fd), [...]string{"stdin", "stdout"}[i])
+		streams[i] = os.NewFile(uintptr(fd), [...]string{"stdin", "stdout", "stderr"}[i])
 	}
-	return said, files[0], files[1], nil
+	return said, streams, nil
 }
 
 // greeting is the first line of an attachment.

@@ -16,7 +16,7 @@ import (
 	"remote-runner/agent/internal/base"
 )
 
-// words is the message that a session's program sends to the agent with its stdin and stdout.
+// words is the message that a session's program sends to the agent with its standard streams.
 type words struct {
 	Nonce   string `json:"nonce"`
 	Epoch   uint64 `json:"epoch"`
@@ -28,7 +28,7 @@ func socketName(session string) string { return session + ".sock" }
 func bootName(session string) string   { return session + ".boot" }
 func logName(session string) string    { return session + ".log" }
 
-// Session is the program `session BASE NONCE SESSION EPOCH`: it passes stdin and stdout to the session's agent, which it
+// Session is the program `session BASE NONCE SESSION EPOCH`: it passes its standard streams to the session's agent, which it
 // starts in the first epoch, and ends when the agent closes them.
 func Session(args []string) error {
 	if len(args) != 4 || !base.IsName(args[2]) {
@@ -68,7 +68,7 @@ func Session(args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err = agent.WriteMsgUnix(text, syscall.UnixRights(0, 1), nil); err == nil {
+	if _, _, err = agent.WriteMsgUnix(text, syscall.UnixRights(0, 1, 2), nil); err == nil {
 		_, err = agent.Read(make([]byte, 1))
 	}
 	if err != nil {

@@ -17,16 +17,9 @@ type Transport struct {
 	Out      io.WriteCloser
 	Epoch    uint64
 	Greeting func(received uint64) []byte // what is written before the first frame
+	Stands   func() bool                  // whether the way to the client does, after In ended; nil: it does not
 	Release  func()                       // called once, when the streams are closed; may be nil
 }
-
-// probe is the state of the check of stdout after stdin ended.
-type probe int
-
-const (
-	probeWritten probe = iota + 1
-	probePassed        // the client has ended, whatever happens to stdout
-)
 
 // Attachment is a session's use of one transport.
 type Attachment struct {
@@ -44,7 +37,7 @@ type Attachment struct {
 	alone    uint64 // frames above this one are written for the first time
 	written  uint64 // the number of the last frame that is completely written
 	control  []byte // unnumbered frames to write
-	probe    probe  // since stdin ended
+	ended    bool   // stdin has
 	silence  *time.Timer
 }
 
@@ -130,7 +123,6 @@ func (a *Attachment) write(greeting []byte) {
 			if err = to.Flush(); err != nil {
 				break
 			}
-			a.flushed()
 			select {
 			case <-a.kick:
 			case <-a.stopped:
@@ -144,21 +136,16 @@ func (a *Attachment) write(greeting []byte) {
 			batch[i] = nil
 		}
 	}
-	a.session.mu.Lock()
-	over := a.probe == probePassed
-	a.session.mu.Unlock()
-	if !over {
-		a.session.detach(a)
-	}
-}
-
-// flushed notes that everything has been written, the probe included.
-func (a *Attachment) flushed() {
-	a.session.mu.Lock()
-	if a.probe == probeWritten && len(a.control) == 0 {
-		a.probe = probePassed
-	}
-	a.session.mu.Unlock()
+	// If the client was killed, ssh cannot pass anything on and closes stdout; stdin then ends as well, and what that means
+	// is found there.
+	time.AfterFunc(settleTime, func() {
+		a.session.mu.Lock()
+		ended := a.ended
+		a.session.mu.Unlock()
+		if !ended {
+			a.session.detach(a)
+		}
+	})
 }
 
 // batch returns what to write next: unnumbered frames first.

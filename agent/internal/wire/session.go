@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	settleTime  = 20 * time.Millisecond  // how much later than stdin a transport that breaks may close stdout
+	settleTime  = 20 * time.Millisecond  // how far apart a transport that breaks may close its streams
 	probeTime   = 250 * time.Millisecond // how long the end of a session's program may take to be noticed, after stdin ended
 	ackTime     = time.Second
 	soonTime    = 2 * time.Millisecond // after ackBytes: each ACK wakes three programs on its way
@@ -485,15 +485,11 @@ func (s *Session) ended(a *Attachment, err error) {
 		s.breached, s.breachAt = true, s.received
 	}
 	if current && a.attached && (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) {
-		// Either the client has ended, or the transport has: then stdout is broken as well, which a write shows. One write
-		// only: if the client was killed, ssh cannot pass it on and closes stdout.
+		// Either the client has ended, or the way to it has.
+		a.ended = true
 		time.AfterFunc(settleTime, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.current == a {
-				a.probe = probeWritten
-				a.control = appendFrame(a.control, frame{kind: kindPing, payload: make([]byte, 8)})
-				poke(a.kick)
+			if a.transport.Stands == nil || !a.transport.Stands() {
+				s.detach(a)
 			}
 		})
 		time.AfterFunc(probeTime, func() {

@@ -357,52 +357,22 @@ type halves struct {
 
 func (h halves) Close() error { return nil }
 
-func TestStdinAloneEndsWithTheClient(t *testing.T) {
+func TestTheEndOfStdinIsThatOfTheClientWhereTheWayStands(t *testing.T) {
 	hello := appendFrame(nil, frame{kind: kindHello, payload: []byte(`{"protocol":1,"epoch":1,"alive_s":60,"tolerate_s":0.4}`)})
-	for _, test := range []struct {
-		out    io.Writer
-		reason string
-	}{{io.Discard, "gone"}, {broken{}, "lost"}} {
-		s := NewSession(nil, Options{})
-		in := halves{Reader: bytes.NewReader(hello)}
-		out := halves{Writer: test.out}
-		if _, err := s.Attach(Transport{In: in, Out: out, Epoch: 1, Greeting: func(uint64) []byte { return nil }}); err != nil {
-			t.Fatal(err)
+	for _, out := range []io.Writer{io.Discard, broken{}} { // broken: the agent has said more than ssh can pass on
+		for stands, reason := range map[bool]string{true: "gone", false: "lost"} {
+			s := NewSession(nil, Options{})
+			_, err := s.Attach(Transport{
+				In: halves{Reader: bytes.NewReader(hello)}, Out: halves{Writer: out}, Epoch: 1,
+				Greeting: func(uint64) []byte { return []byte("greeting") },
+				Stands:   func() bool { return stands },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wait(t, s, reason, 5*time.Second)
 		}
-		wait(t, s, test.reason, 5*time.Second)
 	}
-}
-
-// once is ssh's stdout after its client was killed: closed for what it could not pass on.
-type once struct{ written chan struct{} }
-
-func (o once) Write(p []byte) (int, error) {
-	select {
-	case <-o.written:
-		return 0, io.ErrClosedPipe
-	default:
-		close(o.written)
-		return len(p), nil
-	}
-}
-
-func TestOneWriteTellsThatTheClientHasEnded(t *testing.T) {
-	hello := appendFrame(nil, frame{kind: kindHello, payload: []byte(`{"protocol":1,"epoch":1,"alive_s":60,"tolerate_s":0.4}`)})
-	s := NewSession(nil, Options{})
-	out := once{make(chan struct{})}
-	_, err := s.Attach(Transport{
-		In: halves{Reader: bytes.NewReader(hello)}, Out: halves{Writer: out}, Epoch: 1,
-		Greeting: func(uint64) []byte { return nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-out.written
-	time.Sleep(probeTime / 10) // the agent has more to say before the session ends
-	if _, err := s.Open(map[string]string{"accepted": "1"}); err != nil {
-		t.Fatal(err)
-	}
-	wait(t, s, "gone", 5*time.Second)
 }
 
 type broken struct{}

@@ -45,14 +45,9 @@ class StepTransport(CommandTransport):
 
     async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
         """See `Transport.start`. Raises `AgentGoneError` where another step would find nothing."""
-        environ = slurm_environment(self.environ)
-        if not first:
-            why = ""
-            with suppress(SourceError):  # slurmctld is started anew: the step itself does not need it
-                why = await asyncio.to_thread(why_lost, self._job, self.name, SlurmPrograms("slurm", environ))
-            if why:
-                raise AgentGoneError(why)
-        self._pipes = Pipes(self._argv, environ)
+        if not first and (why := await self.why_ended_there()):
+            raise AgentGoneError(why)
+        self._pipes = Pipes(self._argv, slurm_environment(self.environ))
         return self._pipes
 
     def explain(self, status: int | None, said: str) -> HostError:
@@ -73,6 +68,13 @@ class StepTransport(CommandTransport):
         why = reason_in(said)
         last = "".join(c for c in lines[-1][:200] if c.isprintable()) if lines else ""
         return f"Slurm ended its step: {why}" if why else last
+
+    async def why_ended_there(self) -> str:
+        """See `Transport.why_ended_there`. A SIGTERM reaches applications seconds before the end of their job."""
+        slurm = SlurmPrograms("slurm", slurm_environment(self.environ))
+        with suppress(SourceError):  # slurmctld is started anew: the step itself does not need it
+            return await asyncio.to_thread(why_lost, self._job, self.name, slurm)
+        return ""
 
 
 def reason_in(said: str) -> str:

@@ -197,3 +197,6 @@ class SshTransport:
         self._close_log()
         lines = [line for line in log.splitlines() if not line.startswith(("Authenticated", "Transf", "Bytes"))]
         return "".join(c for c in lines[-1][:200] if c.isprintable()) if lines else ""
+
+    async def why_ended_there(self) -> str:
+        return ""

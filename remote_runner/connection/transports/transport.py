@@ -58,6 +58,10 @@ class Transport(Protocol):
         """What the process itself had to say of its end."""
         ...
 
+    async def why_ended_there(self) -> str:
+        """Why the way itself ended what ran on the host, which still answers; "" where it did not."""
+        ...
+
 
 class CommandTransport:
     """Any command whose standard streams reach a shell on the host (`{host}` is replaced)."""
@@ -92,6 +96,9 @@ class CommandTransport:
         pass
 
     def last_words(self) -> str:
+        return ""
+
+    async def why_ended_there(self) -> str:
         return ""
 
 
