@@ -225,3 +225,4 @@ def test_the_go_program_of_the_documentation_meets_here_and_there(
     for instance in plan.single(2, "meet", rounds="2").all_ok().instances:
         points = [json.loads(line) for line in instance.text("results.out").splitlines()]
         assert [point["name"] for point in points] == ["barrier_seconds"] * 2
+        assert len(set(instance.text("peers.txt").split())) == 2
