@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from remote_runner.errors import ControllerError, RunNotFoundError, RunRecordError
 from remote_runner.records.places import FoundRun, FoundRuns, choose_run, chosen_id, found_runs
@@ -17,12 +18,21 @@ def runs_of(plan: Plan, *, everything: bool = False) -> FoundRuns:
     found = found_runs(plan.controller, plan.directory)
     if not everything and (plan.directory / "manifest.toml").exists():
         name = plan.manifest.name
+        named = [one for one in found.runs if one.record.plan == name]
         found = FoundRuns(
-            [one for one in found.runs if one.record.plan == name],
+            [one for one in named if one.record.task == "testground" or is_own(plan, one)],
             [error for error in found.unread if not error.run or plan_of(error) == name],
         )
     _tell(found.unread)
     return found
+
+
+def is_own(plan: Plan, found: FoundRun) -> bool:
+    """Whether a run was made in this plan's directory, or lies below it; another plan may have the same name."""
+    directory = plan.directory.resolve()
+    made_in = found.record.inputs.get("directory")
+    is_made_here = isinstance(made_in, str) and Path(made_in).resolve() == directory
+    return is_made_here or found.directory.resolve().is_relative_to(directory)
 
 
 def _tell(unread: Sequence[RunRecordError]) -> None:

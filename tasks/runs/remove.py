@@ -9,13 +9,13 @@ from pathlib import Path
 import invoke
 
 from remote_runner.machine.files import size_of
-from remote_runner.records.places import FoundRun, chosen_id, forget_place, found_runs, is_written
+from remote_runner.records.places import chosen_id, forget_place, found_runs, is_written
 from remote_runner.records.run import RUN_FILE
 from remote_runner.sizes import size
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import seconds
 from tasks.plan import Plan
-from tasks.runs.find import runs_of
+from tasks.runs.find import is_own, runs_of
 from tasks.say import say, show
 
 
@@ -54,14 +54,6 @@ def remove(c: invoke.Context, id: list[str] | None = None, older: str = "", dry_
         say(f"{run} is still running, and stays")
     if (alive and id) or len(gone) < len(freed):
         raise Failed(None)
-
-
-def is_own(plan: Plan, found: FoundRun) -> bool:
-    """Whether a run was made in this plan's directory, or lies below it; another plan may have the same name."""
-    directory = plan.directory.resolve()
-    made_in = found.record.inputs.get("directory")
-    is_made_here = isinstance(made_in, str) and Path(made_in).resolve() == directory
-    return is_made_here or found.directory.resolve().is_relative_to(directory)
 
 
 def _remove(plan: Plan, run: str, directory: Path, *, dry_run: bool) -> int | None:

@@ -168,6 +168,7 @@ def test_old_runs_of_this_plan_alone_are_removed(plan: PlanDirectory, controller
         record.write(directory, Secrets())
         note_place(controller, record.run, directory)
 
+    assert {one["run"] for one in plan.ok("runs", "--json").data} == {"own", "below"}
     outside = PlanDirectory(tmp_path).fab("runs.remove", "--older", "0s", program="remote-runner")
     assert (outside.status, "there is no plan" in outside.words) == (1, True)
     assert "2 removed" in plan.ok("runs.remove", "--older", "0s").words
