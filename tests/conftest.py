@@ -32,9 +32,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # One cache, and the agent's way of building, for all tests: else each would compile Go's library anew for a minute.
-    os.environ.setdefault("GOCACHE", str(ROOT / "build" / "go-cache"))
-    os.environ.setdefault("GOFLAGS", "-trimpath")
     config.addinivalue_line("markers", "needs: the test needs something of the machine, which has a mark of its name")
     for name in NEEDS:
         config.addinivalue_line("markers", f"{name.replace('-', '_')}: needs {name} (tests/needs.py); set by itself")

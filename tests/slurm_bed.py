@@ -114,6 +114,13 @@ class SlurmBed:
         """The numbers of the jobs that wait, run or end."""
         return self.slurm("squeue", "-h", "-o", "%i").split()
 
+    def wait_given_back(self, timeout_s: float) -> None:
+        """Return once no job waits or runs. One that was given back may still be ending there (COMPLETING)."""
+        end_s = time.monotonic() + timeout_s
+        while self.slurm("squeue", "-h", "-t", "PENDING,CONFIGURING,RUNNING,SUSPENDED", "-o", "%i"):
+            assert time.monotonic() < end_s, self.slurm("squeue", "-o", "%i %T %r %N")
+            time.sleep(0.2)  # as in _wait
+
     def wait_idle(self, timeout_s: float = _READY_S) -> None:
         """Return once all nodes are idle."""
         self._wait(

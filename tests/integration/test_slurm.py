@@ -91,7 +91,7 @@ def test_a_run_allocates_shares_and_gives_back(
         assert instance.record["address"] == f"10.81.0.{instance.host[1:]}"
     said = outcome.ended.stderr
     assert said.count("is allocated") == 1
-    wait_for(lambda: bed.jobs() == [], 10.0)
+    bed.wait_given_back(10.0)
     assert plan.fab("clean", "--json").status == 0
 
 
@@ -128,7 +128,7 @@ def test_nodes_are_reached_by_ssh(bed: SlurmBed, tmp_path: Path, machine: Machin
     outcome = Outcome.of(ended(run)).all_ok()
     assert sorted(instance.host for instance in outcome.instances) == ["n1", "n2", "n3"]
     assert [node.log.read_text().count("Accepted publickey") for node in nodes] == [1, 1, 1]
-    wait_for(lambda: bed.jobs() == [], 10.0)
+    bed.wait_given_back(10.0)
 
 
 # Large artifacts
@@ -163,7 +163,7 @@ def test_a_large_artifact_goes_to_all_nodes_by_one_sbcast(bed: SlurmBed, tmp_pat
     outcome = plan.single(6).all_ok()
     assert told.read_text() == "\n"
     assert outcome.ended.stderr.count("sent by sbcast, ") == 3
-    wait_for(lambda: bed.jobs() == [], 10.0)
+    bed.wait_given_back(10.0)
     assert brought(bed) == []
     bed.slurm("salloc", "--no-shell", "--nodes=3")
     within = {"SLURM_JOB_ID": bed.jobs()[0]}
@@ -221,7 +221,7 @@ def test_ctrl_c_gives_the_allocation_back(bed: SlurmBed, tmp_path: Path, machine
     assert len(bed.jobs()) == 1
     os.kill(run.pid, signal.SIGINT)
     assert ended(run).status != 0
-    wait_for(lambda: bed.jobs() == [], 5.0)
+    bed.wait_given_back(5.0)
 
 
 # What goes wrong
@@ -330,7 +330,7 @@ def test_slurmctld_is_started_anew(bed: SlurmBed, tmp_path: Path, machine: Machi
     found = run.verdicts()
     clock.stop(30)
     assert set(found.values()) == {("ok", "")}
-    wait_for(lambda: bed.jobs() == [], 10.0)
+    bed.wait_given_back(10.0)
 
 
 def failing(plan: Plan) -> tuple[Ended, str]:
@@ -372,7 +372,7 @@ def test_the_controller_is_killed(bed: SlurmBed, tmp_path: Path, machine: Machin
     assert bed.jobs() == [run.job]
     clock.start()
     cleaned = run.plan.fab("clean", "--json")
-    wait_for(lambda: bed.jobs() == [], 10.0)
+    bed.wait_given_back(10.0)
     clock.stop(15)
     (found,) = [one for one in json.loads(cleaned.stdout) if one["kind"] == "allocation"]
     assert found["outcome"] == "removed"

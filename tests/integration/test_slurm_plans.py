@@ -16,7 +16,7 @@ import pytest
 
 from tests.hosts import SSHD_PATH, which
 from tests.hosts_netns import ORDINARY_UID
-from tests.integration.runs import ROOT, Machine, Outcome, Plan, wait_for
+from tests.integration.runs import ROOT, Machine, Outcome, Plan
 from tests.needs import need
 from tests.slurm_bed import SlurmBed
 
@@ -46,7 +46,7 @@ def check(outcome: Outcome, bed: SlurmBed) -> None:
     """All ended well, two on each node, and nothing is left in Slurm."""
     outcome.all_ok()
     assert sorted(instance.host for instance in outcome.instances) == sorted(2 * [f"n{n}" for n in range(1, NODES + 1)])
-    wait_for(lambda: bed.jobs() == [], 15.0)
+    bed.wait_given_back(15.0)
 
 
 @pytest.fixture

@@ -361,6 +361,7 @@ func TestTheEndOfStdinIsThatOfTheClientWhereTheWayStands(t *testing.T) {
 	hello := appendFrame(nil, frame{kind: kindHello, payload: []byte(`{"protocol":1,"epoch":1,"alive_s":60,"tolerate_s":0.4}`)})
 	for _, out := range []io.Writer{io.Discard, broken{}} { // broken: the agent has said more than ssh can pass on
 		for stands, reason := range map[bool]string{true: "gone", false: "lost"} {
+			stands := stands
 			s := NewSession(nil, Options{})
 			_, err := s.Attach(Transport{
 				In: halves{Reader: bytes.NewReader(hello)}, Out: halves{Writer: out}, Epoch: 1,
