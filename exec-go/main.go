@@ -66,6 +66,10 @@ func enterPlan() {
 		// The daemon builds without -trimpath, and keeps the plan's unpacked copy.
 		_, source, _, _ := runtime.Caller(0)
 		plan = filepath.Dir(filepath.Dir(source))
+		if !filepath.IsAbs(plan) {
+			fail("this was built with -trimpath, and so does not know the plan's directory",
+				"take -trimpath out of GOFLAGS in the environment of Testground's daemon, and run the plan again")
+		}
 	}
 	if err := os.Chdir(plan); err != nil {
 		fail("the plan's directory that this was built from is gone: "+err.Error(), "run the plan again, so that it is built anew")

@@ -10,9 +10,9 @@ from remote_runner.plan_import import add_shim
 from tests.hosts import which
 
 
-def build(plan: Path, artifact: Path) -> None:
-    """What the builder exec:go does in the plan's directory."""
-    environ = {**os.environ, "GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
+def build(plan: Path, artifact: Path, *flags: str) -> None:
+    """What the builder exec:go does in the plan's directory, with more flags of the user's GOFLAGS."""
+    environ = {**os.environ, "GOFLAGS": " ".join(("-mod=mod", *flags)), "GOPROXY": "off", "GOTOOLCHAIN": "local"}
     for words in (["mod", "tidy"], ["build", "-gcflags=all=-N -l", "-o", str(artifact), "./exec-go"]):
         subprocess.run([which("go"), *words], cwd=plan, env=environ, check=True)
 

@@ -347,7 +347,7 @@ def daemon(
         "DOCKER_HOST": docker.host,
         **(variables or {}),
         # None of these reaches an instance: the runner hands on PATH alone.
-        **{name: text for name, text in os.environ.items() if name in ("GOCACHE", "GOPATH", "GOFLAGS", "GOPROXY")},
+        **{name: text for name, text in os.environ.items() if name in ("GOCACHE", "GOPATH", "GOPROXY")},
     }
     found = which(program)
     log = home / "daemon.log"

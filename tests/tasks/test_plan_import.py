@@ -327,6 +327,14 @@ def test_a_plan_copy_that_has_gone_is_told(imported: Path, tmp_path: Path) -> No
     assert status == 1
 
 
+def test_a_launcher_without_the_plans_directory_in_it_is_told(imported: Path, tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    build(imported, artifact, "-trimpath")
+    status, events, _ = start(artifact, environ_of(tmp_path))
+    assert "take -trimpath out of GOFLAGS in the environment of Testground" in events[0]["failure_event"]["error"]
+    assert status == 1
+
+
 def test_the_command_works_wherever_one_stands(tmp_path: Path) -> None:
     done = subprocess.run(
         instance_command(), cwd="/", env={"TEST_RUN": "x"}, capture_output=True, text=True, timeout=60, check=False
