@@ -38,7 +38,8 @@ def hosts_plan(
     """The same plan with `localhost` and two names, `dex` and `rex`, for one real sshd, in directories of their own."""
     name = known_by_name(user_sshd)
     hosts = "".join(
-        f"  {alias}:\n    ssh: {{host: {name}}}\n    labels: [lab]\n    directory: {tmp_path}/{alias}\n    tolerate_s: 10\n"
+        f"  {alias}:\n    ssh: {{host: {name}}}\n    labels: [lab]\n    tolerate_s: 10\n"
+        f"    directory: {tmp_path}/{alias}\n"
         for alias in ("dex", "rex")
     )
     plan.inventory(f"{APP}hosts:\n  localhost:\n    directory: {tmp_path}/near\n{hosts}")
