@@ -239,7 +239,8 @@ def differences() -> Spec:
         "range": ["#d93b3b", "#4a86d8", "#8d949e"]}, "legend": {"orient": "top", "title": None}}  # fmt: skip
     shape = {**scale, "scale": {"domain": scale["scale"]["domain"], "range": ["diamond", "circle", "cross"]}}  # type: ignore[index]
     y = {"field": "what", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 320}}
-    x = {"type": "quantitative", "title": "difference from the first, per cent of it", "axis": {"format": "+~r"}}
+    axis = {"format": "+~r", "tickCount": 10}
+    x = {"type": "quantitative", "title": "difference from the first, per cent of it", "axis": axis}
     tooltip = [
         {"field": "what", "title": "of"},
         {"field": "variant", "title": "variant"},

@@ -16,6 +16,7 @@ from remote_runner.report.noise import CONFIDENCE, Difference, Estimate, differe
 from remote_runner.report.usage import INSTANCE, told
 from remote_runner.report.values import Instance, Run
 from remote_runner.report.views import table, unit_of, value_of
+from remote_runner.typed import as_typed
 
 MOST_COMPARED = 400
 
@@ -200,5 +201,5 @@ def _how(those: Sequence[Variant], repeated: bool, measures: int) -> str:
     return (
         "There is one run of each, so noise is what differs between the instances of a run (median, by order "
         "statistics); what differs between any two runs, whatever their inputs, is not in it: repeat them "
-        f"(fab rerun) for that. {together}"
+        f"({as_typed('fab rerun RUN')}) for that. {together}"
     )

@@ -48,7 +48,22 @@
     return String(+value.toPrecision(digits));
   }
 
-  const withUnit = (value, unit) => value == null ? "–" : plain(value) + (unit ? (unit.startsWith("/") ? unit : " " + unit) : "");
+  // How often the unit in which a number of that size is told goes into the given one, and its name
+  function unitFor(unit, size) {
+    if (unit === "s" && size > 0 && size < 1) return size < 1e-3 ? [1e6, "µs"] : [1e3, "ms"];
+    if (unit === "B" || unit === "B/s") {
+      const at = Math.min(4, Math.max(0, Math.floor(Math.log10(size || 1) / 3)));
+      return [10 ** (-3 * at), " kMGT"[at].trim() + unit];
+    }
+    return [1, unit];
+  }
+
+  /* Numbers with their unit, all in that of `like`: 0.42 ms, 3.9 to 4.7 ms */
+  function told(values, unit, like = values[0], digits = 4) {
+    if (values[0] == null) return "–";
+    const [times, name] = unitFor(unit, Math.abs(like));
+    return values.map(value => plain(value * times, digits)).join(" to ") + (name ? (name.startsWith("/") ? name : " " + name) : "");
+  }
 
   function grid(columns, rows, caption) {
     const cell = (value, column) => make("td", {class: column.number ? "number" : column.words ? "words" : null},
@@ -169,7 +184,8 @@
   }
 
   function navigation() {
-    const links = [...page.querySelectorAll("section")].map(one => make("a", {href: "#" + one.id}, one.querySelector("h2").textContent));
+    const short = title => title.split(":")[0].replace(/ (of|between) hosts$/, "");
+    const links = [...page.querySelectorAll("section")].map(one => make("a", {href: "#" + one.id}, short(one.querySelector("h2").textContent)));
     page.querySelector(".facts").after(make("nav", {"aria-label": "Views"}, links));
   }
 
@@ -184,6 +200,7 @@
     }
     section("failures", "Failures", make("ul", {}, [...alike].slice(0, 50).map(([reason, those]) => {
       const hosts = new Set(those.map(one => one.host)).size;
+      those.sort((a, b) => a.name.localeCompare(b.name, undefined, {numeric: true}));
       const names = those.slice(0, 20).map(one => one.name).join(", ") + (those.length > 20 ? `, and ${those.length - 20} more` : "");
       return make("li", {}, make("b", {class: "is-bad"}, those.length === 1 ? `✕ ${those[0].name} on ${those[0].host}: ` :
         `✕ ${those.length} instances on ${hosts} host${hosts > 1 ? "s" : ""}: `), reason,
@@ -400,12 +417,12 @@
     let m = 0, by = ways[0][0];
     const MOST = 40;
     const boxes = make("div", {"data-label": title + ": distribution"}), curve = make("div", {"data-label": title + ": cumulative"}),
-      course = make("div", {"data-label": title + ": over time"}), told = note("");
+      course = make("div", {"data-label": title + ": over time"}), words = note("");
     const controls = make("div", {class: "controls"},
       choice("Shown", found.series.map((one, at) => [at, label(one)]), 0, value => { m = +value; show(); }),
       ways.length > 1 ? choice("Split", ways, by, value => { by = value; show(); }) : null);
     section(id, title, controls,
-      make("h3", {}, "Distribution"), make("div", {class: "halves"}, boxes, curve), told,
+      make("h3", {}, "Distribution"), make("div", {class: "halves"}, boxes, curve), words,
       make("h3", {}, "Over time"), course, note(hint));
     const parts = [];
     function show() {
@@ -415,11 +432,12 @@
       const all = mine(table.boxes).sort((a, b) => ways.length > 1 ? 0 : b.median - a.median), few = all.slice(0, MOST), kept = new Set(few.map(one => one.label));
       const dots = mine(table.dots).map(one => ({...one, label: one[by]})).filter(one => kept.has(one.label));
       const values = all.reduce((sum, one) => sum + one.n, 0);
-      told.textContent = `${plain(values)} values. Dots are single ${ways.length > 1 ? "instances" : "hosts"} (the median of their values` +
+      const each = ways.length > 1 ? "instances" : "hosts";
+      words.textContent = `${plain(values)} values. Dots are ${found.extremes.includes(m) ? `the ${each} with the least and the greatest` : `single ${each}`} (the median of their values` +
         (["gauge", "point"].includes(found.series[m][2]) ? ")" : ", or their last summary)") + ". " +
         (all.length > MOST ? `The first ${MOST} of ${all.length} are shown. ` : "") +
-        few.slice(0, 3).map(one => `${one.label}: median ${withUnit(one.median, unit)}` +
-          (one.low == null ? ` (${one.n} value${one.n > 1 ? "s" : ""}, too few for an interval)` : ` (95 %: ${withUnit(one.low, unit)} to ${withUnit(one.high, unit)})`)).join("; ") +
+        few.slice(0, 3).map(one => `${one.label}: median ${told([one.median], unit)}` +
+          (one.low == null ? ` (${one.n} value${one.n > 1 ? "s" : ""}, too few for an interval)` : ` (95 %: ${told([one.low, one.high], unit, one.median)})`)).join("; ") +
         (few.length > 3 ? "; …" : ".");
       parts.push(chart(boxes, "box", () => ({boxes: few, dots}), {title: name, rows: Math.max(2, few.length)}).again);
       const curves = mine(table.curves), labels = [...new Set(curves.map(one => one.label))].slice(0, 12);
@@ -441,20 +459,22 @@
     const known = run.truth.filter(host => Object.keys(host).length > 2);
     if (!known.length) return section("truth", "Ground truth of hosts", note("Clock, round trips, load and memory of the hosts were not recorded for this run."));
     const rows = new Map();
-    known.forEach((host, at) => flat(host).forEach(([name, value]) => {
-      if (name === "name" || Array.isArray(value) && !value.length) return;
+    known.forEach((host, at) => flat(host).forEach(([key, value]) => {
+      if (key === "name" || Array.isArray(value) && !value.length) return;
+      const unit = key.endsWith("_bytes") ? "B" : key.endsWith("_s") ? "s" : "";
+      const name = key.replace(/^facts /, "").replace(/_(bytes|s)$/, "").replaceAll("_", " ").replace(/ p(\d+)$/, ", $1 %");
       if (!rows.has(name)) rows.set(name, known.map(() => undefined));
-      rows.get(name)[at] = shownValue(value);
+      rows.get(name)[at] = typeof value === "number" ? told([value], unit) : shownValue(value);
     }));
     section("truth", "Ground truth of hosts", grid([text(""), ...known.map(host => text(host.name))],
-      [...rows].map(([name, values]) => [name.replaceAll("_", " "), ...values]), "Ground truth of hosts"));
+      [...rows].map(([name, values]) => [name, ...values]), "Ground truth of hosts"));
     return null;
   }
 
   function links(run) {
     const rows = run.table.links;
     if (!rows.length) return section("links", "Links between hosts", note("The ways between hosts were not measured; " +
-      "`ground_truth: {links: true}` in inventory.yaml has that done behind each run of several hosts."));
+      "ground_truth: {links: true} in inventory.yaml has that done behind each run of several hosts."));
     const ms = value => value == null ? "–" : plain(value * 1000, 3) + " ms", rate = value => value == null ? "–" : plain(value, 3) + "B/s";
     const shows = {median_s: ["round trip, median", ms], p90_s: ["round trip, nine tenths up to", ms], bytes_per_s: ["throughput, one second of sending", rate]};
     const hosts = [...new Set(rows.flatMap(one => [one.source, one.target]))], many = hosts.length > 16; // words would lie over each other
@@ -520,8 +540,8 @@
           const mine = one => one.what === first.what && one.group === first.group;
           const by = Object.fromEntries(estimates.filter(mine).map(one => [one.variant, one])), delta = Object.fromEntries(differences.filter(mine).map(one => [one.variant, one]));
           return [first.what, first.group,
-            ...variants.map(one => by[one.letter] ? `${withUnit(by[one.letter].centre, first.unit)}` + (by[one.letter].low == null ? ` (${by[one.letter].n} value${by[one.letter].n > 1 ? "s" : ""})` : ` (${plain(by[one.letter].low)} to ${plain(by[one.letter].high)})`) : null),
-            ...variants.slice(1).map(one => { const d = delta[one.letter]; return d ? (d.size > 0 ? "+" : "") + withUnit(d.size, first.unit) + (d.low == null ? "" : ` (${plain(d.low)} to ${plain(d.high)})`) : null; }),
+            ...variants.map(one => by[one.letter] ? told([by[one.letter].centre], first.unit) + (by[one.letter].low == null ? ` (${by[one.letter].n} value${by[one.letter].n > 1 ? "s" : ""})` : ` (${told([by[one.letter].low, by[one.letter].high], first.unit, by[one.letter].centre)})`) : null),
+            ...variants.slice(1).map(one => { const d = delta[one.letter]; return d ? (d.size > 0 ? "+" : "") + told([d.size], first.unit) + (d.low == null ? "" : ` (${told([d.low, d.high], first.unit, d.size || d.high)})`) : null; }),
             ...variants.slice(1).map(one => { const d = delta[one.letter]; return d ? make("span", {class: d.verdict === "more than noise" ? "is-bad" : "is-soft"}, (d.verdict === "more than noise" ? "▲ " : "") + d.verdict) : null; })];
         }), "Medians and differences"));
     if (points.length) chart(place, "difference", () => ({differences: points.slice(0, 60)}), {title: "Differences",

@@ -12,7 +12,7 @@ from typing import Any
 from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE
 from remote_runner.machine.files import safe_name
-from remote_runner.outputs import SAMPLES_FILE
+from remote_runner.outputs import SAMPLES_FILE, STREAM_FILES
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics, unread_words
@@ -29,12 +29,17 @@ _MOST_UNREAD = 10
 
 def size_bytes(outputs: Path) -> int:
     """How much of an instance's outputs is read, line by line."""
-    names = ("run.out", *(f"{name}.out" for name in FILES), SAMPLES_FILE)
     total = 0
-    for name in names:
+    for path in (_events_file(outputs), *(outputs / f"{name}.out" for name in FILES), outputs / SAMPLES_FILE):
         with suppress(OSError):
-            total += (outputs / name).stat().st_size
+            total += path.stat().st_size
     return total
+
+
+def _events_file(outputs: Path) -> Path:
+    """Where an instance's events are: the SDKs repeat them in a file, without one they are on stdout alone."""
+    file = outputs / "run.out"
+    return file if file.exists() else outputs / STREAM_FILES[0]
 
 
 def read_run(directory: Path) -> Run:
@@ -127,7 +132,7 @@ class _Reader:
             start_s=start_s,
             end_s=end_s,
             steps=steps,
-            stages=tuple(_stages(lines_of(outputs / "run.out", self._unread), clock_at, end_s)),
+            stages=tuple(_stages(lines_of(_events_file(outputs), self._unread), clock_at, end_s)),
             metrics=metrics,
             usage=self._samples(outputs / SAMPLES_FILE),
         )

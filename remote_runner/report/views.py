@@ -302,6 +302,7 @@ def _explored(explored: list[_Explored], duration_s: float) -> dict[str, Any]:
         "boxes": table(("m", "by", "label", *_BOX), boxes),
         "curves": table(("m", "label", "fraction", "value"), curves),
         "dots": table(("m", "name", "group", "host", "value"), dots),
+        "extremes": [number for number, one in enumerate(shown) if len(one.each) > MOST_DOTS],
         "courses": table(("m", "by", "label", "t", "low", "median", "high", "n"), courses),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def test_every_view_is_drawn(
         assert ink(page, f"#{view}") > 5, view
     assert f"{instances - 1} of {instances} ok" in page.value("document.body.innerText")
     assert page.value("document.querySelector('#timeline [role=status]').textContent") == f"{instances} instances"
+    truth = page.value("document.querySelector('#truth').innerText")
+    assert "clock uncertainty\t400 µs" in truth
+    assert "memory\t4 GB" in truth
+    dots = page.value("document.querySelector('#metrics .note').innerText")
+    assert ("with the least and the greatest" in dots) == (instances > 300)
 
 
 def test_it_is_dark_where_the_system_is(page: Page, hundred: Path) -> None:
@@ -166,6 +172,7 @@ def test_several_runs_are_compared_and_each_can_be_seen(page: Page, tmp_path: Pa
     page.open(tmp_path / "report.html")
     words = page.value("document.querySelector('#comparison').innerText")
     assert "more than noise" in words
+    assert re.search(r"\t[\d.]+ ms \([\d.]+ to [\d.]+ ms\)\t", words)
     assert ink(page, "#comparison") > 5
     page.value(
         """(() => {

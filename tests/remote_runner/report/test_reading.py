@@ -47,6 +47,12 @@ def test_an_applications_times_are_put_on_this_machines_clock(tmp_path: Path) ->
     assert ahead.metrics[key].times_s[0] == pytest.approx(right.metrics[key].times_s[0], abs=1e-3)
 
 
+def test_stages_that_only_stdout_tells(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "r1", 1, 1)
+    (directory / "server/0/run.out").rename(directory / "server/0/stdout")
+    assert [stage.name for stage in read_run(directory).instances[0].stages] == ["connect", "measure"]
+
+
 def test_without_a_runs_record_its_instances_tell(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "r1", 3, 1, bare=True)
     (directory / "run.json").unlink()
