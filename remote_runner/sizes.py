@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def count(number: int, what: str) -> str:
-    """So many of something: 1 file, 3 files."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def count(number: int, what: str, many: str = "") -> str:
+    """So many of something: 1 file, 3 files; `many` is its plural where that is another."""
+    return f"{number} {what if number == 1 else many or f'{what}s'}"
 
 
 def listed(words: Sequence[str], most: int, between: str = ", ") -> str:

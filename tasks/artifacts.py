@@ -19,10 +19,12 @@ from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import AppSettings, HostEntry
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
+from remote_runner.progress import Began, Ended
 from tasks.command_line.task import Failed
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import note
+from tasks.view.display import DISPLAY
 from testground.local_exec import new_run_id
 
 
@@ -43,6 +45,7 @@ class BuildTarget:
 async def targets_of(plan: Plan, shared: Shared, entries: Sequence[HostEntry], arch: str) -> list[BuildTarget]:
     """The builds that these hosts need, each once, in the order of the hosts; unknown systems are asked for."""
     systems = await on_each(entries, lambda entry: wanted_system(plan, shared, entry, arch))
+    DISPLAY.expect("", [(entry.name, entry.name) for entry in entries])  # who has answered is not done yet
     found: dict[tuple[AppSettings, System], list[HostEntry]] = {}
     for entry, system in zip(entries, systems, strict=True):
         found.setdefault((entry.app, system), []).append(entry)
@@ -68,12 +71,16 @@ async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> Any
             raise
         raise plan.missing() from None
     note(f"building {target.app.name} for {target.system} ({choice})")
+    for entry in target.hosts:
+        DISPLAY.tell(Began(entry.name, "build", entry.name))
     run_id = f"by-hand-{new_run_id()}"
     # The first builds; the others share what came of it, and are looked at.
     for entry in sorted(target.hosts, key=lambda entry: -entry.timeouts.build_s):
         artifact = await steps.build(
             shared, entry, target.system, plan_dir=plan.directory, run_id=run_id, environ=plan.environ
         )
+    for entry in target.hosts:
+        DISPLAY.tell(Ended(entry.name, "ok"))
     return artifact
 
 

@@ -10,7 +10,6 @@ import invoke
 from remote_runner.instance.addresses import own_address
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.sizes import count
-from remote_runner.typed import as_typed
 from tasks.checks.between import addresses, check_between, ports_of
 from tasks.checks.finding import HERE, Finding, Outcome, condensed, fail, findings_table
 from tasks.checks.here import check_here
@@ -41,10 +40,8 @@ def doctor(c: invoke.Context, host: list[str] | None = None, json: bool = False,
     if json:
         show_json([finding.to_json() for finding in findings])
     else:
-        show(
-            as_typed(findings_table(findings if DISPLAY.level > Level.USUAL else condensed(findings), result_width())),
-            has_outcomes=True,
-        )
+        shown = findings if DISPLAY.level > Level.USUAL else condensed(findings)
+        show(findings_table(shown, result_width()), has_outcomes=True)
     failed = [finding for finding in findings if finding.outcome is Outcome.FAIL]
     if failed:
         raise Failed(f"{count(len(failed), 'check')} of {len(findings)} failed")

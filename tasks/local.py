@@ -136,10 +136,14 @@ def sync_service(c: invoke.Context, port: str = str(DEFAULT_PORT)) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that is over: how it went, what of which instances is still on which host, and who ended it early."""
+    """A run that is over: how it went, what of which instances is still on which host, and who ended it early.
+
+    hosts: where each instance was (`single[003]`).
+    """
 
     outcome: RunOutcome
     left_there: Mapping[str, Sequence[str]]
+    hosts: Mapping[str, str]
     signal: signal.Signals | None
 
     @property
@@ -233,7 +237,8 @@ def run_all(
                 who = [
                     (f"{group.id}[{number:03d}]", group.id) for group in run.groups for number in range(group.instances)
                 ]
-                DISPLAY.expect(f"{run.case}, run {run_id}", who)
+                name = f" ({run.name})" if len(plans) > 1 else ""
+                DISPLAY.expect(f"{run.case}{name}, run {run_id}", who)
                 outcome = run_plan(
                     run,
                     run_id=run_id,
@@ -259,7 +264,8 @@ def run_all(
                     recorder.end(outcome)
                 except ControllerError as error:
                     say(str(error))
-                done.append(Ran(outcome, DISPLAY.left_there(), stop.signal))
+                hosts = {name: DISPLAY.host_of(name) for name, _ in who}
+                done.append(Ran(outcome, DISPLAY.left_there(), hosts, stop.signal))
             except (RemoteRunnerError, TestgroundError, OSError) as error:
                 if not done:
                     raise
@@ -271,7 +277,7 @@ def run_all(
 
 def show_summary(ran: Ran) -> None:
     """The summary, what there is to doubt, and where the outputs are."""
-    text = summary(ran.outcome, ran.left_there, result_width(), filled_to())
+    text = summary(ran.outcome, ran.left_there, ran.hosts, result_width(), filled_to())
     doubts = run_doubts(ran.outcome.outputs)
     told = [*doubts[:_DOUBTS], *([f"{len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else [])]
     for doubt in told:
@@ -326,9 +332,10 @@ def run_and_tell(plan: Plan, plans: Sequence[RunPlan], *, as_json: bool, **given
     """Run them (`run_all`), and tell how it went. Raises `Failed` where one did not go well."""
     done = run_all(plan, plans, **given)
     DISPLAY.end()
-    for ran in done:
+    for run, ran in zip(plans, done, strict=False):
         outcome = ran.outcome
-        note(f"\nrun {outcome.run} of {outcome.plan}:{outcome.case}, {outcome.duration_s:.1f} s")
+        name = f" ({run.name})" if len(plans) > 1 else ""
+        note(f"\nrun {outcome.run} of {outcome.plan}:{outcome.case}{name}, {outcome.duration_s:.1f} s")
         if not as_json:
             show_summary(ran)
     if as_json:

@@ -16,7 +16,7 @@ from remote_runner.secrets import Secrets
 from remote_runner.typed import as_typed
 from tasks.view.display import DISPLAY
 from tasks.view.how import Level
-from tasks.view.table import USUAL_WIDTH, coloured, table
+from tasks.view.table import USUAL_WIDTH, coloured, filled, table
 from testground.terminal import harmless, harmless_json
 
 _secrets: list[Secrets] = []
@@ -34,9 +34,14 @@ def printable(text: str) -> str:
     return harmless(text)
 
 
+def message(words: str) -> str:
+    """A message for the user as it stands on stderr: a terminal would break its lines within a word."""
+    return filled(printable(as_typed(words)), _columns_of(2))
+
+
 def say(words: str) -> None:
     """A message for the user, on stderr; if that cannot be written, it is dropped."""
-    text = printable(as_typed(words))
+    text = message(words)
     if not DISPLAY.line(text):
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -115,4 +120,12 @@ def result_width() -> int:
 
 def filled_to() -> int | None:
     """Where sentences of the result are broken: only a terminal would break them within a word."""
-    return result_width() if os.isatty(1) else None
+    return _columns_of(1)
+
+
+def _columns_of(fd: int) -> int | None:
+    """How many columns the terminal at this descriptor has; `None` where there is none, or it does not know."""
+    try:
+        return os.get_terminal_size(fd).columns or None
+    except OSError:
+        return None

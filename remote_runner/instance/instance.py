@@ -43,6 +43,7 @@ from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Ended, Moved
+from remote_runner.sizes import count
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
 
@@ -417,7 +418,7 @@ class _Instance:
         ready.seat.is_home.set()
         self._shared.tell(Moved(entry.name, "fetch", self._who, is_over=True))
         fetched_s = time.monotonic()
-        self._step("fetch", exited_s, fetched_s, f"{outputs.files} files, {outputs.size_bytes} bytes", error)
+        self._step("fetch", exited_s, fetched_s, f"{count(outputs.files, 'file')}, {outputs.size_bytes} bytes", error)
         left, problem = Left.UNSEEN, None
         self._begins("clean")
         try:
@@ -461,15 +462,19 @@ class _Instance:
         record.left_out = [str(entry) for entry in ended.outputs.left_out]
         record.long_lines = exited.cut_lines
         if record.left_out:
-            reporter.message(f"fetch: {len(record.left_out)} entries were left out: {'; '.join(record.left_out[:5])}")
+            reporter.message(
+                f"fetch: left out {count(len(record.left_out), 'entry', 'entries')}: {'; '.join(record.left_out[:5])}"
+            )
         if ended.outputs.far_messages:
             reporter.message(f"fetch: {'; '.join(ended.outputs.far_messages[:5])}")
         if record.long_lines:
             reporter.message(f"run: {record.long_lines} lines were too long for Testground, and say where the whole is")
         if exited.leftover_processes:
-            reporter.message(f"run: {exited.leftover_processes} processes outlived the application and were stopped")
+            outliving = count(exited.leftover_processes, "process", "processes")
+            reporter.message(f"run: stopped {outliving} that outlived the application")
         if exited.untold_processes:
-            reporter.message(f"run: {exited.untold_processes} processes without a run were found and stopped")
+            stray = count(exited.untold_processes, "process", "processes")
+            reporter.message(f"run: found and stopped {stray} without a run")
         reason = self._why_failed(exited, ended.why)
         if ended.error is not None:
             # Beside the run's own error, never instead of it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -21,6 +22,7 @@ from remote_runner.connection.workers import FILES
 from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
 from remote_runner.machine.files import safe_name, write_atomically
 from remote_runner.outputs import SAMPLES_FILE
+from remote_runner.sizes import listed
 from remote_runner.truth.doubts import Observed, doubts
 from remote_runner.truth.influx import Influx, Point
 from remote_runner.truth.links import Links
@@ -32,6 +34,7 @@ _FACTS = ("cores", "kernel", "memory", "system", "processor", "governor", "virtu
 # Before they go to a file; a minute of one instance.
 _HELD_LINES = 60
 _END_S = 2.0
+_MOST_HOSTS = 8
 _CLOSING_S = 30.0  # for measuring the ways where no instance waits for it
 
 Append = Callable[[Path, bytes], None]
@@ -344,12 +347,21 @@ def _moment(state: HostState | None, trips: Trips) -> dict[str, Any] | None:
 
 
 def run_doubts(run_directory: Path) -> tuple[str, ...]:
-    """The doubts of a whole run, by what stands in its outputs; one of each file that cannot be read."""
-    found: list[str] = []
+    """The doubts of a whole run, by what stands in its outputs; one of each file that cannot be read.
+
+    What differs in nothing but the host and numbers is one doubt, in the first host's words.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
     for path in sorted((run_directory / HOSTS_DIRECTORY).glob("*.json")):
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))["doubts"]
-            found += [doubt for doubt in told if isinstance(doubt, str)]
+            value = json.loads(path.read_text(encoding="utf-8"))
+            host, told = str(value["host"]), [doubt for doubt in value["doubts"] if isinstance(doubt, str)]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            found.append(f"{path.stem}: what was seen of it is not known, for {path} cannot be read")
-    return tuple(found)
+            host, told = "", [f"{path.stem}: what was seen of it is not known, for {path} cannot be read"]
+        for doubt in told:
+            same = re.sub(r"[\d.]+", "…", doubt.replace(host, "…")) if host else doubt
+            found.setdefault(same, (doubt, []))[1].append(host)
+    return tuple(
+        doubt if len(hosts) == 1 else f"{doubt}; likewise {listed(hosts[1:], _MOST_HOSTS)}"
+        for doubt, hosts in found.values()
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.typed import as_typed
 
 HERE = "here"
 
@@ -92,8 +93,8 @@ def findings_table(findings: Sequence[Finding], width: int) -> str:
     words_width = max(_LEAST_WORDS, width - indent)
     lines = [_line(_HEADER[:3], widths, _HEADER[3])]
     for row, finding in zip(rows, findings, strict=True):
-        first, *more = textwrap.wrap(finding.found, words_width, break_on_hyphens=False) or [""]
-        for number, step in enumerate(finding.next_step.splitlines()):
+        first, *more = textwrap.wrap(as_typed(finding.found), words_width, break_on_hyphens=False) or [""]
+        for number, step in enumerate(as_typed(finding.next_step).splitlines()):
             more += textwrap.wrap(
                 step.strip(),
                 words_width,

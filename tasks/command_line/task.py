@@ -12,8 +12,7 @@ import fabric.tasks
 import invoke
 
 from remote_runner.errors import NoRoomHereError, RemoteRunnerError
-from remote_runner.typed import as_typed
-from tasks.say import printable
+from tasks.say import message as said
 from testground.errors import TestgroundError, shortened
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -23,7 +22,7 @@ class Failed(invoke.Exit):
     """Ends `fab` with one message on stderr and a status, without a traceback (Invoke prints and exits)."""
 
     def __init__(self, message: str | None, code: int = 1) -> None:
-        super().__init__(None if message is None else printable(as_typed(message)), code)
+        super().__init__(None if message is None else said(message), code)
 
 
 class Task(fabric.tasks.Task):

@@ -105,7 +105,11 @@ def _made_by(provenance: Any) -> list[str]:
         state = "clean" if plan["clean"] else f"with changes: {', '.join(change[3:] for change in changes[:5])}"
         lines.append(f"plan: revision {plan['revision'][:12]}, {state}")
     if versions:
-        known = [f"{name} {value}" for name, value in versions.items() if value and name not in ("revision", "ssh")]
+        known = [
+            f"{name} {str(value).removeprefix('nix (Nix) ')}"
+            for name, value in versions.items()
+            if value and name not in ("revision", "ssh")
+        ]
         lines.append(f"versions: {', '.join(known)}")
     return lines
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from remote_runner.instance.record import STEPS, Record, read_record
-from remote_runner.sizes import listed
+from remote_runner.instance.record import RECORD_FILE, STEPS, Record, read_record
+from remote_runner.sizes import count, listed
 from remote_runner.typed import as_typed
 from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
@@ -16,7 +16,7 @@ from testground.local_exec import InstanceOutcome, RunOutcome
 
 _MOST_LEFT_OUT = 5
 _MOST_HOSTS = 10
-
+_MOST_KINDS = 10
 
 # More of them would hide what stands before: then a row for each host, or each group.
 _MOST_ROWS = 20
@@ -27,22 +27,32 @@ Records = Mapping[InstanceOutcome, Record | None]
 
 
 def summary(
-    outcome: RunOutcome, left_there: Mapping[str, Sequence[str]], width: int, filled_to: int | None = None
+    outcome: RunOutcome,
+    left_there: Mapping[str, Sequence[str]],
+    hosts: Mapping[str, str],
+    width: int,
+    filled_to: int | None = None,
 ) -> str:
     """The table, ok/total for each group, each kind of failure, what was left out, what is still on which host.
 
-    The table is at most `width` wide, and sentences are broken at `filled_to` where they shall be.
+    `hosts` are those of instances (`single[003]`) that left no record. The table is at most `width` wide, and sentences
+    are broken at `filled_to` where they shall be.
     """
     records = {instance: read_record(instance.outputs) for instance in outcome.instances}
-    lines = [outcome_table(records, width), ""]
+    lines = [outcome_table(records, hosts, width), ""]
     lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
-    failures = told_once(_failure(instance, record) for instance, record in records.items() if instance.reason)
-    lines += [filled(text, filled_to) for text in failures]
+    failures = told_once(
+        _failure(instance, _host(instance, record, hosts)) for instance, record in records.items() if instance.reason
+    )
+    lines += [filled(text, filled_to) for text in failures[:_MOST_KINDS]]
+    if len(failures) > _MOST_KINDS:
+        lines.append(as_typed(f"and {len(failures) - _MOST_KINDS} other reasons: fab runs.show {outcome.run}"))
     lines += failing_lines(outcome)
     lines += [filled(line, filled_to) for line in left_out_lines(records)]
     if outcome.cancelled:
+        how = "was stopped" if outcome.cancelled == "stopped" else outcome.cancelled
         rest = "" if left_there else "; what its instances had written is here"
-        lines.append(filled(f"the run was stopped: {outcome.cancelled}{rest}", filled_to))
+        lines.append(filled(f"the run {how}{rest}", filled_to))
     lines += left_there_lines(outcome.run, left_there, filled_to)
     return "\n".join(lines)
 
@@ -53,17 +63,23 @@ def left_there_lines(run: str, left_there: Mapping[str, Sequence[str]], width: i
         return []
     lines = [
         filled(f"not brought from {host}: what {', '.join(ranges(who))} wrote", width)
-        for host, who in left_there.items()
+        for host, who in list(left_there.items())[:_MOST_HOSTS]
     ]
-    where = "".join(f" --host {host}" for host in left_there) if len(left_there) <= _MOST_HOSTS else ""
-    return [*lines, *(as_typed(f"  fab {task} --run {run}{where}") for task in ("fetch", "clean"))]
+    if len(left_there) > _MOST_HOSTS:
+        lines.append(f"nor from {count(len(left_there) - _MOST_HOSTS, 'other host')}")
+    commands = [as_typed(f"  fab {task} --run {run}") for task in ("fetch", "clean")]
+    where = "".join(f" --host {host}" for host in left_there)
+    # Without it all hosts are looked at; a command that the terminal breaks is not easily copied.
+    if len(left_there) <= _MOST_HOSTS and len(commands[0]) + len(where) <= (width or len(commands[0] + where)):
+        commands = [command + where for command in commands]
+    return [*lines, *commands]
 
 
-def outcome_table(records: Records, width: int) -> str:
+def outcome_table(records: Records, hosts: Mapping[str, str], width: int) -> str:
     """A row per instance: host, system, seconds of each step, verdict; where they are many, one per host or group."""
     if len(records) <= _MOST_ROWS:
         return table(
-            [_row(instance, record) for instance, record in records.items()],
+            [_row(instance, record, _host(instance, record, hosts)) for instance, record in records.items()],
             header=("instance", "host", "system", *STEPS, "total", "outcome"),
             width=width,
             least=_LEAST,
@@ -72,7 +88,7 @@ def outcome_table(records: Records, width: int) -> str:
     by_host: dict[str, list[tuple[InstanceOutcome, Record | None]]] = {}
     by_group: dict[str, list[tuple[InstanceOutcome, Record | None]]] = {}
     for instance, record in records.items():
-        by_host.setdefault("-" if record is None else record.host or "-", []).append((instance, record))
+        by_host.setdefault(_host(instance, record, hosts) or "-", []).append((instance, record))
         by_group.setdefault(instance.group, []).append((instance, record))
     by, members = ("host", by_host) if len(by_host) <= _MOST_ROWS else ("group", by_group)
     rows = [_row_of_many(name, each) for name, each in members.items()]
@@ -82,16 +98,25 @@ def outcome_table(records: Records, width: int) -> str:
 
 def left_out_lines(records: Records) -> list[str]:
     """What of the instances' outputs did not come, a line for each of which something did not."""
-    lines = []
+    kinds: dict[str, list[str]] = {}
     for instance, record in records.items():
         if record is not None and record.left_out:
-            shown = listed(record.left_out, _MOST_LEFT_OUT, "; ")
-            lines.append(f"{_name(instance)}: left out of its outputs: {shown}")
+            kinds.setdefault(listed(record.left_out, _MOST_LEFT_OUT, "; "), []).append(_name(instance))
+    lines = [
+        f"{', '.join(ranges(who))}: left out of {'its' if len(who) == 1 else 'their'} outputs: {shown}"
+        for shown, who in kinds.items()
+    ]
+    if len(lines) > _MOST_KINDS:
+        more = count(len(lines) - _MOST_KINDS, "further list")
+        lines[_MOST_KINDS:] = [f"{more} of what was left out: `left_out` in each instance's {RECORD_FILE}"]
     return lines
 
 
-def _failure(instance: InstanceOutcome, record: Record | None) -> Failure:
-    host = "" if record is None else record.host
+def _host(instance: InstanceOutcome, record: Record | None, hosts: Mapping[str, str]) -> str:
+    return hosts.get(_name(instance), "") if record is None else record.host
+
+
+def _failure(instance: InstanceOutcome, host: str) -> Failure:
     reason = instance.reason.removeprefix("remote-runner: ")
     return Failure(_name(instance), host, instance.verdict.value, reason)
 
@@ -116,17 +141,17 @@ def _name(instance: InstanceOutcome) -> str:
     return f"{instance.group}[{instance.number:03d}]"
 
 
-def _row(instance: InstanceOutcome, record: Record | None) -> tuple[str, ...]:
+def _row(instance: InstanceOutcome, record: Record | None, host: str) -> tuple[str, ...]:
     name = _name(instance)
     if record is None:
-        return (name, "-", "-", *("-" for _ in STEPS), "-", instance.verdict.value)
+        return (name, host or "-", "-", *("-" for _ in STEPS), "-", instance.verdict.value)
     seconds = []
     for name_of_step in STEPS:
         step = record.step(name_of_step)
         seconds.append("-" if step is None else "failed" if step.error else f"{step.duration_s:.2f}")
     return (
         name,
-        record.host or "-",
+        host or "-",
         record.system or "-",
         *seconds,
         f"{record.duration_s:.2f}",

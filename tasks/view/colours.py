@@ -6,10 +6,18 @@ Of the others, which look the same everywhere, these have the most on both, 4.0 
 
 from __future__ import annotations
 
+import re
+
 GREEN, BLUE, RED, PURPLE, GREY = 29, 63, 196, 163, 243
 BOLD, END = "\x1b[1m", "\x1b[0m"
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 def begin(colour: int, *, bold: bool = False) -> str:
     """What is written before a text of that colour; behind it comes `END`."""
     return f"\x1b[{'1;' * bold}38;5;{colour}m"
+
+
+def without_colours(text: str) -> str:
+    """The text alone, which is all that takes columns."""
+    return _COLOURS.sub("", text)

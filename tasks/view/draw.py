@@ -47,7 +47,9 @@ def _table(view: View, width: int) -> list[Sequence[_Cell]]:
     numbers = [[*_cells(row.counts, counted), (_elapsed(row.elapsed_s), "")] for row in view.rows]
     now = [_now(row, short=not is_wide) for row in view.rows]
     header = [*((name if is_wide else _NARROW[name]) for name in counted), "time"]
-    least = [*(0 for _ in counted), 7 if is_wide else 5]
+    most = max(row.counts.total for row in view.rows)
+    # A column is as wide as the greatest count that may stand in it: none moves while the counts grow.
+    least = [*(len(str(most)) for _ in counted), 7 if is_wide else 5]
     widths = [
         max(at_least, len(title), *(len(text) for text, _ in column))
         for at_least, title, *column in zip(least, header, *numbers, strict=True)

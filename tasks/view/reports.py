@@ -10,7 +10,7 @@ from contextlib import suppress
 from remote_runner.instance.reporter import STEP, WARNING
 from remote_runner.sizes import count
 from tasks.say import result_width, say
-from tasks.view.colours import END, GREY, RED, begin
+from tasks.view.colours import END, GREEN, GREY, RED, begin, without_colours
 from tasks.view.display import Display
 from tasks.view.failures import Failure, sameness, sameness_of_warning
 from tasks.view.how import Level
@@ -20,7 +20,7 @@ from testground.terminal import harmless
 from testground.verdict import Report, Word
 
 _FAILURES = {Word.FAIL: "failed", Word.CRASH: "crashed", Word.INCOMPLETE: "incomplete", Word.INTERNAL_ERR: "incomplete"}
-_FAILED, _TAG = begin(RED, bold=True), begin(GREY)
+_FAILED, _OK, _TAG = begin(RED, bold=True), begin(GREEN), begin(GREY)
 
 
 def least_level(report: Report) -> Level:
@@ -88,9 +88,11 @@ class RunLines:
 
 def _line(report: Report, tag: str, started_ns: int) -> str:
     at_ns = time.time_ns() if report.ts_ns is None else report.ts_ns
-    begin, text = f"{max(0, at_ns - started_ns) / 1e9:6.1f}s {tag}", harmless(report.text)
-    if report.msg == WARNING:
+    begin, text = f"{max(0, at_ns - started_ns) / 1e9:6.1f}s {tag}", harmless(without_colours(report.text))
+    if report.msg in (WARNING, STEP):
         return f"{_TAG}{begin}{END}{filled(f'{begin} {text}', result_width())[len(begin) :]}"
+    if report.word is Word.OK:
+        return f"{_TAG}{begin}{END} {_OK}{report.word.value}{END}"
     if report.word not in _FAILURES:
         return f"{_TAG}{begin}{END} {text}"  # the application's line is its own, however long it is
     word = report.word.value

@@ -75,8 +75,9 @@ _COLOURS = {
 
 
 def coloured(text: str) -> str:
-    """The table with each outcome that is a cell of its own in its colour; the word stays, which says the same."""
-    return "\n".join(GAP.join(_cell(cell) for cell in line.split(GAP)) for line in text.split("\n"))
+    """The table with each outcome below its header that is a cell of its own in its colour; the word says the same."""
+    header, *lines = text.split("\n")
+    return "\n".join([header, *(GAP.join(_cell(cell) for cell in line.split(GAP)) for line in lines)])
 
 
 def _cell(cell: str) -> str:

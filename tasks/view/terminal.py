@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from remote_runner.progress import Building, Built, Progress
-from tasks.view.colours import END, GREY, begin
+from tasks.view.colours import END, GREY, begin, without_colours
 from tasks.view.model import Model, View
 from testground.terminal import harmless
 
@@ -25,7 +24,6 @@ _HELD = 4 << 20
 _LOG_BYTES = 64 * 1024
 _ERASE_BELOW = "\x1b[0J"
 # A terminal that knows it shows all of what stands between at once; others take it for nothing.
-_COLOURS = re.compile("\x1b\\[[0-9;]*m")
 _TOGETHER, _SHOWN = "\x1b[?2026h", "\x1b[?2026l"
 
 
@@ -139,11 +137,12 @@ class _Log:
         *lines, self._begun = (self._begun + data).split(b"\n")
         if is_over and self._begun:
             lines.append(self._begun)
-        return [f"{begin(GREY)}{self._name}:{END} {harmless(line.decode('utf-8', 'replace'))}" for line in lines]
+        texts = (harmless(without_colours(line.decode("utf-8", "replace"))) for line in lines)
+        return [f"{begin(GREY)}{self._name}:{END} {text}" for text in texts]
 
 
 def _width(line: str) -> int:
     """How many columns a drawn line takes: its colours take none."""
     from rich.cells import cell_len
 
-    return cell_len(_COLOURS.sub("", line))
+    return cell_len(without_colours(line))

@@ -139,7 +139,7 @@ def test_ctrl_c_is_said_in_the_summary(tmp_path: Path, machine: Machine) -> None
     done = ended(fab)
 
     assert done.status == 130
-    assert "the run was stopped: stopped; what its instances had written is here" in done.stdout
+    assert "the run was stopped; what its instances had written is here" in done.stdout
     assert "group single: 0 of 1 ok" in done.stdout
     nothing_left(the_run(plan), [localhost(tmp_path / "far")])
 

@@ -244,7 +244,7 @@ def test_a_last_line_without_newline_counts(ran: Ran) -> None:
 def test_a_child_that_holds_stdout_is_ended_and_told(ran: Ran) -> None:
     assert ran.ok("child")
     assert ran.outcome.group("child").record["stopped_processes"] == 1
-    assert any("1 processes outlived the application and were stopped" in line for line in ran.said("child"))
+    assert any("stopped 1 process that outlived the application" in line for line in ran.said("child"))
 
 
 def test_a_long_line_is_shortened_and_stands_whole_in_a_file(ran: Ran) -> None:

@@ -276,7 +276,7 @@ def test_children_that_outlive_the_application(plan: FailingPlan, host: NetnsHos
     ended = plan.run()
     clock.stop(GRACE_S + 15)
     assert ended.status == 0, ended.stdout
-    assert any("processes outlived the application" in message for message in ended.messages)
+    assert any("that outlived the application" in message for message in ended.messages)
     nothing_there(base(host), host)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,8 +114,20 @@ def test_one_whose_instances_are_on_their_way_is_not_made_twice(tmp_path: Path) 
 
 def test_what_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
     (tmp_path / HOSTS_DIRECTORY).mkdir()
-    for name, text in (("dex", '{"doubts": ["one", 2]}'), ("rex", '{"doubts'), ("tex", "{}")):
+    for name, text in (("dex", '{"host": "dex", "doubts": ["one", 2]}'), ("rex", '{"doubts'), ("tex", "{}")):
         (tmp_path / HOSTS_DIRECTORY / f"{name}.json").write_text(text)
     one, *others = run_doubts(tmp_path)
     assert one == "one"
     assert [words.partition(":")[0] for words in others] == ["rex", "tex"]
+
+
+def test_the_same_of_many_hosts_is_one_doubt(tmp_path: Path) -> None:
+    (tmp_path / HOSTS_DIRECTORY).mkdir()
+    for number in range(11):
+        busy, swapped = f"h{number} was busy: its load was {number}.5", f"h{number} swapped"
+        value = {"host": f"h{number}", "doubts": [busy, *([swapped] if number == 7 else [])]}
+        (tmp_path / HOSTS_DIRECTORY / f"{number:02d}.json").write_text(json.dumps(value))
+    assert run_doubts(tmp_path) == (
+        "h0 was busy: its load was 0.5; likewise h1, h2, h3, h4, h5, h6, h7, h8 and 2 more",
+        "h7 swapped",
+    )

@@ -58,7 +58,7 @@ def test_a_page_that_would_take_a_second_and_a_twentieth_of_the_run_is_left_to_w
     told: list[str] = []
     monkeypatch.setattr(local, "is_cheap", lambda *_: False)
     outcome = RunOutcome("r1", "p", "c", (), (), "", 0.5, tmp_path)
-    show_report(Plan(tmp_path, {}), Ran(outcome, {}, None), told.append)
+    show_report(Plan(tmp_path, {}), Ran(outcome, {}, {}, None), told.append)
     assert told == ["its page: fab report r1"]
     assert not (tmp_path / "report.html").exists()
 

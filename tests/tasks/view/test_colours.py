@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.view.colours import without_colours
 from tasks.view.display import Display
 from tasks.view.draw import draw
+from tasks.view.how import How, Level
 from tasks.view.reports import RunLines
 from tasks.view.table import coloured
 from testground.verdict import Report, Word
@@ -29,7 +31,7 @@ def test_the_view(most: int) -> None:
 
 def test_the_tables() -> None:
     words = ("ok", "failed", "crashed", "incomplete", "fail", "warn")
-    assert_readable(coloured("\n".join(f"host  {word}" for word in words)), 3)
+    assert_readable(coloured("\n".join(f"host  {word}" for word in ("outcome", *words))), 3)
 
 
 def test_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +40,18 @@ def test_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Display, "line", lambda self, text, *, wait=False: said.append(text))
     RunLines(Display()).said("single[000]", [Report(Word.FAIL, "no route"), Report(Word.OTHER, "hello")], 0)
     assert_readable("\n".join(said), 2)
+    assert without_colours(said[0]).splitlines()[1].endswith("single[000] hello")
+
+
+def test_an_applications_own_colours_are_left_out_and_the_end_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Display, "is_drawn", property(lambda self: True))
+    monkeypatch.setattr(Display, "line", lambda self, text, *, wait=False: said.append(text))
+    display = Display()
+    display.how = How(Level.STEPS)
+    RunLines(display).said(
+        "single[000]", [Report(Word.OTHER, "\x1b[1;32mgreen\x1b[0m \x1b[2J"), Report(Word.OK, "")], 0
+    )
+    shown, ended = without_colours(said[0]).splitlines()
+    assert shown.endswith("single[000] green \\x1b[2J")
+    assert ended.endswith("single[000] OK")

@@ -56,10 +56,18 @@ def test_two_instances_at_80_columns() -> None:
 def test_a_thousand_instances_on_more_hosts_than_lines_at_140_columns() -> None:
     assert drawn(model_of(1000, 200, "dex{}"), 140) == [
         "",
-        "group   waiting  running   ok  failed     time  now",
-        "single      267      533  100     100     1:12  push 21 MiB of 60 MiB, 7.0 MiB/s, 0:05 left",
+        "group   waiting  running    ok  failed     time  now",
+        "single      267      533   100     100     1:12  push 21 MiB of 60 MiB, 7.0 MiB/s, 0:05 left",
         "1:13  267 waiting  533 running  100 ok  100 failed  server-client, run dc5li4k4hoohubn9rudg",
     ]
+
+
+def test_no_column_moves_while_counts_grow() -> None:
+    model = model_of(200, 2, "dex{}")
+    before = drawn(model, 80)[1]
+    for number in range(200):
+        model.take(Ended(f"single[{number:03d}]", "ok"), 72.0)
+    assert drawn(model, 80)[1] == before
 
 
 def test_hosts_alone_have_a_step_and_no_counts() -> None:

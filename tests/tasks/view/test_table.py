@@ -34,8 +34,10 @@ def test_what_is_a_result_is_not_cut() -> None:
 
 
 def test_outcomes_have_colours_and_stay_words() -> None:
-    text = "dex   ok\nrex   failed\nok dex is a name"
-    assert coloured(text) == ("dex   \x1b[38;5;29mok\x1b[0m\nrex   \x1b[1;38;5;196mfailed\x1b[0m\nok dex is a name")
+    text = "host  failed\ndex   ok\nrex   failed\nok dex is a name"
+    assert coloured(text) == (
+        "host  failed\ndex   \x1b[38;5;29mok\x1b[0m\nrex   \x1b[1;38;5;196mfailed\x1b[0m\nok dex is a name"
+    )
 
 
 def test_sentences_are_broken_between_words_and_indented() -> None:
