@@ -34,7 +34,7 @@ _FACTS = ("cores", "kernel", "memory", "system", "processor", "governor", "virtu
 # Before they go to a file; a minute of one instance.
 _HELD_LINES = 60
 _END_S = 2.0
-_MOST_HOSTS = 8
+_MOST_HOSTS = 5
 _CLOSING_S = 30.0  # for measuring the ways where no instance waits for it
 
 Append = Callable[[Path, bytes], None]

@@ -20,7 +20,8 @@ from remote_runner.typed import as_typed, set_typed
 from tasks.command_line.executor import Executor, with_bare_words
 from tasks.command_line.mistakes import Line, explain
 from tasks.command_line.task import Failed, Task
-from tasks.say import give_up_stdout
+from tasks.say import filled_to, give_up_stdout
+from tasks.view.table import filled
 
 # Of Invoke's and Fabric's options those that mean something here, and what.
 _SHOWN = {
@@ -155,7 +156,7 @@ class Program(fabric.main.Fab):
         command = " -- COMMAND" if getattr(task, "takes_command", False) else ""
         options = context.help_tuples()
         print(f"Usage: {self.binary} {name}{bare}{' [options]' if options else ''}{command}\n")
-        print(f"{as_typed(inspect.getdoc(task) or 'It has no description.')}\n")
+        print(f"{filled(as_typed(inspect.getdoc(task) or 'It has no description.'), filled_to())}\n")
         if options:
             print("Options:\n")
             counted = ("-v INT, --verbose=INT", "-v, --verbose")

@@ -44,6 +44,14 @@ class Task(fabric.tasks.Task):
         super().__init__(body, **kwargs)
         self.called_as: str = self.name
 
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[invoke.Argument]:
+        """Its options; Invoke takes their words out of `help`, so that a second call would find none."""
+        words = dict(self.help)
+        try:
+            return super().get_arguments(ignore_unknown_help)
+        finally:
+            self.help = words
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do it; errors become the message that ends `fab`, under the name by which the task was called."""
         try:

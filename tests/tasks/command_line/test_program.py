@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -63,7 +64,9 @@ class TestRemoteRunnerProgram:
     def test_it_lists_and_helps(self, plan: PlanDirectory) -> None:
         listed = plan.ok("--list", program="remote-runner").out
         assert all(name in listed for name in ("build", "hosts.login", "local.single", "local.sync-service"))
-        assert "--artifact" in plan.ok("--help", "push", program="remote-runner").out
+        told = plan.ok("--help", "push", program="remote-runner").out
+        assert re.search(r"--artifact\S+ +\w", told)
+        assert plan.ok("push", "--help", program="remote-runner").out == told
 
     def test_an_instance_without_its_environment_is_a_failure_event(self, plan: PlanDirectory) -> None:
         ran = plan.fab("instance", program="remote-runner")
