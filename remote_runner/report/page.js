@@ -351,10 +351,10 @@
     const list = make("details", {}, make("summary", {}, "All instances as a table"));
     list.addEventListener("toggle", () => {
       if (!list.open || list.children.length > 1) return;
-      const steps = Object.keys(report.colours.steps), took = new Map();
+      const steps = Object.keys(report.colours.steps), took = new Map(), rounded = seconds => seconds == null ? null : +seconds.toFixed(4);
       for (const one of run.table.steps) took.set(one.i + one.name, one.end - one.start);
       list.append(grid([text("instance"), text("host"), text("system"), ...steps.map(number), number("total, s"), text("outcome"), words("reason")],
-        instances.map((one, i) => [one.name, one.host, one.system, ...steps.map(step => took.get(i + step)), one.end - one.start, one.outcome, one.reason]),
+        instances.map((one, i) => [one.name, one.host, one.system, ...steps.map(step => rounded(took.get(i + step))), rounded(one.end - one.start), one.outcome, one.reason]),
         "All instances"));
     });
     place.parentElement.append(list);
@@ -455,20 +455,23 @@
     ? Object.entries(value).flatMap(([key, inner]) => flat(inner, before ? `${before} ${key}` : key)) : [[before, value]];
   const shownValue = value => Array.isArray(value) ? value.map(one => typeof one === "object" ? JSON.stringify(one) : plain(one)).join(", ") : typeof value === "number" ? plain(value, 6) : value == null || value === "" ? "–" : String(value);
 
-  function truth(run) {
-    const known = run.truth.filter(host => Object.keys(host).length > 2);
-    if (!known.length) return section("truth", "Ground truth of hosts", note("Clock, round trips, load and memory of the hosts were not recorded for this run."));
+  /* A column for each host, a row for each thing that is known of one of them. */
+  function besideEachOther(hosts, caption) {
     const rows = new Map();
-    known.forEach((host, at) => flat(host).forEach(([key, value]) => {
-      if (key === "name" || Array.isArray(value) && !value.length) return;
+    hosts.forEach((host, at) => flat(host).forEach(([key, value]) => {
+      if (key === "name" || value == null || value === "" || Array.isArray(value) && !value.length) return;
       const unit = key.endsWith("_bytes") ? "B" : key.endsWith("_s") ? "s" : "";
       const name = key.replace(/^facts /, "").replace(/_(bytes|s)$/, "").replaceAll("_", " ").replace(/ p(\d+)$/, ", $1 %");
-      if (!rows.has(name)) rows.set(name, known.map(() => undefined));
+      if (!rows.has(name)) rows.set(name, hosts.map(() => undefined));
       rows.get(name)[at] = typeof value === "number" ? told([value], unit) : shownValue(value);
     }));
-    section("truth", "Ground truth of hosts", grid([text(""), ...known.map(host => text(host.name))],
-      [...rows].map(([name, values]) => [name, ...values]), "Ground truth of hosts"));
-    return null;
+    return grid([text(""), ...hosts.map(host => text(host.name))], [...rows].map(([name, values]) => [name, ...values]), caption);
+  }
+
+  function truth(run) {
+    const known = run.truth.filter(host => Object.keys(host).length > 2);
+    section("truth", "Ground truth of hosts", known.length ? besideEachOther(known, "Ground truth of hosts")
+      : note("Clock, round trips, load and memory of the hosts were not recorded for this run."));
   }
 
   function links(run) {
@@ -502,7 +505,9 @@
   }
 
   function provenance(run) {
-    const parts = Object.entries(run.provenance).map(([name, value]) => {
+    const {provenance: {inventory, ...madeBy} = {}, ...inputs} = run.provenance, {hosts, ...settings} = inventory || {};
+    const shown = {...inputs, ...(Object.keys(madeBy).length ? {provenance: madeBy} : {}), ...(Object.keys(settings).length ? {inventory: settings} : {})};
+    const parts = Object.entries(shown).map(([name, value]) => {
       const lines = flat(value);
       if (Array.isArray(value) && value.length && value.every(one => one && typeof one === "object")) {
         const keys = [...new Set(value.flatMap(one => flat(one).map(([key]) => key)))];
@@ -512,6 +517,7 @@
       return make("div", {}, make("h3", {}, name), lines.length > 1 || lines[0]?.[0] ? make("table", {}, make("tbody", {}, lines.map(([key, one]) =>
         make("tr", {}, make("td", {class: "soft"}, key.replaceAll("_", " ")), make("td", {class: "words"}, shownValue(one)))))) : make("div", {}, shownValue(value)));
     });
+    if (hosts) parts.push(make("div", {}, make("h3", {}, "inventory of hosts"), besideEachOther(Object.entries(hosts).map(([name, host]) => ({...host, name})), "Inventory of hosts")));
     section("provenance", "Provenance", parts.length ? make("details", {}, make("summary", {}, "Inputs, versions, artifacts, machine, inventory"), parts)
       : note("There is no run.json, so it is not known what this run was made of."), note(`Its files: ${run.directory}`));
   }

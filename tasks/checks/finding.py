@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.typed import as_typed
+from tasks.view.table import wrapped
 
 HERE = "here"
 
@@ -60,8 +60,10 @@ def fail(where: str, check: str, found: str, next_step: str = "") -> Finding:
 
 
 def failure(where: str, check: str, error: RemoteRunnerError) -> Finding:
-    """An error of which the same can be said."""
-    return fail(where, check, str(error).partition("\n")[0].removeprefix(f"{where}: "), error.next_step)
+    """An error of which the same can be said, with the last words of the program that told it."""
+    first, *more = str(error).splitlines()
+    said = [line.strip().removeprefix("| ") for line in more if line.strip().startswith("| ")]
+    return fail(where, check, ": ".join([first.removeprefix(f"{where}: "), *said[-1:]]), error.next_step)
 
 
 # Of more hosts those that are well get one row.
@@ -93,16 +95,9 @@ def findings_table(findings: Sequence[Finding], width: int) -> str:
     words_width = max(_LEAST_WORDS, width - indent)
     lines = [_line(_HEADER[:3], widths, _HEADER[3])]
     for row, finding in zip(rows, findings, strict=True):
-        first, *more = textwrap.wrap(as_typed(finding.found), words_width, break_on_hyphens=False) or [""]
+        first, *more = wrapped(as_typed(finding.found), words_width) or [""]
         for number, step in enumerate(as_typed(finding.next_step).splitlines()):
-            more += textwrap.wrap(
-                step.strip(),
-                words_width,
-                initial_indent="  " if number else "→ ",
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-                break_long_words=False,
-            )
+            more += wrapped(f"{'  ' if number else '→ '}{step.strip()}", words_width, "  ")
         lines += [_line(row, widths, first), *(" " * indent + line for line in more)]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
 from remote_runner.leftovers_here import StaleKind, list_stale, remove_stale
 from remote_runner.machine.process import run
-from remote_runner.sizes import size
+from remote_runner.sizes import count, size
 from tasks.checks.finding import HERE, Finding, fail, failure, ok, warn
 from tasks.plan import Plan
 
@@ -214,7 +214,7 @@ def _leftovers(controller: Controller, environ: Mapping[str, str], *, fix: bool)
         yield ok(HERE, "leftovers", "nothing of earlier runs and versions")
         return
     of_older = f", {len(older)} of them of brokers and versions that are gone" if older else ""
-    what = f"{len(stale)} of earlier runs{of_older}, {size(sum(one.size_bytes for one in stale))}"
+    what = f"{count(len(stale), 'leftover')} of earlier runs{of_older}, {size(sum(one.size_bytes for one in stale))}"
     if fix:
         stays = [f"{one.path} {why}" for one in stale if (why := remove_stale(controller, one))]
         removed = f"removed {len(stale) - len(stays)} of {what}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Collection, Sequence
 
 from tasks.view.colours import END, GREEN, PURPLE, RED, begin
 
 GAP = "  "
+_COMMAND = re.compile(r"(?<=try: ).*|`[^`]*`")
 USUAL_WIDTH = 80
 # How narrow the column that is cut may become before nothing is cut any more.
 _LEAST_CUT = 12
@@ -59,7 +61,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _is_numeric(cells: Collection[str]) -> bool:
-    return all(cell in ("", "-") or cell.replace(".", "", 1).isdigit() for cell in cells) and any(
+    return all(cell in ("", "-", "failed") or cell.replace(".", "", 1).isdigit() for cell in cells) and any(
         cell[:1].isdigit() for cell in cells
     )
 
@@ -92,7 +94,12 @@ def filled(text: str, width: int | None) -> str:
     lines = []
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(
-            line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
-        ) or [line]
+        lines += wrapped(line, width, f"{indent}  ") or [line]
     return "\n".join(lines)
+
+
+def wrapped(line: str, width: int, indent: str = "") -> list[str]:
+    """A line as lines of that width, those after the first one indented; none breaks a word, or a command to copy."""
+    kept = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line)
+    lines = textwrap.wrap(kept, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]

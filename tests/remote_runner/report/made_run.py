@@ -92,7 +92,9 @@ def make_run(
                           for host in names],
                 "artifacts": [{"system": "x86_64-linux", "hash": "e" * 32, "derivation": None}],
                 "provenance": {"plan": {"revision": "0" * 40, "clean": True, "changes": []},
-                               "versions": {"remote-runner": "0.1.0", "python": "3.11.7"}},
+                               "versions": {"remote-runner": "0.1.0", "python": "3.11.7"},
+                               "inventory": {"spread": "round", "hosts": {name: {
+                                   "slots": 2, "job": None, "outputs_limit_bytes": 10**9} for name in names}}},
                 "instances": listed,
             }
         )

@@ -152,6 +152,16 @@ def test_instances_have_a_table(page: Page, hundred: Path) -> None:
     page.until("document.querySelectorAll('#timeline details:not(.vega-embed details) tbody tr').length === 100")
 
 
+def test_the_inventory_has_a_column_for_each_host(page: Page, hundred: Path) -> None:
+    page.open(hundred)
+    page.value("document.querySelector('#provenance summary').click()")
+    words = page.value("document.querySelector('#provenance').innerText")
+    hosts = [f"host-{number}" for number in range(5)]
+    for line in (hosts, ["slots", *["2"] * 5], ["outputs limit", *["1 GB"] * 5], ["spread", "round"]):
+        assert "\t".join(line) in words
+    assert "job" not in words
+
+
 def test_what_is_lacking_is_said(page: Page, tmp_path: Path, cache: Path) -> None:
     run = make_run(tmp_path / "run", 3, 1, bare=True)
     (run / "run.json").unlink()

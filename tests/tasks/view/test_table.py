@@ -43,3 +43,18 @@ def test_outcomes_have_colours_and_stay_words() -> None:
 def test_sentences_are_broken_between_words_and_indented() -> None:
     assert filled("one two three\n  next: four five", 9) == "one two\n  three\n  next:\n    four\n    five"
     assert filled("one two three", None) == "one two three"
+
+
+def test_a_command_to_copy_stays_on_one_line() -> None:
+    assert filled("  next: look, or try: ssh -i key host true", 24).splitlines() == [
+        "  next: look, or try:",
+        "    ssh -i key host true",
+    ]
+    assert filled("`fab build --arch x` does it", 12) == "`fab build --arch x`\n  does it"
+
+
+def test_a_step_that_failed_stands_among_numbers() -> None:
+    assert table((("dex", "0.05"), ("oak", "failed")), header=("host", "build")).splitlines()[1:] == [
+        "dex     0.05",
+        "oak   failed",
+    ]
