@@ -247,15 +247,17 @@ def _tell(found: list[_Found], *, as_json: bool, is_whole: bool) -> None:
 
 
 def _shown(found: list[_Found]) -> list[_Found]:
-    """Each thing on a host in a row of its own; of those here one row for each kind."""
-    rows = [one for one in found if one.host]
-    for kind in dict.fromkeys(one.kind for one in found if not one.host):
-        same = [one for one in found if not one.host and one.kind == kind]
-        for outcome in dict.fromkeys(one.outcome for one in same):
-            group = [one for one in same if one.outcome == outcome]
-            oldest = max(group, key=lambda one: one.age_s or 0.0)
-            name = oldest.name if len(group) == 1 else f"{len(group)} of them"
-            rows.append(replace(oldest, name=name, size_bytes=sum(one.size_bytes for one in group)))
+    """A row for each thing on a host, but one for the instances of a run there; of those here one for each kind."""
+    alike: dict[tuple[str, ...], list[_Found]] = {}
+    for one in sorted(found, key=lambda one: not one.host):
+        name = one.name.partition("-")[0] if one.kind == "run" else one.name
+        alike.setdefault((one.host, one.kind, one.outcome, name if one.host else ""), []).append(one)
+    rows = []
+    for (host, *_, run), group in alike.items():
+        oldest = max(group, key=lambda one: one.age_s or 0.0)
+        many = f"{run}: {len(group)} instances" if host else f"{len(group)} of them"
+        name = oldest.name if len(group) == 1 else many
+        rows.append(replace(oldest, name=name, size_bytes=sum(one.size_bytes for one in group)))
     return rows
 
 

@@ -83,7 +83,6 @@ ELSEWHERE: Mapping[str, str] = {
     "tasks/runs/failing": "tasks/test_local",
     "tasks/runs": "tasks/test_runs",
     "tasks/say": "tasks/command_line/test_program",
-    "tasks/runs/summary": "integration/test_live_view",
     "tasks/view": "integration/test_live_view",
     "tasks/view/lines": "tasks/test_run",
     "tasks/view/reports": "tasks/view/test_how",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -95,7 +96,7 @@ def findings_table(findings: Sequence[Finding], width: int) -> str:
     words_width = max(_LEAST_WORDS, width - indent)
     lines = [_line(_HEADER[:3], widths, _HEADER[3])]
     for row, finding in zip(rows, findings, strict=True):
-        first, *more = wrapped(as_typed(finding.found), words_width) or [""]
+        first, *more = textwrap.wrap(as_typed(finding.found), words_width, break_on_hyphens=False) or [""]
         for number, step in enumerate(as_typed(finding.next_step).splitlines()):
             more += wrapped(f"{'  ' if number else '→ '}{step.strip()}", words_width, "  ")
         lines += [_line(row, widths, first), *(" " * indent + line for line in more)]

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.controller import Controller
 from remote_runner.plan_import import ASIDE
+from tasks.clean import _Found, _shown
 from tests.hosts import UserSshd
 from tests.needs import need
 from tests.tasks.fab import PlanDirectory
@@ -131,6 +133,17 @@ def test_dry_run_tells_what_then_happens(hosts_plan: PlanDirectory, tmp_path: Pa
     assert not list(tmp_path.glob("[dr]ex/runs/*"))
     again = hosts_plan.ok("clean", "--host", "@lab")
     assert (again.out, again.words) == ("", "nothing is left of earlier runs\n")
+
+
+def test_the_instances_of_a_run_on_a_host_have_a_row() -> None:
+    killed = [_Found("dex", "run", f"r1-single-{n}", f"/runs/{n}", 9.0 + n, 100, "removed") for n in range(200)]
+    other = _Found("dex", "run", "r2-single-0", "/runs/r2", 5.0, 1, "removed")
+    rows = _shown([other, *killed, replace(killed[0], host="fir")])
+    assert [(one.host, one.name, one.age_s, one.size_bytes) for one in rows] == [
+        ("dex", "r2-single-0", 5.0, 1),
+        ("dex", "r1: 200 instances", 208.0, 20_000),
+        ("fir", "r1-single-0", 9.0, 100),
+    ]
 
 
 def test_the_table_names_run_command_and_size(hosts_plan: PlanDirectory) -> None:
