@@ -73,6 +73,28 @@ def test_a_run_from_its_build_to_its_summary(width: int, instances: int, tmp_pat
     assert all(len(line) <= width for line in ended.splitlines())
 
 
+def test_a_host_whose_artifact_is_being_built_is_not_done(
+    tmp_path: Path, machine: Machine, netns_host: NetnsHost
+) -> None:
+    hosts = [localhost(tmp_path / "far"), place_on(netns_host)]
+    plan = Plan.of_script(tmp_path / "plan", machine, "ok\n", hosts, command=BUILD.format(built=tmp_path / "built"))
+    with terminal(tmp_path, 80, machine, plan) as tmux:
+        tmux.type(f"{FAB} push --host '*'; echo status $?")
+        tmux.wait_for(
+            lambda screen: re.search(r"^t1 +\d:\d\d  build$", screen, re.MULTILINE) and "2 running  0 ok" in screen
+        )
+        (tmp_path / "built").touch()
+        tmux.wait_for(lambda screen: "status 0" in screen)
+
+
+def test_a_message_is_broken_between_words(tmp_path: Path, machine: Machine) -> None:
+    plan = waiting_plan(tmp_path, machine)
+    with terminal(tmp_path, 40, machine, plan) as tmux:
+        tmux.type(f"{FAB} push; echo status $?")
+        screen = tmux.wait_for(lambda screen: "status 1" in screen)
+    assert "name a host: --host NAME, a glob or\n  @label (the inventory has localhost)\n" in screen
+
+
 def test_a_host_that_does_not_answer_yet(tmp_path: Path, machine: Machine, netns_host: NetnsHost) -> None:
     plan = Plan.of_script(tmp_path / "plan", machine, "ok\n", [place_on(netns_host)])
     netns_host.dropping()
