@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from remote_runner.connection.bootstrap.handshake import AgentGoneError, Bootstrap, Greeting, SilentProgramError
+from remote_runner.connection.bootstrap.handshake import AgentGoneError, Bootstrap, Greeting, SilentProgramError, script
 from remote_runner.connection.bootstrap.program import identity
 from remote_runner.connection.frames import PROTOCOL, BreachError, Message
 from remote_runner.connection.session import ACK_S, SessionCore, StreamState
@@ -331,19 +331,21 @@ class Link:
             await turns.acquire()
             turn.callback(turns.release)
             turn.callback(self._loop.call_later(_HANDSHAKE_S, turn.close).cancel)
-            pipes = await self._transport.start(first=first, deadline=deadline)
-            if self._meanwhile is not None:
-                self._loop.call_soon(self._meanwhile)  # behind the writing of what is sent first
-                self._meanwhile = None
+            nonce = os.urandom(16).hex()
             values = {
+                "nonce": nonce,
                 "agent": identity(),
                 "session": self._session,
                 "epoch": str(self._epoch),
                 "directory": self._directory,
                 "replace": "1" if replace else "",
             }
+            pipes = await self._transport.start(script(values), first=first, deadline=deadline)
+            if self._meanwhile is not None:
+                self._loop.call_soon(self._meanwhile)  # behind the writing of what is sent first
+                self._meanwhile = None
             try:
-                greeting, rest = await self._bootstrap.run(pipes, values, deadline, turn.close)
+                greeting, rest = await self._bootstrap.run(pipes, nonce, self._epoch, deadline, turn.close)
                 self._carry(pipes, greeting, rest)
             except BaseException:
                 await pipes.close()

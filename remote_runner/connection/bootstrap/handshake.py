@@ -47,7 +47,7 @@ class SilentProgramError(Exception):
 
 @functools.cache
 def _script() -> str:
-    """The script without comments and indentation: the shell there reads it byte by byte, if it is bash."""
+    """The script without comments and indentation: a shell reads it byte by byte from its stdin, if it is bash."""
     lines = Path(__file__).with_name("bootstrap.sh").read_text(encoding="utf-8").splitlines()
     return "\n".join(
         line if line.endswith("'") else line.strip() for line in lines if line.strip() and line.strip()[0] != "#"
@@ -175,36 +175,36 @@ class Bootstrap:
     program: Callable[[System], Awaitable[Path]]
 
     async def run(
-        self, pipes: Pipes, values: Mapping[str, str], deadline: Deadline, logged_in: Callable[[], None]
+        self, pipes: Pipes, nonce: str, epoch: int, deadline: Deadline, logged_in: Callable[[], None]
     ) -> tuple[Greeting, bytes]:
         """Speak until the agent greets: its greeting, and what came behind it. `logged_in` is called by then.
 
         Raises what keeps it from that: `HostError`, `BuildFailedError`, `AgentGoneError`, `SilentProgramError`.
         """
         name = self.transport.name
-        answers = Answers(nonce := os.urandom(16).hex())
+        answers = Answers(nonce)
         is_starting = False
         # A host that has answered has the time that it takes; an agent that runs already is waited for no longer than
         # what is left.
         answering_s = self.connect_s
-        if values["epoch"] != "1":
+        if epoch > 1:
             answering_s = min(answering_s, max(_AGAIN_S, deadline.remaining_s))
         try:
             async with asyncio.timeout(min(deadline.remaining_s, pipes.answer_s or deadline.remaining_s)) as limit:
                 with suppress(OSError):  # who does not read says why below
-                    await pipes.write(script({"nonce": nonce, **values}))
+                    await pipes.write(pipes.opening)
                 while (answer := await self._next(pipes, answers)) is not None:
                     logged_in()
                     limit.reschedule(asyncio.get_running_loop().time() + answering_s)
                     kind, words = answer
                     if kind == "agent":
-                        return self._read_greeting(words, values["epoch"]), answers.rest()
+                        return self._read_greeting(words, epoch), answers.rest()
                     if kind == "need":
                         limit.reschedule(None)
                         await self._send_program(pipes, words, limit)
                     elif kind == "start":
                         is_starting = True
-                    elif kind == "gone" and values["epoch"] != "1":
+                    elif kind == "gone" and epoch > 1:
                         raise AgentGoneError
                     elif kind == "fault":
                         raise self._fault(words)
@@ -243,12 +243,12 @@ class Bootstrap:
                 return None
         return answer
 
-    def _read_greeting(self, words: str, epoch: str) -> Greeting:
+    def _read_greeting(self, words: str, epoch: int) -> Greeting:
         try:
             greeting = Greeting.parse(words)
         except (BreachError, UnknownSystemError) as error:
             raise FarShellError(self.transport.name, f"its agent does not answer as ours does: {error}") from error
-        if str(greeting.epoch) != epoch:
+        if greeting.epoch != epoch:
             raise FarShellError(self.transport.name, f"its agent answers for attachment {greeting.epoch}, not {epoch}")
         return greeting
 

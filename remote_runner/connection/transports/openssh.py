@@ -34,9 +34,10 @@ from remote_runner.errors import (
 )
 from remote_runner.inventory.ssh_target import SshTarget
 
-COMMAND = "exec /bin/sh -s"  # sh, bash, zsh, fish and tcsh read it alike
 _LEAST_TOLERATED_S = 5.0
 _SSH_FAILED = 255
+# What no login's shell takes for anything but itself between single quotes, nor printf of the %b.
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b"'\\!")
 
 # What a program started by ssh (ProxyCommand, Match exec, an agent's helper) may need of this process's environment.
 _PASSED_ON = (
@@ -124,17 +125,27 @@ def config_argv(ssh: str, target: SshTarget) -> list[str]:
     return [ssh, "-G", "-T", *_target_words(target), "--", target.host]
 
 
+def shell_command(script: bytes) -> str:
+    """One command line that has /bin/sh run the script, whose standard input is still untouched then.
+
+    sh, bash, zsh, fish and tcsh read it alike.
+    """
+    text = "".join(chr(byte) if byte in _PLAIN else f"\\0{byte:03o}" for byte in script).replace("\\0012", "\\n")
+    return f"""exec /bin/sh -c 'eval "$(printf %b "$1")"' sh '{text}'"""
+
+
 def attach_argv(
     ssh: str,
     target: SshTarget,
     config: SshConfig,
+    script: bytes,
     *,
     log: Path,
     tolerate_s: float,
     connect_s: float,
     control_path: str | None = "none",
 ) -> list[str]:
-    """argv of a session that never prompts and runs `COMMAND` there.
+    """argv of a session that never prompts and has a shell there run the script.
 
     `control_path` is the socket of a master to use, "none", or `None` for the configuration's. The first value of an
     option counts: what a session cannot do without comes before the target's own options, and those before ours.
@@ -152,7 +163,7 @@ def attach_argv(
         ("ConnectTimeout", str(max(1, int(connect_s / 2)))),
     )
     words = [ssh, "-T", "-o", "BatchMode=yes", "-E", str(log), *_options(needed), *_target_words(target)]
-    return [*words, *_options(ours), "--", target.host, COMMAND]
+    return [*words, *_options(ours), "--", target.host, shell_command(script)]
 
 
 def login_argv(ssh: str, target: SshTarget, socket: Path, *, persist_s: int) -> list[str]:

@@ -34,14 +34,20 @@ _WORDS_S = 0.5  # a proxy may say why when ssh has ended already
 class Pipes:
     """A transport's process in a session of its own, and this side's ends of its streams, none of which blocks.
 
-    What it says on stderr is kept, the first and the last of it. `answer_s` is how long its first answer may take,
-    where that is less than the deadline.
+    What it says on stderr is kept, the first and the last of it. `opening` is what it has to be sent first, `answer_s`
+    how long its first answer may take, where that is less than the deadline.
     """
 
     def __init__(
-        self, argv: Sequence[str], environ: Mapping[str, str] | None, *, answer_s: float | None = None
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str] | None,
+        *,
+        opening: bytes = b"",
+        answer_s: float | None = None,
     ) -> None:
         """Start it, in the running loop. Raises `LocalProgramError`."""
+        self.opening = opening
         self.answer_s = answer_s
         self.said_bytes = 0
         self._loop = asyncio.get_running_loop()

@@ -43,11 +43,11 @@ class StepTransport(CommandTransport):
         self._job = job
         self._pipes: Pipes | None = None
 
-    async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
+    async def start(self, script: bytes, *, first: bool, deadline: Deadline) -> Pipes:
         """See `Transport.start`. Raises `AgentGoneError` where another step would find nothing."""
         if not first and (why := await self.why_ended_there()):
             raise AgentGoneError(why)
-        self._pipes = Pipes(self._argv, slurm_environment(self.environ))
+        self._pipes = Pipes(self._argv, slurm_environment(self.environ), opening=script)
         return self._pipes
 
     def explain(self, status: int | None, said: str) -> HostError:

@@ -79,7 +79,7 @@ class SshTransport:
         self._log = -1
         self._log_path = directory
 
-    async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
+    async def start(self, script: bytes, *, first: bool, deadline: Deadline) -> Pipes:
         """See `Transport.start`."""
         environ = ssh_environment(self.environ, Account.here(self.environ))
         ssh = find_ssh(environ)
@@ -91,6 +91,7 @@ class SshTransport:
             ssh,
             self._target,
             self._config,
+            script,
             log=self._log_path,
             tolerate_s=self._tolerate_s,
             # A lost SYN is repeated after 1, 3, 7 s …: a slow start is no reason to wait for the next.

@@ -32,8 +32,10 @@ class Transport(Protocol):
     is_local: bool
     environ: Mapping[str, str]
 
-    async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
-        """Start the process; `first` for the attachment of a session, where the user's own master may be used.
+    async def start(self, script: bytes, *, first: bool, deadline: Deadline) -> Pipes:
+        """Start the process, and have a shell there run the script.
+
+        `first`: for a session's first attachment, where the user's own master may be used.
 
         Raises `RemoteRunnerError`.
         """
@@ -73,8 +75,8 @@ class CommandTransport:
         self.environ: Mapping[str, str] = dict(environ)
         self._argv = [word.replace("{host}", name) for word in argv]
 
-    async def start(self, *, first: bool, deadline: Deadline) -> Pipes:
-        return Pipes(self._argv, self.environ)
+    async def start(self, script: bytes, *, first: bool, deadline: Deadline) -> Pipes:
+        return Pipes(self._argv, self.environ, opening=script)
 
     def explain(self, status: int | None, said: str) -> HostError:
         what = "did not answer in time" if status is None else f"ended with status {status}"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from remote_runner.connection.bootstrap.handshake import Answers, Greeting, script
 from remote_runner.connection.frames import BreachError
-from remote_runner.connection.transports.openssh import COMMAND
+from remote_runner.connection.transports.openssh import shell_command
 from tests.hostile_places import HOSTILE, OTHER_USER
 from tests.needs import need
 
@@ -101,13 +101,25 @@ def ask(
 ECHO = b'#!/bin/sh\nprintf "%s arguments %s\\n" "$3" "$*"\nprintf "%s directory %s\\n" "$3" "$PWD"\n'
 
 
-def test_the_command_is_one_that_every_login_shell_reads_alike(tmp_path: Path) -> None:
-    for name in ("sh", "bash", "zsh", "fish", "tcsh"):
-        if shutil.which(name):
-            done = subprocess.run(
-                [name, "-c", COMMAND], input=b"echo $0 works\n", capture_output=True, check=True, cwd=tmp_path
-            )
-            assert done.stdout.endswith(b"works\n"), name
+ODD = b"\t!! \\\\n \\0041 %s $HOME `id` \"x\" * ~ # ; & \n 'quoted' \xc3\xbc \xff \x01 end"
+# Says that, and a line of its input, of which nothing was read before.
+ODD_SCRIPT = b"{\nprintf %s '" + ODD.replace(b"'", b"'\\''") + b'\'\nread -r line\necho "$line"\n}\n'
+
+
+def said_by(shell: list[str], command: str, tmp_path: Path) -> bytes:
+    input_ = b"first\nsecond\n"
+    return subprocess.run([*shell, "-c", command], input=input_, capture_output=True, check=True, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["dash", "bash", "zsh", "fish", "tcsh"])
+def test_the_command_is_one_that_every_login_shell_reads_alike(tmp_path: Path, name: str) -> None:
+    need(name)
+    assert said_by([name], shell_command(ODD_SCRIPT), tmp_path) == ODD + b"first\n"
+
+
+def test_every_sh_makes_the_same_script_of_it(shell: list[str], tmp_path: Path) -> None:
+    command = shell_command(ODD_SCRIPT).replace("/bin/sh", shlex.join(shell[:-1]))
+    assert said_by(["/bin/sh"], command, tmp_path) == ODD + b"first\n"
 
 
 def test_the_program_is_taken_once_and_becomes_the_session(shell: list[str], tmp_path: Path) -> None:

@@ -47,41 +47,47 @@ FULL = SshTarget(
     options=(("ServerAliveInterval", "3"), ("ProxyJump", "gate")),
 )
 OLD = SshConfig({})
+SCRIPT = b"echo 'a b!'\n"
+COMMAND = r"""exec /bin/sh -c 'eval "$(printf %b "$1")"' sh 'echo \0047a b\0041\0047\n'"""
 NEW = SshConfig.parse("forkafterauthentication no\nstdinnull no\nsessiontype default\nhostname 192.0.2.7\nport 2222\n")
 
 
+def argv_to(ssh: str, target: SshTarget, config: SshConfig, **more: str) -> list[str]:
+    return attach_argv(ssh, target, config, SCRIPT, log=Path(os.devnull), tolerate_s=60, connect_s=30, **more)
+
+
 def test_a_session_is_started_with_what_it_needs_and_the_users_configuration() -> None:
-    argv = attach_argv("/usr/bin/ssh", PLAIN, OLD, log=Path("/run/x.log"), tolerate_s=60, connect_s=30)
+    argv = argv_to("/usr/bin/ssh", PLAIN, OLD)
     assert argv == [
-        *("/usr/bin/ssh", "-T", "-o", "BatchMode=yes", "-E", "/run/x.log"),
+        *("/usr/bin/ssh", "-T", "-o", "BatchMode=yes", "-E", os.devnull),
         *("-o", "ControlMaster=no", "-o", "ControlPersist=no", "-o", "ClearAllForwardings=yes"),
         *("-o", "RemoteCommand=none", "-o", "RequestTTY=no", "-o", "PermitLocalCommand=no"),
         *("-o", "ForwardX11=no", "-o", "Tunnel=no", "-o", "LogLevel=VERBOSE", "-o", "ControlPath=none"),
         *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=6", "-o", "ConnectTimeout=15"),
-        *("--", "dex", "exec /bin/sh -s"),
+        *("--", "dex", COMMAND),
     ]
 
 
 def test_what_only_newer_clients_know_is_said_to_those() -> None:
-    words = attach_argv("ssh", PLAIN, NEW, log=Path("/l"), tolerate_s=60, connect_s=30)
+    words = argv_to("ssh", PLAIN, NEW)
     assert {"ForkAfterAuthentication=no", "StdinNull=no", "SessionType=default"} <= set(words)
     assert "ChannelTimeout=none" not in words
     newest = SshConfig({**NEW.values, "channeltimeout": "session=5m"})
-    assert "ChannelTimeout=none" in attach_argv("ssh", PLAIN, newest, log=Path("/l"), tolerate_s=60, connect_s=30)
+    assert "ChannelTimeout=none" in argv_to("ssh", PLAIN, newest)
 
 
 def test_the_targets_own_options_come_before_ours_and_after_what_is_needed() -> None:
-    words = " ".join(attach_argv("ssh", FULL, OLD, log=Path("/l"), tolerate_s=60, connect_s=30, control_path="/m%d"))
+    words = " ".join(argv_to("ssh", FULL, OLD, control_path="/m%d"))
     assert words.index("ControlMaster") < words.index("ServerAliveInterval=3") < words.index("ServerAliveInterval=10")
     assert "-o ControlPath=/m%%d " in words
     assert "-o ProxyJump=gate -l me -p 2222 -i /keys/50%% " in words
-    assert words.endswith("-- 192.0.2.7 exec /bin/sh -s")
+    assert words.endswith(f"-- 192.0.2.7 {COMMAND}")
 
 
 @pytest.mark.parametrize(("said", "expected"), [("no", True), ("off", True), ("false", True), ("ask", False)])
 def test_a_changed_key_ends_the_attempt_whatever_the_configuration_says(said: str, expected: bool) -> None:
     config = SshConfig.parse(f"stricthostkeychecking {said}\n")
-    words = attach_argv("ssh", PLAIN, config, log=Path("/l"), tolerate_s=60, connect_s=30)
+    words = argv_to("ssh", PLAIN, config)
     assert ("StrictHostKeyChecking=accept-new" in words) == expected
 
 
@@ -90,7 +96,7 @@ def test_every_option_is_one_that_this_ssh_takes() -> None:
     ssh = shutil.which("ssh") or ""
     asked = subprocess.run(config_argv(ssh, PLAIN), capture_output=True, text=True, check=True)
     config = SshConfig.parse(asked.stdout + "stricthostkeychecking no\n")
-    argv = attach_argv(ssh, PLAIN, config, log=Path(os.devnull), tolerate_s=60, connect_s=30)
+    argv = argv_to(ssh, PLAIN, config)
     said = subprocess.run([*argv[:1], "-G", *argv[1:-1]], capture_output=True, text=True, check=True).stdout
     values = SshConfig.parse(said).values
     assert values["controlmaster"] == "false"
