@@ -8,24 +8,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from remote_runner.artifact.attempt import Attempt
-from remote_runner.artifact.build import AnyArtifact, Artifact, decide_builder
-from remote_runner.artifact.nix.here import find_nix
-from remote_runner.deadline import Deadline
 from remote_runner.errors import NoBuilderError
-from remote_runner.instance import steps
-from remote_runner.instance.shared import Shared
-from remote_runner.inventory.inventory import AppSettings, HostEntry
-from remote_runner.inventory.known import known_of
-from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Ended
 from tasks.command_line.task import Failed
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import note
 from tasks.view.display import DISPLAY
-from testground.local_exec import new_run_id
+
+if TYPE_CHECKING:
+    from remote_runner.artifact.attempt import Attempt
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.inventory import AppSettings, HostEntry
+    from remote_runner.inventory.systems import System
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,9 @@ async def targets_of(plan: Plan, shared: Shared, entries: Sequence[HostEntry], a
 
 async def wanted_system(plan: Plan, shared: Shared, entry: HostEntry, arch: str) -> System:
     """The system that `--arch` names, else the host's own (asked for where neither inventory nor memory says it)."""
+    from remote_runner.inventory.known import known_of
+    from remote_runner.inventory.systems import System
+
     if arch:
         system = System.parse(arch)
         if entry.system is not None and entry.system != system:
@@ -64,6 +65,10 @@ async def wanted_system(plan: Plan, shared: Shared, entry: HostEntry, arch: str)
 
 async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> AnyArtifact:
     """Build by hand: always anew. With Nix it may be only the derivation, which one of the target's hosts can build."""
+    from remote_runner.artifact.build import decide_builder
+    from remote_runner.instance import steps
+    from testground.local_exec import new_run_id
+
     try:
         choice = decide_builder(target.app, plan.directory, plan.environ)
     except NoBuilderError:
@@ -86,6 +91,9 @@ async def build_artifact(plan: Plan, shared: Shared, target: BuildTarget) -> Any
 
 async def given_artifact(plan: Plan, target: BuildTarget, given: str) -> AnyArtifact:
     """What was built already: a file, a folder, a store path, or a link to one."""
+    from remote_runner.artifact.build import Artifact
+    from remote_runner.artifact.nix.here import find_nix
+
     path = Path(given).absolute()
     if not path.exists():
         raise Failed(f"push: --artifact is {given}, and nothing is there; fab build prints an artifact's path")
@@ -103,6 +111,9 @@ async def given_artifact(plan: Plan, target: BuildTarget, given: str) -> AnyArti
 @contextmanager
 def new_attempt(plan: Plan, target: BuildTarget) -> Iterator[Attempt]:
     """A directory for what Nix says to a question, which goes at the end."""
+    from remote_runner.artifact.attempt import Attempt
+    from remote_runner.deadline import Deadline
+
     with tempfile.TemporaryDirectory(prefix="question-", dir=plan.controller.cache) as name:
         yield Attempt(Path(name), plan.directory, plan.environ, Deadline.after(target.build_s))
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import invoke
 
-from remote_runner.artifact.build import AnyArtifact, choose_builder, plan_build
-from remote_runner.inventory.inventory import AppSettings, HostEntry
-from remote_runner.inventory.kinds import Builder
 from tasks.artifacts import BuildTarget, artifact_json, build_artifact, new_attempt, targets_of
 from tasks.command_line.task import Failed, task
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.push import push_to
 from tasks.say import show, show_json
+
+if TYPE_CHECKING:
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.inventory.inventory import AppSettings, HostEntry
 
 
 @task(
@@ -61,6 +63,8 @@ def build(
 
 
 def _changed(app: AppSettings, flake: str, name: str) -> AppSettings:
+    from remote_runner.inventory.kinds import Builder
+
     if "#" in flake:
         raise Failed(f"--flake is {flake!r}; expected a flake reference without #, for the package there is --app")
     if flake:
@@ -86,6 +90,8 @@ async def _plan_builds(plan: Plan, entries: Sequence[HostEntry], arch: str) -> l
 
 def _planned(plan: Plan, target: BuildTarget) -> dict[str, object]:
     # Where the result lies has a part that is new each time.
+    from remote_runner.artifact.build import choose_builder, plan_build
+
     directory = plan.controller.cache / "builds" / "BUILD"
     what = {"app": target.app.name, "system": str(target.system)}
     nix = choose_builder(target.app, plan.directory, plan.environ)

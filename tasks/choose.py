@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import invoke
 
-from remote_runner.inventory.known import known_of
-from remote_runner.inventory.placement import parse_entries, place_all
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import pairs, positive
 from tasks.plan import Plan
@@ -30,6 +28,9 @@ def choose(
     json: bool = False,
 ) -> None:
     """Show which host each of N instances would run on."""
+    from remote_runner.inventory.known import known_of
+    from remote_runner.inventory.placement import parse_entries, place_all
+
     plan = Plan.here()
     inventory = plan.inventory
     listed = parse_entries(remote_runners)

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import invoke
 
-from remote_runner.connection.agent import Agent
 from remote_runner.connection.verbs.far_artifact import Store
-from remote_runner.connection.verbs.job import is_run_id
-from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal, choose_artifacts
 from remote_runner.errors import ControllerError, HostError, RemoteRunnerError
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.leftovers_here import IN_USE, USUAL_AGE_S, list_stale, remove_stale
-from remote_runner.runs import forget_run
 from remote_runner.sizes import count, size
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import seconds
@@ -24,6 +18,11 @@ from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import id_on_hosts
 from tasks.say import age, say, show_json, show_table
+
+if TYPE_CHECKING:
+    from remote_runner.connection.agent import Agent
+    from remote_runner.connection.verbs.leftovers import FarRun, LeftArtifact, Removal
+    from remote_runner.inventory.inventory import HostEntry
 
 # A running push has such an entry, too.
 _PARTIAL_AGE_S = 3600.0
@@ -52,6 +51,9 @@ def clean(
     json: bool = False,
 ) -> None:
     """Remove what earlier runs left on hosts and here; a run that is alive stays, and is shown."""
+    from remote_runner.leftovers_here import USUAL_AGE_S
+    from remote_runner.runs import forget_run
+
     plan = Plan.here()
     older_s = seconds(older_than, "older_than") if older_than else None
     entries = plan.select(host) if host else plan.inventory.hosts
@@ -135,6 +137,8 @@ def _is_meant(found: FarRun, wanted: _Wanted) -> bool:
 
 
 def _planned_run(entry: HostEntry, found: FarRun, *, force: bool) -> _Found:
+    from remote_runner.connection.verbs.job import is_run_id
+
     record = found.record
     words = f"{record['plan']}: {record.get('group', '')}" if record.get("plan") else record.get("command", "")
     outcome = ALIVE if found.is_alive and not force else WOULD_GO
@@ -150,6 +154,8 @@ def _planned_run(entry: HostEntry, found: FarRun, *, force: bool) -> _Found:
 
 
 async def _planned_artifacts(agent: Agent, entry: HostEntry, wanted: _Wanted) -> list[_Found]:
+    from remote_runner.connection.verbs.leftovers import choose_artifacts
+
     listed = await agent.artifacts()
     going = choose_artifacts(
         (one for one in listed if not (one.is_partial and one.age_s < _PARTIAL_AGE_S)),
@@ -184,6 +190,8 @@ def _with_outcomes(entry: HostEntry, planned: Iterable[_Found], removal: Removal
 
 
 def _here(plan: Plan, older_than_s: float, *, dry_run: bool) -> list[_Found]:
+    from remote_runner.leftovers_here import IN_USE, list_stale, remove_stale
+
     found = []
     for stale in list_stale(plan.controller, plan.environ, older_than_s=older_than_s):
         why = stale.problem if dry_run else remove_stale(plan.controller, stale)

@@ -21,8 +21,6 @@ from tasks.local import Services, run_all, show_report, show_summary
 from tasks.plan import Plan
 from tasks.say import note
 from tasks.view.display import DISPLAY
-from testground.composition import plan_runs
-from testground.composition import single as single_composition
 
 
 @task(
@@ -35,6 +33,9 @@ from testground.composition import single as single_composition
 )
 def demo(c: invoke.Context, instances: str = "2", testcase: str = "server-client", outputs: str = "") -> None:
     """Run the example plan on this machine and on an ssh server started for it; needs no host and no Nix."""
+    from testground.composition import plan_runs
+    from testground.composition import single as single_composition
+
     here = Plan.here()
     with demo_plan(here) as plan:
         planned = single_composition(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import invoke
 
-from remote_runner.instance.addresses import own_address
-from remote_runner.inventory.inventory import HostEntry
 from remote_runner.sizes import count
 from tasks.checks.between import addresses, check_between, ports_of
 from tasks.checks.finding import HERE, Finding, Outcome, condensed, fail, findings_table
@@ -21,7 +20,9 @@ from tasks.say import result_width, show, show_json
 from tasks.view.display import DISPLAY
 from tasks.view.how import Level
 from testground.errors import TestgroundError
-from testground.manifest import Manifest
+
+if TYPE_CHECKING:
+    from remote_runner.inventory.inventory import HostEntry
 
 
 @task(
@@ -49,6 +50,8 @@ def doctor(c: invoke.Context, host: list[str] | None = None, json: bool = False,
 
 async def _check(plan: Plan, entries: Sequence[HostEntry], *, fix: bool) -> list[Finding]:
     """This machine and all hosts at once, then the ways between those that answered."""
+    from remote_runner.instance.addresses import own_address
+
     here = asyncio.create_task(asyncio.to_thread(check_here, plan, fix=fix))
     async with plan.shared() as shared:
         asked = await attempt_each(entries, lambda entry: check_host(shared, entry, plan.environ))
@@ -67,6 +70,8 @@ async def _check(plan: Plan, entries: Sequence[HostEntry], *, fix: bool) -> list
 
 
 def _ports(plan: Plan, found: list[Finding]) -> tuple[int, ...]:
+    from testground.manifest import Manifest
+
     path = plan.directory / "manifest.toml"
     if not path.exists():
         return ports_of(None)

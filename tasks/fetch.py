@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import invoke
 
-from remote_runner.connection.agent import Agent
-from remote_runner.connection.verbs.job import is_run_id
 from remote_runner.errors import HostError, OutputsError, RemoteRunnerError
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.outputs import OutputsReport
-from remote_runner.runs import noted_run
 from remote_runner.sizes import count, size
 from tasks.command_line.task import Failed, task
 from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.runs.find import hosts_of_run, id_on_hosts
 from tasks.say import say, show, show_json
+
+if TYPE_CHECKING:
+    from remote_runner.connection.agent import Agent
+    from remote_runner.inventory.inventory import HostEntry
+    from remote_runner.outputs import OutputsReport
 
 _MOST_TOLD = 20
 
@@ -76,6 +77,8 @@ class _Fetched:
 
 
 def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...]:
+    from remote_runner.runs import noted_run
+
     if host:
         return plan.select(host)
     noted = noted_run(plan.controller, run)
@@ -84,6 +87,9 @@ def _where(plan: Plan, run: str, host: list[str] | None) -> tuple[HostEntry, ...
 
 
 async def _fetch(agent: Agent, entry: HostEntry, run: str, base: Path) -> list[_Fetched]:
+    from remote_runner.connection.verbs.job import is_run_id
+    from remote_runner.outputs import OutputsReport
+
     fetched = []
     there = await agent.runs()
     for found in there.runs:

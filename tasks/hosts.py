@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import invoke
 
-from remote_runner.connection.transports.login import is_listening, login_socket, open_login
-from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.errors import RemoteRunnerError, SshFailedError
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.inventory.known import known_of
 from remote_runner.sizes import count, size
 from remote_runner.typed import as_typed
 from tasks.command_line.task import Failed, task
 from tasks.parallel import ask_each, raise_failed
 from tasks.plan import Plan
 from tasks.say import age, keep_secret, say, show, show_json, show_table
+
+if TYPE_CHECKING:
+    from remote_runner.connection.verbs.facts import HostFacts
+    from remote_runner.inventory.inventory import HostEntry
 
 
 @task(
@@ -88,6 +88,8 @@ def sources(c: invoke.Context, json: bool = False) -> None:
 @task(help={"host": "a host's name, a glob or @label; as often as needed"})
 def login(c: invoke.Context, host: list[str] | None = None) -> None:
     """Open a host's connection in this terminal, where ssh may ask for a passphrase, a PIN or a code."""
+    from remote_runner.connection.transports.login import open_login
+
     plan = Plan.here()
     for entry in plan.select(host):
         if entry.by_ssh is None:
@@ -189,6 +191,8 @@ def _probed_json(entry: HostEntry, facts: HostFacts | RemoteRunnerError) -> dict
 
 
 def _known(plan: Plan, entry: HostEntry) -> dict[str, object]:
+    from remote_runner.inventory.known import known_of
+
     known = known_of(plan.controller, entry)
     return {
         "host": entry.name,
@@ -207,6 +211,8 @@ def _known(plan: Plan, entry: HostEntry) -> dict[str, object]:
 
 def _has_login(plan: Plan, entry: HostEntry) -> bool | None:
     """Whether `hosts.login` has opened its connection; `None` where there is nothing to log in to."""
+    from remote_runner.connection.transports.login import is_listening, login_socket
+
     if entry.by_ssh is None:
         return None
     return is_listening(login_socket(entry.by_ssh, plan.controller, plan.environ))

@@ -9,19 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import invoke
 
-from remote_runner.connection.bootstrap.program import find_go
-from remote_runner.connection.verbs.job import instance_id
 from remote_runner.errors import ControllerError, RemoteRunnerError, RunEnvironmentError
-from remote_runner.instance.services import services_from
-from remote_runner.instance.steps import CHOOSE_STATE
-from remote_runner.inventory.sources.slurm import passed_to_instances
-from remote_runner.records.recorder import Recorder, begun
-from remote_runner.records.sync_log import ClientNames, write_sync_log
-from remote_runner.truth.observation import run_doubts
 from remote_runner.typed import as_typed
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import pairs, positive, sync_address
@@ -30,16 +22,13 @@ from tasks.runs.report import is_cheap, report_after
 from tasks.runs.summary import outcome_json, summary
 from tasks.say import filled_to, near, note, result_width, say, show, show_json
 from tasks.view.display import DISPLAY
-from tasks.view.reports import RunLines
-from testground.composition import Composition, RunPlan, plan_runs
-from testground.composition import run_ids as ids_of
-from testground.composition import single as single_composition
 from testground.errors import TestgroundError
-from testground.local_exec import Command, RunOutcome, StopRequest, new_run_id, outputs_root
-from testground.local_exec import run as run_plan
-from testground.runenv import ServiceAddress
 from testground.sync.protocol import DEFAULT_PORT
-from testground.template import Templates
+
+if TYPE_CHECKING:
+    from testground.composition import Composition, RunPlan
+    from testground.local_exec import Command, RunOutcome
+    from testground.runenv import ServiceAddress
 
 # After Ctrl-C an instance stops its far side (grace_s of the host), fetches what there is and cleans.
 STOP_GRACE_S = 60.0
@@ -80,6 +69,8 @@ def single(
     dry_run: bool = False,
 ) -> None:
     """Run one test case, as `testground run single --runner local:exec` does."""
+    from testground.composition import single as single_composition
+
     plan = Plan.here()
     if not testcase:
         raise Failed(f"name a test case: --testcase {' | '.join(case.name for case in plan.manifest.testcases)}")
@@ -115,6 +106,11 @@ def composition(
     dry_run: bool = False,
 ) -> None:
     """Run a composition, as `testground run composition -f FILE` does."""
+    from remote_runner.connection.bootstrap.program import find_go
+    from testground.composition import Composition
+    from testground.composition import run_ids as ids_of
+    from testground.template import Templates
+
     plan = Plan.here()
     if not file and not plan.is_plan:
         raise plan.missing()
@@ -168,6 +164,8 @@ class Services:
 
 
 def _services(sync_service: str, influxdb: str, redis: str) -> Services:
+    from remote_runner.instance.services import services_from
+
     try:
         services_from({"INFLUXDB_URL": influxdb})
     except RunEnvironmentError as error:
@@ -199,8 +197,16 @@ def run_all(
 
     `task` is what was typed, for the record of each run; `repeats` the run that this one (`run_id`) repeats.
     """
-    # Their asyncio costs 50 ms, which `fab instance` need not pay.
     from remote_runner.broker.in_process import InProcess
+    from remote_runner.connection.verbs.job import instance_id
+    from remote_runner.instance.steps import CHOOSE_STATE
+    from remote_runner.inventory.sources.slurm import passed_to_instances
+    from remote_runner.records.recorder import Recorder, begun
+    from remote_runner.records.sync_log import ClientNames, write_sync_log
+    from tasks.view.reports import RunLines
+    from testground.local_exec import StopRequest, new_run_id, outputs_root
+    from testground.local_exec import run as run_plan
+    from testground.runenv import ServiceAddress
     from testground.sync.service import SyncService
 
     inputs = {"outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json()}
@@ -277,6 +283,8 @@ def run_all(
 
 def show_summary(ran: Ran) -> None:
     """The summary, what there is to doubt, and where the outputs are."""
+    from remote_runner.truth.observation import run_doubts
+
     text = summary(ran.outcome, ran.left_there, ran.hosts, result_width(), filled_to())
     doubts = run_doubts(ran.outcome.outputs)
     told = [*doubts[:_DOUBTS], *([f"{len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else [])]
@@ -311,6 +319,8 @@ def _run(
     as_json: bool,
     dry_run: bool,
 ) -> None:
+    from testground.composition import plan_runs
+
     plans = plan_runs(composition, plan.manifest, only=only)
     for warning in dict.fromkeys(warning for run in plans for warning in run.warnings):
         say(warning)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import invoke
 
-from remote_runner.connection.agent import Agent
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.progress import Began, Ended
 from tasks.command_line.task import Failed
 from tasks.plan import Plan
 from tasks.say import say
 from tasks.view.display import DISPLAY
+
+if TYPE_CHECKING:
+    from remote_runner.connection.agent import Agent
+    from remote_runner.inventory.inventory import HostEntry
 
 _R = TypeVar("_R")
 
@@ -46,6 +47,7 @@ async def on_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> l
 
 async def attempt_each(items: Sequence[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R | RemoteRunnerError]:
     """The same, with the error in the place of a failed item's result; it is said as soon as it is known."""
+    from remote_runner.progress import Began, Ended
 
     async def attempt(item: _T) -> _R | RemoteRunnerError:
         outcome = "failed"

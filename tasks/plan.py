@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from remote_runner.controller import Controller, home_directory
-from remote_runner.inventory.inventory import HostEntry, Inventory
-from remote_runner.machine.descriptors import raise_limit
 from tasks.command_line.task import Failed
 from tasks.say import keep_secret, say
 
 if TYPE_CHECKING:
+    from remote_runner.controller import Controller
     from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.inventory import HostEntry, Inventory
     from remote_runner.inventory.sources.source import Listing
     from testground.manifest import Manifest
 
@@ -50,6 +49,8 @@ class Plan:
     @property
     def inventory_directory(self) -> Path:
         """Where the inventory lies."""
+        from remote_runner.controller import home_directory
+
         if self.is_plan:
             return self.directory
         home = self.environ.get("HOME") or home_directory(self.environ) or "/"
@@ -65,10 +66,14 @@ class Plan:
 
     @cached_property
     def controller(self) -> Controller:
+        from remote_runner.controller import Controller
+
         return Controller.from_environ(self.environ)
 
     @cached_property
     def inventory(self) -> Inventory:
+        from remote_runner.inventory.inventory import Inventory
+
         inventory = Inventory.load(self.inventory_directory, cache=self.controller.cache)
         if inventory.sources:
             inventory = inventory.with_hosts(self.listings, cache=self.controller.cache)
@@ -81,6 +86,7 @@ class Plan:
     @cached_property
     def listings(self) -> list[Listing]:
         """What each source of `hosts_from` says now."""
+        from remote_runner.inventory.inventory import Inventory
         from remote_runner.inventory.sources.program import Asking
         from remote_runner.inventory.sources.reading import read_source
 
@@ -111,6 +117,8 @@ class Plan:
 
     def run(self, work: Coroutine[Any, Any, _R]) -> _R:
         """Do a task's work in an event loop; what it returns. Ctrl-C cancels it and ends the task."""
+        from remote_runner.machine.descriptors import raise_limit
+
         raise_limit()
         with asyncio.Runner() as runner:
             return runner.run(work)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import invoke
 
-from remote_runner.artifact.build import AnyArtifact, Artifact
-from remote_runner.artifact.push import Pushed
-from remote_runner.instance import steps
-from remote_runner.instance.shared import Shared
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.inventory.kinds import StoreChoice
-from remote_runner.inventory.placement import Spread
 from tasks.artifacts import artifact_json, build_artifact, given_artifact, targets_of
 from tasks.command_line.task import task
 from tasks.parallel import on_each
 from tasks.plan import Plan
 from tasks.say import note, show, show_json, show_table
+
+if TYPE_CHECKING:
+    from remote_runner.artifact.build import AnyArtifact
+    from remote_runner.artifact.push import Pushed
+    from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.inventory import HostEntry
 
 
 @task(
@@ -56,6 +56,8 @@ def push(
 
 
 async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str) -> list[Pushed]:
+    from remote_runner.inventory.placement import Spread
+
     async with plan.shared() as shared:
         artifacts = await _artifacts(plan, shared, entries, arch, given)
         with ExitStack() as stack:
@@ -65,6 +67,8 @@ async def _push(plan: Plan, entries: Sequence[HostEntry], arch: str, given: str)
 
 async def push_to(plan: Plan, shared: Shared, artifact: AnyArtifact, entry: HostEntry) -> Pushed:
     """Push, and report in a sentence what was sent."""
+    from remote_runner.instance import steps
+
     pushed = await steps.push(shared, entry, artifact, plan.environ, lambda words: note(f"push: {words}"))
     how = "was there already" if pushed.present else pushed.words
     note(f"{entry.name}: {entry.app.name} {artifact.hash} {how} ({pushed.seconds:.2f} s)")
@@ -89,6 +93,9 @@ async def _plan_pushes(plan: Plan, entries: Sequence[HostEntry], arch: str, give
 
 
 def _planned(entry: HostEntry, artifact: AnyArtifact) -> dict[str, object]:
+    from remote_runner.artifact.build import Artifact
+    from remote_runner.inventory.kinds import StoreChoice
+
     where = entry.directory or "~/.cache/remote-runner (or what the host allows)"
     if not isinstance(artifact, Artifact) and entry.store is not StoreChoice.USER:
         where = "/nix/store" if entry.store is StoreChoice.NIX else f"/nix/store, else {where}"

@@ -9,22 +9,12 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import invoke
 
-from remote_runner.cancellation import Cancellation
-from remote_runner.connection.verbs.job import Job, Window
-from remote_runner.connection.verbs.run import Exited, Left, Run
 from remote_runner.errors import HostError, RemoteRunnerError
-from remote_runner.instance import steps
-from remote_runner.instance.environment import run_environment
-from remote_runner.instance.shared import Shared
-from remote_runner.inventory.inventory import HostEntry
 from remote_runner.machine.shell_words import OPERATORS, shell_line
-from remote_runner.outputs import OutputsReport
-from remote_runner.progress import Began, Moved
-from remote_runner.runs import KeptRun, note_run
 from remote_runner.sizes import count
 from tasks.command_line.input import Input
 from tasks.command_line.task import Failed, task
@@ -35,7 +25,14 @@ from tasks.plan import Plan
 from tasks.say import note, say, show_json
 from tasks.view.display import DISPLAY
 from tasks.view.lines import HostLines, Screen
-from testground.local_exec import new_run_id
+
+if TYPE_CHECKING:
+    from remote_runner.cancellation import Cancellation
+    from remote_runner.connection.verbs.job import Job, Window
+    from remote_runner.connection.verbs.run import Exited, Run
+    from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.inventory import HostEntry
+    from remote_runner.outputs import OutputsReport
 
 _R = TypeVar("_R")
 
@@ -62,6 +59,9 @@ def run(
     dry_run: bool = False,
 ) -> None:
     """Run the command behind -- on hosts, with this stdin; what it leaves in $TEST_OUTPUTS_PATH comes home."""
+    from remote_runner.runs import KeptRun, note_run
+    from testground.local_exec import new_run_id
+
     plan = Plan.here()
     command = tuple(c.config["typed_command"])
     if not command:
@@ -112,6 +112,9 @@ def planned_job(
     plan: Plan, entry: HostEntry, run_id: str, command: tuple[str, ...], terminal: Window | None = None
 ) -> Job:
     """What a host is told to run; the forwards' variables are added when they are open."""
+    from remote_runner.connection.verbs.job import Job
+    from remote_runner.instance.environment import run_environment
+
     kind = {"TERM": plan.environ["TERM"]} if terminal and "TERM" in plan.environ else {}
     given = {"REMOTE_RUNNER_HOST": entry.name, **kind, **dict(entry.env)}
     return Job(
@@ -142,6 +145,8 @@ async def _run_all(
     keep: bool,
     json: bool,
 ) -> list[RanThere | RemoteRunnerError]:
+    from remote_runner.cancellation import Cancellation
+
     with Cancellation() as stop, _stopped_by_signals(stop):
         if len(entries) == 1:
             DISPLAY.end()  # the command has the terminal for itself
@@ -182,6 +187,9 @@ async def _run_there(
     *,
     keep: bool,
 ) -> RanThere:
+    from remote_runner.instance import steps
+    from remote_runner.progress import Began
+
     agent = await _unless_stopped(stop, entry.name, shared.agent(entry, plan.environ))
     forwarding = steps.forward(shared, entry, plan.environ, lambda words: note(f"forward: {words}"))
     with await _unless_stopped(stop, entry.name, forwarding) as forwarded:
@@ -202,6 +210,11 @@ async def _run_there(
 
 
 async def _bring_home(started: Run, exited: Exited, outputs: Path, entry: HostEntry, *, keep: bool) -> RanThere:
+    from remote_runner.connection.verbs.run import Left
+    from remote_runner.instance import steps
+    from remote_runner.outputs import OutputsReport
+    from remote_runner.progress import Began, Moved
+
     report, error = OutputsReport(), None
     DISPLAY.tell(Began(entry.name, "fetch", entry.name))
 

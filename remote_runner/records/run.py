@@ -15,7 +15,6 @@ from remote_runner.errors import RunRecordError
 from remote_runner.instance.record import RECORD_FILE, Record, read_record
 from remote_runner.machine.files import safe_name, write_atomically
 from remote_runner.secrets import MASK, Secrets
-from remote_runner.truth.observation import HOSTS_DIRECTORY, run_doubts
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -131,6 +130,8 @@ def completed(
     record: RunRecord, directory: Path, instances: Sequence[tuple[Ended, Record | None]], provenance: Mapping[str, Any]
 ) -> RunRecord:
     """The record of a run in this directory with all that its instances left there, and what made it."""
+    from remote_runner.truth.observation import run_doubts
+
     records = [one for _, one in instances if one is not None]
     return replace(
         record,
@@ -195,6 +196,8 @@ def hosts_of(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def with_facts(directory: Path, hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same with what each host said of itself, as it stands in the run's directory (`None`: it said nothing)."""
+    from remote_runner.truth.observation import HOSTS_DIRECTORY
+
     found = []
     for host in hosts:
         facts: Any = None

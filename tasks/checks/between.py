@@ -7,14 +7,16 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from remote_runner.connection.agent import Agent
 from remote_runner.errors import PortTakenError, RemoteRunnerError
-from remote_runner.inventory.endpoint import Endpoint
-from remote_runner.inventory.inventory import HostEntry
 from remote_runner.sizes import listed
 from tasks.checks.finding import Finding, fail, failure, ok, warn
-from testground.manifest import Manifest
+
+if TYPE_CHECKING:
+    from remote_runner.connection.agent import Agent
+    from remote_runner.inventory.inventory import HostEntry
+    from testground.manifest import Manifest
 
 # Each host tries so many others, so that the time stays that of the slowest one.
 _MOST_OTHERS = 20
@@ -69,6 +71,8 @@ class _At:
 @asynccontextmanager
 async def _listening(host: Reached, port: int) -> AsyncIterator[_At]:
     """An agent's listener at all addresses, behind which a server of this machine says a word that only it knows."""
+    from remote_runner.inventory.endpoint import Endpoint
+
     token, name = os.urandom(16).hex().encode(), host.entry.name
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,6 +127,8 @@ async def _reaches(host: Reached, listening: Sequence[_At], port: int) -> Findin
 
 async def _problem(host: Reached, at: _At) -> str:
     """Why this host does not reach that one, else ""."""
+    from remote_runner.inventory.endpoint import Endpoint
+
     try:
         said = await host.agent.dial(Endpoint(at.host.address, at.port), len(at.token), within_s=_DIAL_S)
     except RemoteRunnerError as error:

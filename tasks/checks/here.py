@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from remote_runner.artifact.nix.here import find_nix
-from remote_runner.connection.bootstrap.program import find_go, find_program, has_sources, program_for
-from remote_runner.connection.transports.login import is_listening
-from remote_runner.controller import Controller
-from remote_runner.deadline import Deadline
 from remote_runner.errors import ControllerError, RemoteRunnerError
-from remote_runner.inventory.inventory import Inventory
-from remote_runner.inventory.kinds import Builder
-from remote_runner.inventory.systems import System
-from remote_runner.leftovers_here import StaleKind, list_stale, remove_stale
 from remote_runner.machine.process import run
 from remote_runner.sizes import count, size
 from tasks.checks.finding import HERE, Finding, fail, failure, ok, warn
 from tasks.plan import Plan
+
+if TYPE_CHECKING:
+    from remote_runner.controller import Controller
+    from remote_runner.inventory.inventory import Inventory
 
 LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
 """With less room than the first a run fails, with less than the second it may."""
@@ -67,6 +63,8 @@ def _python() -> Iterable[Finding]:
 
 def _said(argv: list[str], environ: Mapping[str, str]) -> str | None:
     """The first line of what a program says; None where it cannot be asked."""
+    from remote_runner.deadline import Deadline
+
     try:
         done = run(argv, environ=environ, deadline=Deadline.after(_ASK_S))
     except RemoteRunnerError:
@@ -87,6 +85,9 @@ def _ssh(inventory: Inventory, environ: Mapping[str, str]) -> Iterable[Finding]:
 
 
 def _agent(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> Iterable[Finding]:
+    from remote_runner.connection.bootstrap.program import find_go, find_program, has_sources, program_for
+    from remote_runner.inventory.systems import System
+
     go = find_go(environ)
     if go is not None:
         yield ok(HERE, "Go", (_said([go, "version"], environ) or go).removeprefix("go version "))
@@ -112,6 +113,9 @@ def _agent(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> 
 
 
 def _nix(inventory: Inventory, environ: Mapping[str, str]) -> Iterable[Finding]:
+    from remote_runner.artifact.nix.here import find_nix
+    from remote_runner.inventory.kinds import Builder
+
     nix = find_nix(environ)
     wanted = [entry.name for entry in inventory.hosts if entry.app.builder is Builder.NIX]
     if nix is not None:
@@ -153,6 +157,8 @@ def _daemon(environ: Mapping[str, str]) -> Iterable[Finding]:
 
 
 def _containers(environ: Mapping[str, str], heal: str) -> Iterable[Finding]:
+    from remote_runner.deadline import Deadline
+
     try:
         done = run(["docker", "ps", "--format", "{{.Names}}"], environ=environ, deadline=Deadline.after(_ASK_S))
     except RemoteRunnerError as error:
@@ -199,6 +205,8 @@ def _room(controller: Controller, plan_directory: Path) -> Iterable[Finding]:
 
 
 def _brokers(controller: Controller) -> Iterable[Finding]:
+    from remote_runner.connection.transports.login import is_listening
+
     sockets = [path for path in controller.runtime.glob("broker/*") if not path.suffix and is_listening(path)]
     if len(sockets) > 1:
         step = "each ends a minute after its last instance, or at once when its code has changed; nothing need be done"
@@ -208,6 +216,8 @@ def _brokers(controller: Controller) -> Iterable[Finding]:
 
 
 def _leftovers(controller: Controller, environ: Mapping[str, str], *, fix: bool) -> Iterable[Finding]:
+    from remote_runner.leftovers_here import StaleKind, list_stale, remove_stale
+
     stale = list_stale(controller, environ)
     older = [one for one in stale if one.kind in (StaleKind.BROKER, StaleKind.OLDER, StaleKind.PROGRAM)]
     if not stale:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from remote_runner.connection.agent import Agent
-from remote_runner.connection.verbs.facts import HostFacts
 from remote_runner.errors import (
     HostKeyChangedError,
     HostKeyUnknownError,
     NoFarDirectoryError,
     RemoteRunnerError,
 )
-from remote_runner.instance.shared import Shared
-from remote_runner.inventory.inventory import HostEntry
-from remote_runner.inventory.kinds import Builder
 from tasks.checks.finding import Finding, fail, failure, ok, warn
 from tasks.checks.here import room
+
+if TYPE_CHECKING:
+    from remote_runner.connection.agent import Agent
+    from remote_runner.connection.verbs.facts import HostFacts
+    from remote_runner.instance.shared import Shared
+    from remote_runner.inventory.inventory import HostEntry
 
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 0.1, 30.0
 _FEW_FILES, _FEW_PROCESSES = 1024, 256
@@ -72,6 +74,8 @@ def _connected(entry: HostEntry, agent: Agent, took_s: float) -> Iterable[Findin
 
 def judge(entry: HostEntry, facts: HostFacts) -> Iterable[Finding]:
     """What the facts mean for a run; pure."""
+    from remote_runner.inventory.kinds import Builder
+
     name = entry.name
     if facts.free_bytes is not None:
         yield room(name, "space", facts.free_bytes, "", f"make room there (fab clean -H {name}), or name another place")

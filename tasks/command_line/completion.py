@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import invoke
 
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.inventory.inventory import Inventory
-from remote_runner.inventory.systems import SYSTEMS
-from remote_runner.runs import noted_runs
 from remote_runner.typed import typed
 from tasks.command_line.task import Failed, Task, task
 from tasks.init import LANGUAGES
 from tasks.plan import Plan
 from tasks.say import show
 from testground.errors import TestgroundError
-from testground.manifest import Manifest
+
+if TYPE_CHECKING:
+    from testground.manifest import Manifest
 
 ASK = "_complete"
 SHELLS = ("bash", "zsh", "fish")
@@ -53,6 +53,8 @@ class Names:
     @cached_property
     def hosts(self) -> list[str]:
         """Hosts and @labels; no program of `hosts_from` is asked."""
+        from remote_runner.inventory.inventory import Inventory
+
         try:
             inventory = Inventory.load(self._plan.inventory_directory)
         except RemoteRunnerError:
@@ -81,6 +83,8 @@ class Names:
     @property
     def runs(self) -> list[str]:
         """The runs of which something may be on hosts or here, the newest first."""
+        from remote_runner.runs import noted_runs
+
         local = [path.name for path in self._plan.directory.glob("outputs/local_exec/*/*") if path.is_dir()]
         try:
             return sorted({*local, *noted_runs(self._plan.controller)}, reverse=True)
@@ -117,6 +121,8 @@ def candidates(words: Sequence[str], grammar: Grammar, names: Names) -> list[str
 
 
 def _values(option: str, current: str, before: Sequence[str], names: Names) -> list[str]:
+    from remote_runner.inventory.systems import SYSTEMS
+
     case = next((value for flag, value in itertools.pairwise(before) if flag == "--testcase"), "")
     known: dict[str, Callable[[], Sequence[str]]] = {
         "--host": lambda: names.hosts,

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from remote_runner.connection.link import StreamClosed
-from remote_runner.connection.verbs.run import Run
 from remote_runner.errors import HostLostError
 from tasks.say import say
+
+if TYPE_CHECKING:
+    from remote_runner.connection.verbs.run import Run
 
 _PIECE_BYTES = 1 << 16
 _HELD_PIECES = 16
@@ -30,6 +32,8 @@ class Input:
 
     async def feed(self, host: str, run: Run) -> None:
         """Hand it to the command that a host has started, until either ends."""
+        from remote_runner.connection.link import StreamClosed
+
         if self._reader is None:
             self._reader = threading.Thread(
                 target=self._read, args=(asyncio.get_running_loop(),), name="stdin", daemon=True

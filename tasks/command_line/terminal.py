@@ -9,16 +9,21 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from remote_runner.cancellation import Cancellation
-from remote_runner.connection.verbs.job import Window
-from remote_runner.connection.verbs.run import Run
+if TYPE_CHECKING:
+    from remote_runner.cancellation import Cancellation
+    from remote_runner.connection.verbs.job import Window
+    from remote_runner.connection.verbs.run import Run
+
 
 _FD = 0
 
 
 def window() -> Window:
     """Its size."""
+    from remote_runner.connection.verbs.job import Window
+
     columns, rows = os.get_terminal_size(_FD)
     return Window(rows, columns)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
 from tasks.say import near
-from testground.local_exec import RunOutcome
-from testground.verdict import Verdict
+
+if TYPE_CHECKING:
+    from testground.local_exec import RunOutcome
 
 SUCCESS = '{"event":{"success_event":{"group":"%s"}}}'
 _MOST_LINES = 8
@@ -19,6 +21,8 @@ _LONGEST = 400
 
 def failing_lines(outcome: RunOutcome) -> list[str]:
     """The last lines of the first instance that failed, where all that it said is, and what an application lacks."""
+    from testground.verdict import Verdict
+
     failed = [one for one in outcome.instances if one.verdict is not Verdict.OK]
     if not failed:
         return []

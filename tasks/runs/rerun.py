@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import invoke
 
 from remote_runner.errors import RemoteRunnerError
-from remote_runner.inventory.systems import System
-from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
-from remote_runner.records.repeating import differences, masked_params, repeated
-from remote_runner.records.run import RunRecord
-from remote_runner.secrets import MASK
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import sync_address
 from tasks.local import Services, run_and_tell
@@ -23,7 +18,9 @@ from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import filled_to, say, show_json
 from tasks.view.table import filled
-from testground.local_exec import new_run_id
+
+if TYPE_CHECKING:
+    from remote_runner.records.run import RunRecord
 
 
 @task(
@@ -46,6 +43,10 @@ def rerun(
     dry_run: bool = False,
 ) -> None:
     """Repeat a run from its record; says first what differs now: plan, application, hosts, versions."""
+    from remote_runner.records.repeating import differences, masked_params, repeated
+    from remote_runner.secrets import MASK
+    from testground.local_exec import new_run_id
+
     here = Plan.here()
     record = run_meant(here, id).record
     run = repeated(record, failed=failed)
@@ -113,6 +114,8 @@ def _services(record: RunRecord) -> Services:
 
 def _now(plan: Plan, record: RunRecord, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
     """What makes the run now, and what would be run on each system (which is built for it)."""
+    from remote_runner.records.provenance import inventory_of_run, inventory_value, provenance
+
     made_by = provenance(plan.directory, plan.environ)
     names = [host["name"] for host in record.hosts]
     with suppress(RemoteRunnerError):  # each instance will tell
@@ -124,6 +127,8 @@ def _now(plan: Plan, record: RunRecord, run_id: str) -> tuple[dict[str, Any], di
 
 
 async def _built(plan: Plan, record: RunRecord, run_id: str) -> dict[str, str]:
+    from remote_runner.inventory.systems import System
+
     built: dict[str, str] = {}
     async with plan.shared() as shared:
         for host in record.hosts:

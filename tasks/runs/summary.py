@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from remote_runner.instance.record import RECORD_FILE, STEPS, Record, read_record
 from remote_runner.sizes import count, listed
@@ -12,7 +13,11 @@ from remote_runner.typed import as_typed
 from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
 from tasks.view.table import filled, table
-from testground.local_exec import InstanceOutcome, RunOutcome
+
+if TYPE_CHECKING:
+    from testground.local_exec import InstanceOutcome, RunOutcome
+
+    Records = Mapping[InstanceOutcome, Record | None]
 
 _MOST_LEFT_OUT = 5
 _MOST_HOSTS = 10
@@ -22,8 +27,6 @@ _MOST_KINDS = 10
 _MOST_ROWS = 20
 # What is left out first where it is narrow: what usually takes no time, or says what the host's name says.
 _LEAST = ("system", "clean", "choose", "forward", "fetch", "build", "push")
-
-Records = Mapping[InstanceOutcome, Record | None]
 
 
 def summary(

@@ -20,7 +20,7 @@ def shadowed(plan: PlanDirectory, tmp_path: Path) -> PlanDirectory:
 @pytest.mark.parametrize("program", ["fab", "remote-runner"])
 def test_ctrl_c_while_importing_is_a_line(shadowed: PlanDirectory, tmp_path: Path, program: str) -> None:
     code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n"
-    (tmp_path / "shadow" / "platform.py").write_text(code, encoding="utf-8")
+    (tmp_path / "shadow" / "resource.py").write_text(code, encoding="utf-8")
     ran = shadowed.fab("hosts", program=program)
     assert (ran.status, ran.out, ran.words) == (130, "", "stopped by Ctrl-C\n")
 
