@@ -23,7 +23,7 @@ from tasks.runs.summary import outcome_json, summary
 from tasks.say import filled_to, near, note, result_width, say, show, show_json
 from tasks.view.display import DISPLAY
 from testground.errors import TestgroundError
-from testground.sync.protocol import DEFAULT_PORT
+from testground.sync import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from testground.composition import Composition, RunPlan

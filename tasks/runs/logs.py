@@ -16,16 +16,6 @@ from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import say, show
-from testground.events import (
-    CrashEvent,
-    FailureEvent,
-    MessageEvent,
-    StageEndEvent,
-    StageStartEvent,
-    StartEvent,
-    SuccessEvent,
-    parse_line,
-)
 
 _LOOK_S = 0.2
 # A run writes its record before its log.
@@ -91,6 +81,17 @@ def shown_line(line: str, wanted: str = "") -> str:
 
 def in_words(text: str) -> str:
     """A line of an application's stdout, an event as words."""
+    from testground.events import (
+        CrashEvent,
+        FailureEvent,
+        MessageEvent,
+        StageEndEvent,
+        StageStartEvent,
+        StartEvent,
+        SuccessEvent,
+        parse_line,
+    )
+
     found = parse_line(text.encode())
     match found.event if found else None:
         case None:

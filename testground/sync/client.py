@@ -18,10 +18,9 @@ from testground.errors import (
     SyncTimeoutError,
     SyncUnreachableError,
 )
+from testground.sync import DEFAULT_HOST, DEFAULT_PORT
 from testground.sync.link import Link
 from testground.sync.protocol import (
-    DEFAULT_HOST,
-    DEFAULT_PORT,
     OFFICIAL_LIMIT_BYTES,
     Action,
     BadFrameError,

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from math import isfinite
 
-DEFAULT_HOST = "localhost"
-"""Where SDKs look for the service unless SYNC_SERVICE_HOST says otherwise (the oldest: `testground-sync-service`)."""
-DEFAULT_PORT = 5050
 OFFICIAL_LIMIT_BYTES = 32_768
 """The longest frame that Testground's own service reads; a longer one ends the connection."""
 

@@ -26,11 +26,11 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from testground.errors import SyncListenError
-from testground.sync import websocket
+from testground.sync import DEFAULT_PORT, websocket
 from testground.sync.core import DEFAULT_IDLE_S, Connection, SyncCore
 from testground.sync.journal import Entry, Journal
 from testground.sync.peer import CLOSE_TIMEOUT_S, WRITE_TIMEOUT_S, Peer
-from testground.sync.protocol import DEFAULT_PORT, Close
+from testground.sync.protocol import Close
 
 _PORTS_TO_TRY = 20
 _BACKLOG = 1024
