@@ -142,7 +142,7 @@ def test_a_second_ctrl_c_ends_fab_at_once_and_the_host_ends_the_command(
 
 def test_who_is_suspended_for_too_long_is_told_what_became_of_it(hosts_plan: PlanDirectory, tmp_path: Path) -> None:
     text = (hosts_plan.path / "inventory.yaml").read_text()
-    hosts_plan.inventory(text.replace("labels: [lab]", "labels: [lab]\n    tolerate_s: 3\n    grace_s: 1"))
+    hosts_plan.inventory(text.replace("tolerate_s: 10", "tolerate_s: 3\n    grace_s: 1"))
     process = hosts_plan.start("-H", "dex", "run", "--", *lasting(tmp_path))
     assert process.stdout is not None
     assert process.stdout.readline() == b"started\n"
