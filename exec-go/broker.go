@@ -103,7 +103,7 @@ func keyOf(text string) string {
 // isForInterpreter reports whether a variable affects how an interpreter starts. The others belong to the instance.
 func isForInterpreter(variable string) bool {
 	name := strings.SplitN(variable, "=", 2)[0]
-	for _, other := range []string{"PATH", "HOME", "LANG", "TZ"} {
+	for _, other := range []string{"PATH", "HOME", "LANG", "TZ", "REMOTE_RUNNER_DEBUG"} {
 		if name == other {
 			return true
 		}

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+from remote_runner import debug
 from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller
 from remote_runner.instance.instance import run_instance
@@ -30,7 +31,11 @@ async def _run(environ: Mapping[str, str], directory: str) -> int:
         try:
             controller = Controller.from_environ(environ)
             records = Attending()
-            async with Shared(controller) as shared, records.instance(environ, Path(directory), controller):
+            log = debug.started_log(controller) if debug.is_wanted(environ) else ""
+            async with (
+                Shared(controller, debug_log=log) as shared,
+                records.instance(environ, Path(directory), controller),
+            ):
                 status = await run_instance(
                     environ, Path(directory), shared=shared, stop=stop, stdout=stdout, stderr=stderr
                 )

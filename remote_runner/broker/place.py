@@ -13,7 +13,7 @@ from remote_runner.controller import Controller
 VARIABLE = "REMOTE_RUNNER_BROKER"
 """What the broker is told of its socket (inode and path); `off` makes an instance run in its own process."""
 DIRECTORY = "broker"
-_NAMES = ("PATH", "HOME", "LANG", "TZ")
+_NAMES = ("PATH", "HOME", "LANG", "TZ", "REMOTE_RUNNER_DEBUG")
 _PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_")
 
 

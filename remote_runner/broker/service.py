@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from remote_runner import debug
 from remote_runner.broker.place import BrokerPlace
 from remote_runner.broker.protocol import (
     HEAD_BYTES,
@@ -69,7 +70,7 @@ def main(place: str, environ: Mapping[str, str], *, run: RunInstance = run_insta
         listener.set_inheritable(False)
         listener.setblocking(False)
         print(f"process {os.getpid()} takes instances", flush=True)
-        broker = Broker(listener, BrokerPlace(Path(path)), int(inode), code, run)
+        broker = Broker(listener, BrokerPlace(Path(path)), int(inode), code, run, logs=debug.is_wanted(environ))
         with asyncio.Runner() as runner:
             runner.run(broker.serve(idle_s))
     return 0
@@ -124,8 +125,20 @@ def _state(path: str) -> tuple[int, int, int] | None:
 class Broker:
     """Takes connections on the listener until there is a reason to end."""
 
-    def __init__(self, listener: socket.socket, place: BrokerPlace, inode: int, code: Code, run: RunInstance) -> None:
-        """`inode` is that of the socket's file, which another launcher may have replaced by its own since."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        place: BrokerPlace,
+        inode: int,
+        code: Code,
+        run: RunInstance,
+        *,
+        logs: bool = False,
+    ) -> None:
+        """`inode` is that of the socket's file, which another launcher may have replaced by its own since.
+
+        logs: write a debug log, where the first instance keeps its cache.
+        """
         self._listener = listener
         self._place = place
         self._inode = inode
@@ -133,6 +146,8 @@ class Broker:
         self.run = run
         self._launchers: set[_Launcher] = set()
         self._shared: dict[Controller, Shared] = {}
+        self._logs = logs
+        self._debug_log = ""
         self.records = Attending()
         self.controllers = Controllers()
         self._is_stale = False
@@ -164,7 +179,11 @@ class Broker:
 
     def shared(self, controller: Controller) -> Shared:
         """What the instances with these directories share."""
-        return self._shared.setdefault(controller, Shared(controller))
+        if self._logs and not self._debug_log:
+            self._debug_log = debug.started_log(controller)
+        if controller not in self._shared:
+            self._shared[controller] = Shared(controller, debug_log=self._debug_log)
+        return self._shared[controller]
 
     def ended(self, launcher: _Launcher) -> None:
         """It is served."""

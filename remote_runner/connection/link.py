@@ -7,6 +7,7 @@ what they send goes with one writev at the end of a turn.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -34,6 +35,7 @@ from remote_runner.inventory.systems import System
 
 __all__ = ["Greeting", "Link", "Stream", "StreamClosed"]
 
+_log = logging.getLogger(__name__)
 _HANDSHAKES = 64  # at once in this process: each is 20 ms of CPU here
 _HANDSHAKE_S = 1.0  # a login that takes longer waits for an answer, and holds up no other
 _LONGEST_PAUSE_S = 5.0
@@ -275,6 +277,7 @@ class Link:
         """Open a stream with that head and those fields (argv, then variables). During a cut it just waits its turn."""
         self._check()
         stream = Stream(self, self._core.open(head, fields))
+        _log.debug("%s: stream %d opened: %s", self.name, stream.id, head.get("verb", ""))
         self._flush_soon()
         return stream
 
@@ -292,6 +295,7 @@ class Link:
         if self._is_closing:
             return
         self._is_closing = True
+        _log.debug("%s: the connection is closed from here", self.name)
         pipes = self._pipes
         if pipes is not None and not self._cut.done():
             self._core.bye()
@@ -322,6 +326,7 @@ class Link:
 
     async def _attach_once(self, deadline: Deadline, *, first: bool, replace: bool) -> None:
         self.attempts += 1
+        began_s = time.monotonic()
         if first:
             self._session, self._epoch = os.urandom(16).hex(), 1  # an agent that never answered is not waited for
         else:
@@ -347,9 +352,12 @@ class Link:
             try:
                 greeting, rest = await self._bootstrap.run(pipes, nonce, self._epoch, deadline, turn.close)
                 self._carry(pipes, greeting, rest)
-            except BaseException:
+            except BaseException as error:
+                _log.debug("%s: attachment %d failed: %r", self.name, self._epoch, error)
                 await pipes.close()
                 raise
+        took_s = time.monotonic() - began_s
+        _log.debug("%s: attachment %d: the agent answered after %.3f s", self.name, self._epoch, took_s)
 
     def _carry(self, pipes: Pipes, greeting: Greeting, rest: bytes) -> None:
         hello = {
@@ -468,6 +476,7 @@ class Link:
                 pipes, self._pipes = self._pipes, None
                 status = await pipes.close(wait_s=0.0 if reason else _LEAVE_S)
                 reason = reason or self._transport.last_words() or f"it ended with status {status}"
+                _log.debug("%s: attachment %d ended: %s", self.name, self._epoch, reason)
                 if self._is_closing:
                     return
                 if reason.startswith("!"):

@@ -105,6 +105,8 @@ async def run_instance(
 
     reporter = Reporter(stdout, stderr, group_id=environ.get("TEST_GROUP_ID", ""), run_id=environ.get("TEST_RUN", ""))
     stdout.on_unread, stderr.on_unread = unread, stderr_unread
+    if shared.debug_log:
+        reporter.message(f"debug log: {shared.debug_log}")
     status = await _run(environ, plan_dir, shared, stop, reporter, umask)
     reporter.end_of_stdout()
     await reporter.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from remote_runner.machine.files import write_atomically
 from remote_runner.secrets import Secrets
 
+_log = logging.getLogger(__name__)
 RECORD_FILE = "remote-runner.json"
 STEPS = ("choose", "build", "push", "forward", "run", "fetch", "clean")
 
@@ -126,6 +128,11 @@ class StepClock:
     def end(self, step: Step, *, at_s: float | None = None) -> None:
         """End it now, or at a point of the monotonic clock, and tell."""
         step.duration_s = round(max(0.0, self._at(at_s) - step.started_at), 6)
+        _log.debug(
+            "instance %s: step %s on %s took %.3f s%s",
+            *(self._record.instance_id, step.name, self._record.host or "-", step.duration_s),
+            ": it failed" if step.error else "",
+        )
         if not step.error:
             self._tell(f"{step.name}: {step.detail or 'done'} ({step.duration_s:.3f} s)")
 

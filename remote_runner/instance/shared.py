@@ -68,12 +68,13 @@ class _Host:
 class Shared:
     """For one event loop; an async context manager that closes what it has opened.
 
-    `tell` hears what goes on, also from other threads.
+    `tell` hears what goes on, also from other threads. `debug_log` is where it is, which each instance says.
     """
 
-    def __init__(self, controller: Controller, tell: Tell = nobody) -> None:
+    def __init__(self, controller: Controller, tell: Tell = nobody, *, debug_log: str = "") -> None:
         self.controller = controller
         self.tell = tell
+        self.debug_log = debug_log
         self._hosts: SingleFlight[tuple[object, ...], _Host] = SingleFlight(keeps=10_000)
         self._opened: list[_Host] = []
         self.asking: dict[int, dict[int, Relayed]] = {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import select
+import shlex
 import signal
 import subprocess  # noqa: TID251 (this is the door)
 import threading
@@ -20,6 +22,8 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import DeadlineError, LocalProgramError
 from remote_runner.machine.shell_words import needs_shell, shell_line
 
+_log = logging.getLogger(__name__)
+_LONGEST_WORD = 120
 _GRACE_S = 2.0
 _LOOK_S = 0.2  # for a cancellation, where nothing tells both
 # Outlives us: reads the number of a process group, and ends that group when we die before it has ended.
@@ -65,6 +69,7 @@ def run_logged(
                 start_new_session=True,
             )
             _tell(guard, str(process.pid))
+        _log.debug("process %d started: %s", process.pid, _Argv(argv))
         if not ends_within(process, deadline.timeout_s, cancellation):
             if cancellation is not None:
                 cancellation.check()
@@ -78,6 +83,7 @@ def run_logged(
             _end_group(process)
         if guard is not None:
             _dismiss(guard)
+    _log.debug("process %d ended with %s", process.pid, how_ended(process.returncode))
     return process.returncode
 
 
@@ -165,6 +171,7 @@ def run(
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
+    _log.debug("process %d ended with %s", process.pid, how_ended(process.returncode))
     return Finished(tuple(argv), process.returncode, stdout, stderr)
 
 
@@ -182,7 +189,7 @@ def start(
     Raises `LocalProgramError` when it cannot be started.
     """
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(argv),
             stdin=stdin,
             stdout=stdout,
@@ -193,6 +200,19 @@ def start(
         )
     except OSError as error:
         raise _not_started(argv, cwd or ".", error) from error
+    _log.debug("process %d started: %s", process.pid, _Argv(argv))
+    return process
+
+
+class _Argv:
+    """An argv as a log has it, made only where one is written."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+
+    def __str__(self) -> str:
+        # The bootstrap that ssh gets as its command is one word of 4,000 characters.
+        return shlex.join(word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…" for word in self._argv)
 
 
 def _not_started(argv: Sequence[str], cwd: Path | str, error: OSError) -> LocalProgramError:
@@ -228,6 +248,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def run_at_terminal(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a program in this process's terminal, where it may ask; its exit status, negative for a signal."""
     with subprocess.Popen(list(argv), env=dict(environ)) as process:
+        _log.debug("process %d started: %s", process.pid, _Argv(argv))
         while True:
             with suppress(KeyboardInterrupt):  # the terminal sent it to the program as well, which ends by it
                 return process.wait()
@@ -235,7 +256,7 @@ def run_at_terminal(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def how_ended(status: int) -> str:
     """A status of `run_logged` in words."""
-    return f"status {status}" if status > 0 else f"signal {-status}"
+    return f"status {status}" if status >= 0 else f"signal {-status}"
 
 
 def last_lines(log: Path, count: int = 20) -> str:

@@ -154,7 +154,7 @@ def grammar_of(collection: invoke.Collection, program: invoke.Program) -> Gramma
     return Grammar(tasks, words, {flag: core[flag] for flag in core if flag in _PROGRAMS})
 
 
-_PROGRAMS = ("-C", "--directory", "-H", "--hosts", "--help", "--list", "--version", "--dry")
+_PROGRAMS = ("-C", "--directory", "-H", "--hosts", "--help", "--list", "--version", "--debug", "--dry")
 
 
 def answer(words: Sequence[str], collection: invoke.Collection, program: invoke.Program) -> None:

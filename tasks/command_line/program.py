@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shlex
 import signal
@@ -16,11 +17,12 @@ import fabric.main
 import invoke
 from invoke.parser import Argument, ParserContext
 
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.typed import as_typed, set_typed
 from tasks.command_line.executor import Executor, with_bare_words
 from tasks.command_line.mistakes import Line, explain
 from tasks.command_line.task import Failed, Task
-from tasks.say import filled_to, give_up_stdout
+from tasks.say import filled_to, give_up_stdout, say
 from tasks.view.table import filled
 
 # Of Invoke's and Fabric's options those that mean something here, and what.
@@ -32,6 +34,7 @@ _SHOWN = {
     "list": "list the tasks, or those of one group (hosts, local, runs)",
     "dry": "the same as --dry-run of the task",
     "version": "show the version",
+    "debug": "write what is done, with times, into a file that is named (as REMOTE_RUNNER_DEBUG=1 does)",
 }
 # Fabric's own for its connections; ours are OpenSSH's.
 _NEVER = {
@@ -75,6 +78,7 @@ class Program(fabric.main.Fab):
     def parse_core(self, argv: list[str] | None) -> None:
         """Read the program's own options; what Fabric would do by itself for some of them is refused."""
         invoke.Program.parse_core(self, argv)
+        _quieten_invoke(self)
 
     def parse_core_args(self) -> None:
         """The first of it."""
@@ -102,6 +106,20 @@ class Program(fabric.main.Fab):
                 os.chdir(self.args.directory.value)  # noqa: TID251 (before anything else is done here)
             except OSError as error:
                 raise Failed(f"-C {self.args.directory.value}: {error.strerror}") from error
+        self._start_log()
+
+    def _start_log(self) -> None:
+        """Log what is done, where --debug or the variable asks for it."""
+        from remote_runner import debug
+        from remote_runner.controller import Controller
+
+        environ = dict(os.environ)  # noqa: TID251 (the edge of the process)
+        if self.args.debug.value or debug.is_wanted(environ):
+            _quieten_invoke(self)
+            try:
+                say(f"debug log: {debug.start_log(Controller.from_environ(environ))}")
+            except RemoteRunnerError as error:
+                raise Failed(f"--debug: {error}") from None
 
     def parse_cleanup(self) -> None:
         """Help and lists, which nobody need read to their end."""
@@ -205,3 +223,10 @@ def own_program(tasks: invoke.Collection) -> Program:
         executor_class=Executor,
         config_class=_Config,
     )
+
+
+def _quieten_invoke(program: invoke.Program) -> None:
+    """Take back what Invoke makes of --debug: the lines of every library, on stderr."""
+    if program.args.debug.value and not os.environ.get("INVOKE_DEBUG"):  # noqa: TID251 (Invoke's own)
+        logging.root.handlers.clear()
+        logging.root.setLevel(logging.WARNING)

@@ -198,3 +198,31 @@ def test_a_second_instance_imports_nothing(
             ended = plan.run(TEST_RUN=run)
             assert (ended.status, ended.failures) == (0, [])
         assert (plan.outputs / "imported").read_text() == "", host
+
+
+def test_a_debug_log_is_written_where_it_is_asked_for(
+    plan: FailingPlan, netns_host: NetnsHost, known_by_name: Callable[[TestHost], str], controller: Controller
+) -> None:
+    """By a broker of its own, or by the instance itself, and named by each instance."""
+    plan.on(known_by_name(netns_host))
+    assert plan.run().status == 0
+    for more in ({}, {"REMOTE_RUNNER_BROKER": "off"}):
+        ended = plan.run(REMOTE_RUNNER_DEBUG="1", TEST_INSTANCE_PARAMS="key=hidden", **more)
+        assert ended.status == 0
+        (log,) = (Path(text.removeprefix("debug log: ")) for text in ended.messages if text.startswith("debug log: "))
+        text = wait_for_text(log, "step clean on")
+        assert log.parent == controller.cache / "debug"
+        for words in (
+            "ssh -T -o BatchMode=yes",
+            f"{netns_host.name}: attachment 1: the agent answered after",
+            "opened: run",
+        ):
+            assert words in text
+        assert "hidden" not in text
+    assert len(brokers(controller.runtime)) == 2
+
+
+def wait_for_text(log: Path, words: str) -> str:
+    """What the log has, once these words stand there: a thread writes it."""
+    wait_for(lambda: words in log.read_text(encoding="utf-8"), SOON_S)
+    return log.read_text(encoding="utf-8")

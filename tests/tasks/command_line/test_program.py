@@ -74,6 +74,20 @@ class TestRemoteRunnerProgram:
         assert "failure_event" in ran.out
 
 
+@pytest.mark.parametrize("program", ["fab", "remote-runner"])
+def test_debug_names_a_file_with_what_was_done(hosts_plan: PlanDirectory, tmp_path: Path, program: str) -> None:
+    ran = hosts_plan.ok("--debug", "-H", "dex", "run", "--", "echo", "secret words", program=program)
+    assert ran.out == "secret words\n"
+    lines = ran.words.splitlines()
+    (place,) = (place for place, line in enumerate(lines) if line.startswith("debug log: "))
+    log = Path(lines[place].removeprefix("debug log: ")).read_text(encoding="utf-8")
+    assert "ssh -T -o BatchMode=yes" in log
+    assert "dex: attachment 1: the agent answered after" in log
+    assert "secret" not in log
+    # `fab` is Invoke's own program until it has found these tasks.
+    assert not any("invoke" in line for line in (lines[place:] if program == "fab" else lines))
+
+
 def test_every_option_has_help_and_every_task_a_line() -> None:
     from tasks.collection import ns
 
