@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from remote_runner.connection.verbs.forwards import Relayed
 from remote_runner.machine.files import write_atomically
@@ -66,3 +68,13 @@ def write_sync_log(
         lines.append(json.dumps(line))
     if lines:
         write_atomically(directory / SYNC_FILE, ("\n".join(lines) + "\n").encode(), mode=0o644, optional=True)
+
+
+def sync_lines(directory: Path) -> Iterator[dict[str, Any]]:
+    """The lines in a run's directory, none where there is no file; what is malformed is left out."""
+    with suppress(OSError), (directory / SYNC_FILE).open("rb") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value

@@ -13,10 +13,11 @@ from remote_runner.errors import ControllerError
 from remote_runner.instance.record import RECORD_FILE
 from remote_runner.machine.files import safe_name
 from remote_runner.outputs import SAMPLES_FILE, STREAM_FILES
+from remote_runner.records.barriers import Signal, Wait, arrivals_and_waits
 from remote_runner.records.run import RUN_FILE
 from remote_runner.records.sync_log import SYNC_FILE
 from remote_runner.report.metrics import FILES, lines_of, parsed, read_metrics, unread_words
-from remote_runner.report.values import Host, Instance, Link, Run, Series, Signal, Span, Wait
+from remote_runner.report.values import Host, Instance, Link, Run, Series, Span
 from remote_runner.truth.links import LEFT_OUT, LINKS_FILE
 from remote_runner.truth.observation import HOSTS_DIRECTORY
 from testground.events import StageEndEvent, StageStartEvent, parse_line
@@ -161,26 +162,9 @@ class _Reader:
         return {key: Series(tuple(times[key]), tuple(values[key])) for key in values}
 
     def sync(self, instances: Sequence[Instance]) -> tuple[tuple[Signal, ...], tuple[Wait, ...]]:
-        """What the embedded sync service saw. A host's only instance is known by its client (`dex #1`)."""
-        by_host: dict[str, list[str]] = {}
-        for one in instances:
-            by_host.setdefault(one.host, []).append(one.name)
-        signals, waits = [], []
-        for line in _lines(self._directory / SYNC_FILE, self._unread):
-            at, state = _number(line.get("at")), _text(line.get("state"))
-            client = _text(line.get("client"))
-            if len(only := by_host.get(client.rpartition(" #")[0], [])) == 1:
-                client = only[0]
-            seq, target = _number(line.get("seq")), _number(line.get("target"))
-            if at is None:
-                continue
-            if seq is not None:
-                signals.append(Signal(client, state, int(seq), at - self.start_at))
-            elif target is not None:
-                met_at = _number(line.get("met_at"))
-                end_s = None if met_at is None else met_at - self.start_at
-                waits.append(Wait(client, state, int(target), at - self.start_at, end_s))
-        return tuple(signals), tuple(waits)
+        """What the embedded sync service saw."""
+        hosts = ((one.name, one.host) for one in instances)
+        return arrivals_and_waits(_lines(self._directory / SYNC_FILE, self._unread), hosts, self.start_at)
 
     def links(self) -> Iterator[Link]:
         """The ways between hosts that were measured, and those that led nowhere."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remote_runner.records.barriers import Signal, Wait
+
 
 @dataclass(frozen=True)
 class Span:
@@ -57,27 +59,6 @@ class Instance:
     def name(self) -> str:
         """As everywhere: single[3]."""
         return f"{self.group}[{self.index}]"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """A client of the sync service at a barrier, from when it asked until it was met (None: it never was)."""
-
-    client: str
-    state: str
-    target: int
-    start_s: float
-    end_s: float | None
-
-
-@dataclass(frozen=True)
-class Signal:
-    """A client of the sync service that signalled entry to a state, as the `seq`th one."""
-
-    client: str
-    state: str
-    seq: int
-    at_s: float
 
 
 @dataclass(frozen=True)

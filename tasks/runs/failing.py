@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from tasks.runs.logs import in_words
 from tasks.say import near
 
 if TYPE_CHECKING:
-    from testground.local_exec import RunOutcome
+    from testground.local_exec import InstanceOutcome, RunOutcome
 
 SUCCESS = '{"event":{"success_event":{"group":"%s"}}}'
 _MOST_LINES = 8
@@ -19,18 +20,21 @@ _TAIL_BYTES = 16384
 _LONGEST = 400
 
 
-def failing_lines(outcome: RunOutcome) -> list[str]:
-    """The last lines of the first instance that failed, where all that it said is, and what an application lacks."""
+def failing_lines(outcome: RunOutcome, failed: Sequence[InstanceOutcome]) -> list[str]:
+    """The last lines of the first instance that failed, where all that it said is, and what an application lacks.
+
+    failed: all that failed, in the order in which they did.
+    """
     from testground.verdict import Verdict
 
-    failed = [one for one in outcome.instances if one.verdict is not Verdict.OK]
     if not failed:
         return []
     lines = []
-    first = next((one for one in failed if one.verdict is not Verdict.INCOMPLETE), failed[0])
+    first = failed[0]
     said = last_lines(first.outputs)
     if said:
-        lines += [f"the last lines of {first.group}[{first.number:03d}]:", *(f"  {line}" for line in said)]
+        which = ", the first that failed" if len(failed) > 1 else ""
+        lines += [f"the last lines of {first.group}[{first.number:03d}]{which}:", *(f"  {line}" for line in said)]
     files = [near(path) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
     if files:
         # A line each: together they would be wider than a terminal.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _MOST_LEFT_OUT = 5
 _MOST_HOSTS = 10
 _MOST_KINDS = 10
+_MOST_BARRIERS = 3
 
 # More of them would hide what stands before: then a row for each host, or each group.
 _MOST_ROWS = 20
@@ -41,16 +43,20 @@ def summary(
     `hosts` are those of instances (`single[003]`) that left no record. The table is at most `width` wide, and sentences
     are broken at `filled_to` where they shall be.
     """
+    from testground.verdict import Verdict
+
     records = {instance: read_record(instance.outputs) for instance in outcome.instances}
     lines = [outcome_table(records, hosts, width), ""]
     lines += [f"group {group.id}: {group.ok} of {group.total} ok" for group in outcome.groups]
-    failures = told_once(
-        _failure(instance, _host(instance, record, hosts)) for instance, record in records.items() if instance.reason
-    )
+    failed = [instance for instance in outcome.instances if instance.verdict is not Verdict.OK]
+    # What failed later often failed because of the first.
+    failed.sort(key=lambda instance: _failed_at(records[instance]))
+    failures = told_once(_failure(instance, _host(instance, records[instance], hosts)) for instance in failed)
     lines += [filled(text, filled_to) for text in failures[:_MOST_KINDS]]
     if len(failures) > _MOST_KINDS:
         lines.append(as_typed(f"and {len(failures) - _MOST_KINDS} other reasons: fab runs.show {outcome.run}"))
-    lines += failing_lines(outcome)
+    lines += [filled(text, filled_to) for text in barrier_lines(outcome, records, hosts)]
+    lines += failing_lines(outcome, failed)
     lines += [filled(line, filled_to) for line in left_out_lines(records)]
     if outcome.cancelled:
         how = "was stopped" if outcome.cancelled == "stopped" else outcome.cancelled
@@ -113,6 +119,34 @@ def left_out_lines(records: Records) -> list[str]:
         more = count(len(lines) - _MOST_KINDS, "further list")
         lines[_MOST_KINDS:] = [f"{more} of what was left out: `left_out` in each instance's {RECORD_FILE}"]
     return lines
+
+
+def barrier_lines(outcome: RunOutcome, records: Records, hosts: Mapping[str, str]) -> list[str]:
+    """The barriers that a run which failed never got past, and who did not come."""
+    from remote_runner.records.barriers import arrivals_and_waits, unmet_barriers
+    from remote_runner.records.sync_log import sync_lines
+
+    if outcome.ok:
+        return []
+    groups = {f"{one.group}[{one.number}]": one.group for one in outcome.instances}
+    places = (_host(instance, record, hosts) for instance, record in records.items())
+    seen = arrivals_and_waits(sync_lines(outcome.outputs), zip(groups, places, strict=True))
+    unmet = list(unmet_barriers(*seen, groups))
+    lines = []
+    for one in unmet[:_MOST_BARRIERS]:
+        who = f"; {', '.join(ranges(one.missing))} did not" if one.missing else ""
+        lines.append(f"barrier {one.state}: {one.came} of {one.target} came{who}")
+    if len(unmet) > _MOST_BARRIERS:
+        lines.append(f"{len(unmet) - _MOST_BARRIERS} more barriers were not met")
+    return lines
+
+
+def _failed_at(record: Record | None) -> float:
+    """When, on this machine's clock: the end of its application, else of all that it did."""
+    if record is None:
+        return math.inf
+    run = record.step("run")
+    return record.started_at + record.duration_s if run is None else run.started_at + run.duration_s
 
 
 def _host(instance: InstanceOutcome, record: Record | None, hosts: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ def test_a_run_that_fails_is_kept_with_its_reasons_and_without_secrets(plan: Pla
 
 def test_the_summary_ends_with_what_the_failing_instance_said_and_where_to_read_on(plan: PlanDirectory) -> None:
     write_plan(plan, """event message_event '"message":"half way"'\necho "no room" >&2\nexit 4\n""")
-    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "2")
+    ran = plan.fab("local.single", "--testcase", "greet", "--instances", "1")
     near = f"outputs/local_exec/greeter/{run_directory(plan).name}/single/0"
     end = ran.out[ran.out.index("the last lines of") :].splitlines()
     assert end[:3] == ["the last lines of single[000]:", "  half way", "  stderr: no room"]
