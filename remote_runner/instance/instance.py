@@ -522,7 +522,7 @@ class _Instance:
         words = f"{host}: the application ended with {_status_words(exited)} and reported no failure event"
         if why:
             return f"{words}; {why}\n  next: run it again; what it had written until then is in the outputs"
-        advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines above, and at its outputs"
+        advice = advice_for(self._reporter.last_stderr, host) or "look at its last lines, and at its outputs"
         return f"{words}\n  next: {advice}"
 
     async def write_record(self) -> None:

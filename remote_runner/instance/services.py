@@ -73,7 +73,7 @@ def advice_for(last_words: bytes, host: str) -> str:
     return (
         f"if it is on the Rust crate testground, which always dials testground-sync-service:{SYNC_PORT}, put the line "
         f"`127.0.0.1 testground-sync-service` into the hosts file of {host}, and into the inventory "
-        f"`service_ports: {{sync: {SYNC_PORT}}}`; else look at its last lines above"
+        f"`service_ports: {{sync: {SYNC_PORT}}}`; else look at its last lines"
     )
 
 
