@@ -141,6 +141,8 @@ class Ran:
     left_there: Mapping[str, Sequence[str]]
     hosts: Mapping[str, str]
     signal: signal.Signals | None
+    warnings: Sequence[str] = ()
+    """What was said before it began."""
 
     @property
     def status(self) -> int:
@@ -271,7 +273,7 @@ def run_all(
                 except ControllerError as error:
                     say(str(error))
                 hosts = {name: DISPLAY.host_of(name) for name, _ in who}
-                done.append(Ran(outcome, DISPLAY.left_there(), hosts, stop.signal))
+                done.append(Ran(outcome, DISPLAY.left_there(), hosts, stop.signal, run.warnings))
             except (RemoteRunnerError, TestgroundError, OSError) as error:
                 if not done:
                     raise
@@ -282,14 +284,16 @@ def run_all(
 
 
 def show_summary(ran: Ran) -> None:
-    """The summary, what there is to doubt, and where the outputs are."""
+    """The summary, what was warned of at its beginning, what there is to doubt, and where the outputs are."""
     from remote_runner.truth.observation import run_doubts
 
     text = summary(ran.outcome, ran.left_there, ran.hosts, result_width(), filled_to())
     doubts = run_doubts(ran.outcome.outputs)
-    told = [*doubts[:_DOUBTS], *([f"{len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else [])]
-    for doubt in told:
-        text += "\n" + textwrap.fill(f"doubt: {doubt}", filled_to() or len(doubt) + 10, subsequent_indent="       ")
+    told = [f"warning: {warning}" for warning in dict.fromkeys(ran.warnings)]
+    told += [f"doubt: {doubt}" for doubt in doubts[:_DOUBTS]]
+    told += [f"doubt: {len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else []
+    for line in told:
+        text += "\n" + textwrap.fill(line, filled_to() or len(line), subsequent_indent="       ")
     show(f"{text}\noutputs: {near(ran.outcome.outputs)}", has_outcomes=True)
 
 

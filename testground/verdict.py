@@ -20,6 +20,7 @@ from testground.events import (
     parse_line,
 )
 from testground.go_json import marshal
+from testground.go_stack import without_stack
 from testground.terminal import harmless
 
 LINE_LIMIT_BYTES = 64 * 1024
@@ -148,7 +149,8 @@ class StdoutReader:
             case _:
                 # sdk-go tells a panic twice: by its stack alone, then by its reason.
                 told = (words for verdict, words in self._failures if verdict is self.verdict)
-                return next((words for words in told if not words.startswith("goroutine ")), self._failures[0][1])
+                first = self._failures[0][1]
+                return next((words for words in told if not words.startswith("goroutine ")), without_stack(first))
 
     def _read(self, line: bytes, reports: list[Report]) -> bool:
         """Read a line; returns whether to go on reading."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
 from tasks.say import near
+from testground.go_stack import cut_at_stack, panicked, without_stack
 
 if TYPE_CHECKING:
     from testground.local_exec import InstanceOutcome, RunOutcome
@@ -51,11 +52,20 @@ def failing_lines(outcome: RunOutcome, failed: Sequence[InstanceOutcome]) -> lis
 
 
 def last_lines(outputs: Path) -> list[str]:
-    """The end of what the application of an instance said: its stderr, below some of its stdout; events in words."""
-    out = [line for line in map(in_words, _tail(outputs / "stdout")) if line and line != "START"]
-    err = [f"stderr: {line}" for line in _tail(outputs / "stderr") if line][-_MOST_LINES:]
+    """The end of what the application of an instance said: its stderr, below some of its stdout; events in words.
+
+    Of a panic there is what was said before its stack, and where it was.
+    """
+    out = [_in_short(line) for line in map(in_words, _tail(outputs / "stdout")) if line and line != "START"]
+    said, stack = cut_at_stack("\n".join(_tail(outputs / "stderr")))
+    err = [f"stderr: {line}" for line in (*said.splitlines(), panicked(stack)) if line][-_MOST_LINES:]
     room = max(_MOST_LINES - len(err), _MOST_LINES // 4)
     return [line[:_LONGEST] for line in (*out[-room:], *err)]
+
+
+def _in_short(line: str) -> str:
+    word = "CRASH " if line.startswith("CRASH ") else ""
+    return word + without_stack(line.removeprefix(word))
 
 
 def _tail(path: Path) -> list[str]:

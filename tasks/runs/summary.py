@@ -14,6 +14,7 @@ from remote_runner.typed import as_typed
 from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
 from tasks.view.table import filled, table
+from testground.go_stack import without_stack
 
 if TYPE_CHECKING:
     from testground.local_exec import InstanceOutcome, RunOutcome
@@ -154,7 +155,7 @@ def _host(instance: InstanceOutcome, record: Record | None, hosts: Mapping[str, 
 
 
 def _failure(instance: InstanceOutcome, host: str) -> Failure:
-    reason = instance.reason.removeprefix("remote-runner: ")
+    reason = without_stack(instance.reason.removeprefix("remote-runner: "))
     return Failure(_name(instance), host, instance.verdict.value, reason)
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from remote_runner.instance.reporter import STEP, WARNING
 from remote_runner.sizes import count
@@ -15,6 +16,7 @@ from tasks.view.display import Display
 from tasks.view.failures import Failure, sameness, sameness_of_warning
 from tasks.view.how import Level
 from tasks.view.table import filled
+from testground.go_stack import without_stack
 from testground.local_exec import DaemonLines
 from testground.terminal import harmless
 from testground.verdict import Report, Word
@@ -47,7 +49,7 @@ class RunLines:
 
     def said(self, tag: str, reports: Sequence[Report], started_ns: int) -> None:
         """Show what of it is wanted."""
-        shown = [report for report in reports if self._is_shown(tag, report)]
+        shown = [report for report in map(self._shortened, reports) if self._is_shown(tag, report)]
         if not shown:
             return
         if self._display.is_drawn:
@@ -79,6 +81,12 @@ class RunLines:
         # The summary says how many were the same.
         self._failed.add(tag)
         return self._is_new(sameness(Failure(tag, self._display.host_of(tag), report.word.value, report.text)))
+
+    def _shortened(self, report: Report) -> Report:
+        """Without a stack, for readers who do not want every step; `fab runs.logs` has it."""
+        if self._display.level >= Level.STEPS or report.word not in _FAILURES:
+            return report
+        return replace(report, text=without_stack(report.text))
 
     def _is_new(self, same: tuple[str, str]) -> bool:
         is_new = same not in self._told
