@@ -193,11 +193,12 @@ def run_all(
     services: Services,
     timeout_s: float | None,
     run_id: str = "",
-    repeats: str = "",
+    repeats: Mapping[str, Any] | None = None,
 ) -> list[Ran]:
     """Run the plans one after the other, with a sync service of their own where none is given.
 
-    `task` is what was typed, for the record of each run; `repeats` the run that this one (`run_id`) repeats.
+    `task` is what was typed, for the record of each run; `repeats` is what stands there too where one (`run_id`)
+    repeats another.
     """
     from remote_runner.broker.in_process import InProcess
     from remote_runner.connection.verbs.job import instance_id
@@ -211,9 +212,9 @@ def run_all(
     from testground.runenv import ServiceAddress
     from testground.sync.service import SyncService
 
-    inputs = {"outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json()}
-    if repeats:
-        inputs["repeats"] = repeats
+    inputs = {
+        "outputs": str(outputs.absolute()), "timeout_s": timeout_s, **services.to_json(), **(repeats or {})
+    }  # fmt: skip
     ids = iter([run_id] if run_id else [new_run_id() for _ in plans])
     done = []
     with ExitStack() as stack:
@@ -289,7 +290,7 @@ def show_summary(ran: Ran) -> None:
 
     text = summary(ran.outcome, ran.left_there, ran.hosts, result_width(), filled_to())
     doubts = run_doubts(ran.outcome.outputs)
-    told = [f"warning: {warning}" for warning in dict.fromkeys(ran.warnings)]
+    told = [as_typed(f"warning: {warning}") for warning in dict.fromkeys(ran.warnings)]
     told += [f"doubt: {doubt}" for doubt in doubts[:_DOUBTS]]
     told += [f"doubt: {len(doubts) - _DOUBTS} more stand in run.json"] if len(doubts) > _DOUBTS else []
     for line in told:

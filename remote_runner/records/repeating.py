@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from remote_runner.inventory.placement import PARAM
@@ -22,8 +23,9 @@ def repeated(record: RunRecord, *, failed: bool) -> RunPlan:
 
     It has no group where none failed.
     """
-    wanted = _failed(record) if failed else {group["id"]: group["instances"] for group in record.groups}
-    hosts = _failed_hosts(record) if failed else {}
+    every = {group["id"]: group["instances"] for group in record.groups}
+    wanted = _failed(record) if failed else every
+    hosts = {} if wanted == every else _failed_hosts(record)
     groups = [
         GroupPlan(
             id=group["id"],
@@ -48,6 +50,23 @@ def repeated(record: RunRecord, *, failed: bool) -> RunPlan:
         disable_metrics=bool(record.inputs.get("disable_metrics")),
         groups=tuple(groups),
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a run is repeated, where that is not all of it: these instances, of so many."""
+
+    instances: Sequence[str]
+    of: int
+
+
+def part_of(record: RunRecord, run: RunPlan) -> Part | None:
+    """Which part of the recorded run this is (`repeated`); None where it is the whole."""
+    of = sum(group["instances"] for group in record.groups)
+    if run.instances == of:
+        return None
+    failed = (one for one in record.instances if one["outcome"] != "ok" and one["index"] is not None)
+    return Part([f"{one['group']}[{one['index']:03d}]" for one in failed], of)
 
 
 def masked_params(run: RunPlan) -> list[str]:

@@ -17,6 +17,7 @@ from tasks.plan import Plan
 from tasks.runs.find import plan_of, run_meant, runs_of
 from tasks.say import age, filled_to, result_width, say, show_json, show_table
 from tasks.say import show as put
+from tasks.view.failures import ranges
 from tasks.view.table import filled, table
 
 _SHORTEST = 8
@@ -74,6 +75,10 @@ def shown_lines(found: FoundRun) -> list[str]:
         f"run {record.run} of {record.plan}:{record.case}, by {record.task}, {when}",
         f"outcome: {outcome_words(found)}" + ("" if record.duration_s is None else f", {record.duration_s:.1f} s"),
     ]
+    part = record.inputs.get("repeats_part")
+    if repeats := record.inputs.get("repeats"):
+        which = f": {_numbers(found)} instances, {', '.join(ranges(part['instances']))}, on their hosts" if part else ""
+        lines.insert(1, f"repeats {repeats}{which}")
     for group in record.groups:
         ok = "" if group["ok"] is None else f", {group['ok']} ok"
         lines.append(f"group {group['id']}: {group['instances']} instances{ok}")
@@ -136,7 +141,7 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
         short,
         f"{age(max(0.0, time.time() - record.started_at))} ago",
         record.case,
-        str(_instances(found)),
+        _numbers(found),
         str(len(record.hosts)) if record.hosts else "-",
         found.outcome,
         "-" if record.duration_s is None else age(record.duration_s),
@@ -146,6 +151,12 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
 
 def _unread_row(error: RunRecordError, short: str) -> tuple[str, ...]:
     return (short, "-", "-", "-", "-", _UNREAD, "-", size(size_of(error.path.parent)))
+
+
+def _numbers(found: FoundRun) -> str:
+    """How many instances; of a run that repeats some of another's, how many that one had too."""
+    part = found.record.inputs.get("repeats_part")
+    return f"{_instances(found)} of {part['of']}" if part else str(_instances(found))
 
 
 def _instances(found: FoundRun) -> int:
@@ -161,6 +172,8 @@ def _listed(found: FoundRun) -> dict[str, object]:
         "case": record.case,
         "task": record.task,
         "instances": _instances(found),
+        "repeats": record.inputs.get("repeats"),
+        "repeats_part": record.inputs.get("repeats_part"),
         "hosts": [host["name"] for host in record.hosts],
         "outcome": found.outcome,
         "duration_s": record.duration_s,
@@ -178,6 +191,8 @@ def _unread(error: RunRecordError) -> dict[str, object]:
         "case": None,
         "task": None,
         "instances": None,
+        "repeats": None,
+        "repeats_part": None,
         "hosts": [],
         "outcome": _UNREAD,
         "duration_s": None,

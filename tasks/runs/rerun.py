@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import invoke
 
 from remote_runner.errors import RemoteRunnerError
+from remote_runner.sizes import count, listed
 from tasks.command_line.task import Failed, task
 from tasks.command_line.values import sync_address
 from tasks.local import Services, run_and_tell
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import filled_to, say, show_json
+from tasks.view.failures import ranges
 from tasks.view.table import filled
 
 if TYPE_CHECKING:
+    from remote_runner.records.places import FoundRun
+    from remote_runner.records.repeating import Part
     from remote_runner.records.run import RunRecord
+    from testground.composition import RunPlan
+
+_MOST_STATES = 5
 
 
 @task(
@@ -43,12 +50,13 @@ def rerun(
     dry_run: bool = False,
 ) -> None:
     """Repeat a run from its record; says first what differs now: plan, application, hosts, versions."""
-    from remote_runner.records.repeating import differences, masked_params, repeated
+    from remote_runner.records.repeating import differences, masked_params, part_of, repeated
     from remote_runner.secrets import MASK
     from testground.local_exec import new_run_id
 
     here = Plan.here()
-    record = run_meant(here, id).record
+    found = run_meant(here, id)
+    record = found.record
     run = repeated(record, failed=failed)
     if not run.groups:
         say(f"no instance of run {record.run} failed")
@@ -58,15 +66,21 @@ def rerun(
             f"rerun: the record has {MASK} in the place of what is secret, or may have been, in {', '.join(hidden)}; "
             "start it anew, with that given: fab local.single or local.composition"
         )
+    part = part_of(record, run)
+    repeats = {"repeats": record.run, **({} if part is None else {"repeats_part": asdict(part)})}
     with _plan_of(here, record) as plan:
+        if part is not None:
+            _check_number(plan, record, run)
+            run = replace(run, warnings=tuple(_warnings(found, run, part)))
         run_id = new_run_id()
-        found = list(differences(record, *_now(plan, record, run_id)))
-        differs = "this differs now:" if found else "nothing recorded differs now"
-        for words in (f"run {record.run} again, as {run_id}; {differs}", *(f"  {words}" for words in found)):
+        differ = list(differences(record, *_now(plan, record, run_id)))
+        differs = "this differs now:" if differ else "nothing recorded differs now"
+        begins = f"run {record.run} again, as {run_id}; {differs}"
+        for words in (begins, *(f"  {words}" for words in differ), *run.warnings):
             say(filled(words, filled_to()))
         if dry_run:
             groups = [{"id": one.id, "instances": one.instances, "params": dict(one.params)} for one in run.groups]
-            show_json({"repeats": record.run, "case": run.case, "groups": groups, "differs": found})
+            show_json({**repeats, "case": run.case, "groups": groups, "differs": differ})
             return
         run_and_tell(
             plan,
@@ -77,7 +91,37 @@ def rerun(
             timeout_s=record.inputs.get("timeout_s"),
             as_json=json,
             run_id=run_id,
-            repeats=record.run,
+            repeats=repeats,
+        )
+
+
+def _check_number(plan: Plan, record: RunRecord, run: RunPlan) -> None:
+    """Raises `Failed` where the test case does not take as many instances as failed."""
+    for case in plan.manifest.testcases:
+        if case.name.replace("/", "-") == run.case and not case.minimum <= run.instances <= case.maximum:
+            raise Failed(
+                f"rerun: {count(run.instances, 'instance')} of run {record.run} failed; "
+                f"test case {case.name} takes {case.minimum} to {case.maximum}\n"
+                f"  next: repeat all of them: fab rerun {record.run}"
+            )
+
+
+def _warnings(found: FoundRun, run: RunPlan, part: Part) -> Iterator[str]:
+    """What a success of some of the instances does not say."""
+    from remote_runner.records.barriers import arrivals_and_waits
+    from remote_runner.records.sync_log import sync_lines
+
+    now = [f"{group.id}[{number:03d}]" for group in run.groups for number in range(group.instances)]
+    yield (
+        f"only {run.instances} of {part.of} instances: {', '.join(ranges(part.instances)) or 'some'} of {found.run} "
+        f"again, as {', '.join(ranges(now))}; TEST_INSTANCE_COUNT is {run.instances}"
+    )
+    _, waits = arrivals_and_waits(sync_lines(found.directory), ())
+    if states := list(dict.fromkeys(wait.state for wait in waits)):
+        which = "the barrier" if len(states) == 1 else "the barriers"
+        yield (
+            f"the instances of {found.run} waited for each other ({which} {listed(states, _MOST_STATES)}): some may "
+            f"succeed where all together fail; to repeat all: fab rerun {found.run}"
         )
 
 

@@ -13,6 +13,7 @@ _COMMAND = re.compile(r"(?<=try: ).*|`[^`]*`")
 USUAL_WIDTH = 80
 # How narrow the column that is cut may become before nothing is cut any more.
 _LEAST_CUT = 12
+_NUMBER = re.compile(r"-?|failed|\d*\.?\d*( of \d+)?")
 
 
 def table(
@@ -61,9 +62,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _is_numeric(cells: Collection[str]) -> bool:
-    return all(cell in ("", "-", "failed") or cell.replace(".", "", 1).isdigit() for cell in cells) and any(
-        cell[:1].isdigit() for cell in cells
-    )
+    return all(map(_NUMBER.fullmatch, cells)) and any(cell[:1].isdigit() for cell in cells)
 
 
 _COLOURS = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from remote_runner.records.repeating import differences, masked_params, repeated
+from remote_runner.records.repeating import Part, differences, masked_params, part_of, repeated
 from remote_runner.records.run import RunRecord
 
 
-def _instance(group: str, host: str | None, outcome: str) -> dict[str, object]:
-    return {"group": group, "host": host, "outcome": outcome}
+def _instance(group: str, host: str | None, outcome: str, index: int = 0) -> dict[str, object]:
+    return {"group": group, "host": host, "outcome": outcome, "index": index}
 
 
 THEN = RunRecord(
@@ -26,8 +26,8 @@ THEN = RunRecord(
     ],
     instances=[
         _instance("a", "dex", "ok"),
-        _instance("a", "rex", "failed"),
-        _instance("a", "rex", "incomplete"),
+        _instance("a", "rex", "failed", 1),
+        _instance("a", "rex", "incomplete", 2),
         _instance("b", "dex", "ok"),
     ],
     artifacts=[{"system": "x86_64-linux", "hash": "old", "derivation": None}],
@@ -71,6 +71,14 @@ def test_what_failed_is_repeated_where_it_failed() -> None:
     assert "remote-runners" not in group.params
     fine = replace(THEN, instances=[_instance("a", "dex", "ok")])
     assert repeated(fine, failed=True).groups == ()
+
+
+def test_what_is_repeated_of_a_run_is_known_where_it_is_not_all() -> None:
+    assert part_of(THEN, repeated(THEN, failed=True)) == Part(["a[001]", "a[002]"], 4)
+    assert part_of(THEN, repeated(THEN, failed=False)) is None
+    all_failed = replace(THEN, groups=THEN.groups[:1], instances=[_instance("a", "dex", "failed")] * 3)
+    again = repeated(all_failed, failed=True)
+    assert (part_of(all_failed, again), again) == (None, repeated(all_failed, failed=False))
 
 
 def test_each_difference_is_a_sentence() -> None:
