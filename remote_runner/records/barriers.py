@@ -30,7 +30,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Unmet:
-    """A barrier that was never met: how many came to its state, and the instances that did not, where that is known."""
+    """A barrier that was never met: how many came to its state, and the instances that did not, where that is known.
+
+    Where as many came as were waited for, who waited had given up before.
+    """
 
     state: str
     target: int
@@ -77,7 +80,7 @@ def unmet_barriers(signals: Iterable[Signal], waits: Iterable[Wait], groups: Map
         waiting.setdefault((wait.state, wait.target), []).append(wait)
     for (state, target), members in waiting.items():
         arrived = came.get(state, [])
-        if len(arrived) >= target or any(wait.end_s is not None for wait in members):
+        if any(wait.end_s is not None for wait in members):
             continue
         theirs = {groups.get(client) for client in (*arrived, *(wait.client for wait in members))}
         expected = [name for name, group in groups.items() if group in theirs]
@@ -85,7 +88,7 @@ def unmet_barriers(signals: Iterable[Signal], waits: Iterable[Wait], groups: Map
             expected = list(groups)
         known = len(expected) == target and None not in theirs and len(set(arrived)) == len(arrived)
         missing = [name for name in expected if name not in arrived] if known else []
-        yield Unmet(state, target, len(arrived), tuple(missing))
+        yield Unmet(state, target, min(len(arrived), target), tuple(missing))
 
 
 def _seconds(value: object) -> float | None:

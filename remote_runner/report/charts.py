@@ -382,7 +382,7 @@ def timeline() -> Spec:
                                  + ", ended: datum.failed ? 'no' : 'yes'}"),
                     _bar("waits", 0.30, 0.55, fill={"value": "$wait"}, opacity={"value": 0.6},
                          tooltip="{title: datum.name + ' waits for ' + datum.state, target: datum.target, " + _SPAN
-                                 + ", 'the last to come': datum.last}"),
+                                 + ", 'the last to come': datum.last || 'none, it was never met'}"),
                     {"type": "text", "from": {"data": "stages"}, "interactive": False, "encode": {"update": {
                         "x": {"scale": "x", "field": "start", "offset": 3}, "baseline": {"value": "middle"},
                         "y": {"scale": "y", "signal": "datum.pos + 0.73"}, "text": {"field": "stage"},

@@ -190,7 +190,9 @@
   }
 
   function failures(run) {
-    const failed = run.table.instances.filter(one => one.outcome !== "ok");
+    const ended = new Map(run.table.steps.filter(one => one.name === "run").map(one => [run.table.instances[one.i], one.end]));
+    const at = one => ended.get(one) ?? one.end; // what failed later often failed because of the first
+    const failed = run.table.instances.filter(one => one.outcome !== "ok").sort((a, b) => at(a) - at(b));
     if (!failed.length) return;
     const alike = new Map();
     for (const one of failed) {
@@ -205,7 +207,9 @@
       return make("li", {}, make("b", {class: "is-bad"}, those.length === 1 ? `✕ ${those[0].name} on ${those[0].host}: ` :
         `✕ ${those.length} instances on ${hosts} host${hosts > 1 ? "s" : ""}: `), reason,
         those.length > 1 ? make("div", {class: "note"}, names) : null);
-    })), alike.size > 50 ? note(`${alike.size - 50} further reasons are in the table of instances.`) : null);
+    })), alike.size > 50 ? note(`${alike.size - 50} further reasons are in the table of instances.`) : null,
+      ...run.table.barriers.filter(one => !one.met).slice(0, 3).map(one => note(`Barrier ${one.state}: ${one.came} of ${one.target} came` +
+        (one.missing ? `; ${one.missing} did not.` : "."))));
   }
 
   // The timeline
@@ -397,14 +401,15 @@
     const rows = run.table.barriers;
     if (!rows.length) return section("barriers", "States and barriers", note("What the instances signalled and waited for is not recorded: " +
       "their sync service was not the run's own, or they used none."));
-    const last = new Map(rows.map(one => [one.state, one.last_s]));
+    const last = new Map(rows.filter(one => one.met).map(one => [one.state, one.last_s]));
     const place = make("div", {"data-label": "Arrivals at each state"});
     section("barriers", "States and barriers", place,
-      note("Each tick is an instance's arrival (signal_entry) at a state; the last one, in red, is whom all others waited for."),
-      grid([text("state"), number("target"), number("arrived"), text("met"), text("first"), number("at, s"), text("last"), number("at, s"), number("waited"), number("in sum, s"), number("longest, s")],
-        rows.map(one => [one.state, one.target, one.came, one.met ? "yes" : "✕ never", one.first || null, one.first_s, one.last || null, one.last_s, one.waiters, one.waited_s, one.longest_s]), "States and barriers"));
+      note("Each tick is an instance's arrival (signal_entry) at a state; the last one, in red, is whom all others waited for. " +
+        "Where a barrier was never met, none is red: whom they waited for did not come."),
+      grid([text("state"), number("target"), number("arrived"), text("met"), text("did not come"), text("first"), number("at, s"), text("last"), number("at, s"), number("waited"), number("in sum, s"), number("longest, s")],
+        rows.map(one => [one.state, one.target, one.came, one.met ? "yes" : "✕ never", one.missing || null, one.first || null, one.first_s, one.last || null, one.last_s, one.waiters, one.waited_s, one.longest_s]), "States and barriers"));
     chart(place, "arrivals", () => ({signals: run.table.signals.map(one => ({...one, is_last: one.at === last.get(one.state) ? 1 : 0}))}),
-      {title: "Arrivals", rows: last.size, signals: {duration: run.duration_s}});
+      {title: "Arrivals", rows: new Set(rows.map(one => one.state)).size, signals: {duration: run.duration_s}});
     return null;
   }
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remote_runner.records.barriers import unmet_barriers
 from remote_runner.report.metrics import SINGLE_VALUES
 from remote_runner.report.noise import box, median, quantile
 from remote_runner.report.usage import HOST, INSTANCE, Measure, told
 from remote_runner.report.values import Host, Instance, MetricKey, Run, Series
+from remote_runner.sizes import listed
 
 Table = dict[str, Any]
 # A page has so many of each, whatever the run: it opens within 3 s.
@@ -20,6 +22,7 @@ MOST_DOTS = 300
 _EXTREME_DOTS = 15
 _ECDF_POINTS = 41
 MOST_BARRIERS = 200
+_MOST_MISSING = 10
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -162,7 +165,7 @@ def _box(values: Sequence[float]) -> tuple[object, ...]:
 
 
 def _barriers(run: Run, numbers: Mapping[str, int]) -> dict[str, Table]:
-    """Which client reached each state when, and which waited for the last one."""
+    """Which client reached each state when, which waited for the last one, and who did not come."""
     arrivals: dict[str, list[tuple[float, str]]] = {}
     for signal in run.signals:
         arrivals.setdefault(signal.state, []).append((signal.at_s, signal.client))
@@ -170,25 +173,30 @@ def _barriers(run: Run, numbers: Mapping[str, int]) -> dict[str, Table]:
     for wait in run.waits:
         end_s = run.duration_s if wait.end_s is None else wait.end_s
         waits.setdefault((wait.state, wait.target), []).append(max(0.0, end_s - wait.start_s))
-    met = {(wait.state, wait.target) for wait in run.waits if wait.end_s is not None}
+    groups = {one.name: one.group for one in run.instances}
+    unmet = {(one.state, one.target): one.missing for one in unmet_barriers(run.signals, run.waits, groups)}
+    waited_at = {state for state, _ in waits}
     rows: list[tuple[object, ...]] = []
-    for state, target in dict.fromkeys([*waits, *((state, len(came)) for state, came in arrivals.items())]):
+    last_of: dict[str, str] = {}
+    for state, target in [*waits, *((state, len(came)) for state, came in arrivals.items() if state not in waited_at)]:
         came = sorted(arrivals.get(state, []))[: max(target, 1)]
         waited = waits.get((state, target), [])
         if len(rows) < MOST_BARRIERS:
             first, last = (came[0], came[-1]) if came else ((None, ""), (None, ""))
+            missing = unmet.get((state, target))
+            if missing is None:
+                last_of[state] = last[1]
             rows.append(
                 (
-                    state, target, len(came), int((state, target) in met or not waited), *first, *last,
+                    state, target, len(came), int(missing is None), listed(missing or (), _MOST_MISSING), *first, *last,
                     len(waited), sum(waited), max(waited, default=0.0),
                 )
             )  # fmt: skip
-    last_of = {row[0]: row[7] for row in rows}
     return {
         "barriers": table(
             (
-                "state", "target", "came", "met", "first_s", "first", "last_s", "last", "waiters", "waited_s",
-                "longest_s",
+                "state", "target", "came", "met", "missing", "first_s", "first", "last_s", "last", "waiters",
+                "waited_s", "longest_s",
             ),
             rows,
         ),

@@ -136,6 +136,7 @@ def barrier_lines(outcome: RunOutcome, records: Records, hosts: Mapping[str, str
     lines = []
     for one in unmet[:_MOST_BARRIERS]:
         who = f"; {', '.join(ranges(one.missing))} did not" if one.missing else ""
+        who = who or (", the last too late" if one.came == one.target else "")
         lines.append(f"barrier {one.state}: {one.came} of {one.target} came{who}")
     if len(unmet) > _MOST_BARRIERS:
         lines.append(f"{len(unmet) - _MOST_BARRIERS} more barriers were not met")

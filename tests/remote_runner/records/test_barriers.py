@@ -41,3 +41,5 @@ def test_who_did_not_come_is_told_where_it_is_known(seen: list[tuple[str, int | 
 def test_a_barrier_that_was_met_or_waited_at_by_nobody_is_none() -> None:
     assert unmet(("a[0]", 2), ("a[1]", 2), met_at=2.0) == []
     assert unmet(("a[0]", None)) == []
+    # Who waited for one more had given up when it came.
+    assert unmet(("a[0]", 2), ("a[1]", None)) == [Unmet("ready", 2, 2, ())]

@@ -135,3 +135,21 @@ def test_who_waited_for_whom(tmp_path: Path) -> None:
     last = max(run.signals, key=lambda signal: signal.at_s)
     assert view["words"][row["last"]] == last.client
     assert (row["target"], row["came"], row["met"], row["waiters"]) == (5, 5, 1, 4)
+
+
+def test_a_barrier_that_was_never_met_is_told_once_with_who_did_not_come(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "r1", 3, 3)
+    path = directory / "remote-runner.sync.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [{**line, "met_at": None} if "target" in line else line for line in lines if line["client"] != "server[0]"]
+    lines.append({"at": lines[0]["at"], "client": "server[0]", "state": "alone", "seq": 1})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    view = run_view(read_run(directory))
+    rows = [dict(zip(view["barriers"]["columns"], row, strict=True)) for row in view["barriers"]["rows"]]
+    words = view["barriers"]["words"]
+    assert [(words[row["state"]], row["target"], row["came"], row["met"], words[row["missing"]]) for row in rows] == [
+        ("ready", 3, 2, 0, "server[0]"),
+        ("alone", 1, 1, 1, ""),
+    ]
+    last = view["waits"]["columns"].index("last")
+    assert {view["waits"]["words"][row[last]] for row in view["waits"]["rows"]} == {""}
