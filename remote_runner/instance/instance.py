@@ -41,6 +41,7 @@ from remote_runner.instance.writer import Writer
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
+from remote_runner.inventory.placement import is_shared_evenly
 from remote_runner.inventory.systems import System
 from remote_runner.progress import Began, Ended, Moved
 from remote_runner.sizes import count
@@ -248,7 +249,8 @@ class _Instance:
             self._record.system = str(system)
             step.detail = f"number {self._number} runs on {entry.name} ({system})"
         if self._placed.message:
-            reporter.message(self._placed.message)
+            is_even = is_shared_evenly(self._entries, self._runenv.instance_count)
+            (reporter.step if is_even else reporter.message)(self._placed.message)
         # Imported here: it is loaded during the first login.
         from remote_runner.artifact.build import Artifact
 

@@ -52,7 +52,10 @@ class Placement:
         """What to tell the user when there are more instances than slots, else ""."""
         if not self.round:
             return ""
-        return f"there are more instances than slots: {self.round + 1} share slot {self.slot} of {self.host}"
+        return (
+            f"there are more instances than slots: {self.round + 1} share slot {self.slot} of {self.host}; "
+            "`slots` in inventory.yaml says how many a host takes"
+        )
 
 
 def parse_entries(text: str) -> tuple[Entry, ...] | None:
@@ -146,6 +149,11 @@ def _found(value: Any) -> str:
 def needs_groups(entries: Sequence[Entry]) -> bool:
     """Whether a number alone does not decide, so that the groups of all earlier instances must be known."""
     return any(entry.groups for entry in entries)
+
+
+def is_shared_evenly(entries: Sequence[Entry], instances: int) -> bool:
+    """Whether each slot gets as many of so many instances as any other."""
+    return not needs_groups(entries) and instances % sum(entry.slots or 1 for entry in entries) == 0
 
 
 def place(

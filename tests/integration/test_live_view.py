@@ -163,7 +163,7 @@ def test_a_pipe_gets_lines_and_no_control_characters(tmp_path: Path, machine: Ma
 def test_what_many_say_in_the_same_way_is_told_once(tmp_path: Path, machine: Machine) -> None:
     script = 'echo line; event failure_event \'"group":"single","error":"no route to $REMOTE_RUNNER_HOST"\'; exit 1\n'
     script = script.replace("$REMOTE_RUNNER_HOST", "'$REMOTE_RUNNER_HOST'")
-    plan = Plan.of_script(tmp_path / "plan", machine, script, [localhost(tmp_path / "far", slots=1)])
+    plan = Plan.of_script(tmp_path / "plan", machine, script, [localhost(tmp_path / "far", slots=2)])
     done = plan.fab("local.single", "--testcase", "case", "--instances", "5")
     assert done.stderr.count("FAIL") == 1
     assert done.stderr.count("more instances than slots") == 1

@@ -7,7 +7,16 @@ from collections import Counter
 import pytest
 
 from remote_runner.errors import PlacementError
-from remote_runner.inventory.placement import Entry, Placement, Spread, needs_groups, parse_entries, place, place_all
+from remote_runner.inventory.placement import (
+    Entry,
+    Placement,
+    Spread,
+    is_shared_evenly,
+    needs_groups,
+    parse_entries,
+    place,
+    place_all,
+)
 from remote_runner.inventory.systems import System
 
 X86 = System("x86_64", "linux")
@@ -37,6 +46,12 @@ def test_more_instances_than_slots_are_told() -> None:
     assert place(entries, 2, "g").message == ""
     assert ": 2 share slot 0 of a" in place(entries, 3, "g").message
     assert ": 3 share slot 0 of b" in place(entries, 6, "g").message
+
+
+def test_slots_that_all_get_as_many_are_shared_evenly() -> None:
+    entries = [Entry("a", slots=2), Entry("b")]
+    assert [number for number in range(1, 10) if is_shared_evenly(entries, number)] == [3, 6, 9]
+    assert not is_shared_evenly([Entry("a", groups=("g",))], 1)
 
 
 def test_a_place_carries_what_its_entry_says() -> None:
