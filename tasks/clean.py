@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # A running push has such an entry, too.
 _PARTIAL_AGE_S = 3600.0
+_MOST_WHOSE = 10
 _KINDS = {Store.CACHE: "artifact", Store.NIX: "Nix root", Store.USER: "closure"}
 
 
@@ -100,6 +102,7 @@ class _Found:
     size_bytes: int
     outcome: str
     of: str = ""
+    started_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "host": self.host or None, "age_s": None if self.age_s is None else round(self.age_s)}
@@ -150,7 +153,9 @@ def _planned_run(entry: HostEntry, found: FarRun, *, force: bool) -> _Found:
             f"{entry.name}: {place} stays: its record cannot be read, so it may be alive: {found.problem}\n"
             f"  next: fab clean --force --host {entry.name}{which} removes it all the same"
         )
-    return _Found(entry.name, "run", found.run_id, place, found.age_s, found.size_bytes, outcome, words)
+    return _Found(
+        entry.name, "run", found.run_id, place, found.age_s, found.size_bytes, outcome, words, record.get("from", "")
+    )
 
 
 async def _planned_artifacts(agent: Agent, entry: HostEntry, wanted: _Wanted) -> list[_Found]:
@@ -251,7 +256,12 @@ def _tell(found: list[_Found], *, as_json: bool, is_whole: bool) -> None:
         say("nothing is left of earlier runs")
     if alive:
         are, stay = ("is", "stays") if len(alive) == 1 else ("are", "stay")
-        say(f"{count(len(alive), 'run')} {are} alive and {stay}; --force ends and removes them")
+        say(f"{count(len(alive), 'run')} {are} alive and {stay}; --force ends and removes them:")
+        whose = Counter((one.of, one.started_from or "not known where") for one in alive)
+        for (of, place), number in whose.most_common(_MOST_WHOSE):
+            say(f"  {number} of {of or 'an unknown plan'}, started by {place}")
+        if len(whose) > _MOST_WHOSE:
+            say(f"  and those of {len(whose) - _MOST_WHOSE} others (--json)")
 
 
 def _shown(found: list[_Found]) -> list[_Found]:

@@ -56,8 +56,11 @@ def init(c: invoke.Context, language: str = "", name: str = "hello") -> None:
     except OSError as error:
         raise Failed(f"init: {error.filename}: {error.strerror}; make room or access there, or go elsewhere") from error
     made = from_where_typed(name)
-    say(f"a plan in {made}/: manifest.toml (test cases), inventory.yaml (application, hosts), the application\nnext:")
-    show(f"cd {shlex.quote(made)}\n{_PROGRAM} local.single --testcase greet")
+    # All in one stream: a log that takes two has them in any order.
+    show(
+        f"a plan in {made}/: manifest.toml (test cases), inventory.yaml (application, hosts), the application\nnext:\n"
+        f"cd {shlex.quote(made)}\n{_PROGRAM} local.single --testcase greet"
+    )
 
 
 def _asked() -> str:

@@ -15,6 +15,7 @@ import invoke
 
 from remote_runner.errors import HostError, RemoteRunnerError
 from remote_runner.machine.shell_words import OPERATORS, shell_line
+from remote_runner.machine.whose import started_from
 from remote_runner.sizes import count
 from tasks.command_line.input import Input
 from tasks.command_line.task import Failed, task
@@ -127,7 +128,7 @@ def planned_job(
         outputs_limit_bytes=entry.outputs_limit_bytes,
         terminal=terminal,
         cut_lines=False,  # nothing here has a limit for lines
-        record={"run": run_id, "command": command[0]},
+        record={"run": run_id, "command": command[0], "from": started_from(plan.directory)},
     )
 
 

@@ -43,6 +43,7 @@ from remote_runner.inventory.kinds import OnUnreachable
 from remote_runner.inventory.known import known_of
 from remote_runner.inventory.placement import is_shared_evenly
 from remote_runner.inventory.systems import System
+from remote_runner.machine.whose import started_from
 from remote_runner.progress import Began, Ended, Moved
 from remote_runner.sizes import count
 from testground.errors import TestgroundError
@@ -364,7 +365,12 @@ class _Instance:
             run_s=entry.timeouts.run_s,
             fetch_s=entry.timeouts.fetch_s,
             outputs_limit_bytes=entry.outputs_limit_bytes,
-            record={"plan": self._runenv.plan, "run": self._runenv.run, "group": self._runenv.group_id},
+            record={
+                "plan": self._runenv.plan,
+                "run": self._runenv.run,
+                "group": self._runenv.group_id,
+                "from": started_from(self._plan_dir),
+            },
         )
 
     async def _supervise(self, ready: _Ready) -> _Ended:

@@ -47,7 +47,9 @@ def runs(c: invoke.Context, all: bool = False, json: bool = False) -> None:  # n
     short = short_ids(found.ids)
     rows = [_unread_row(error, short[error.run]) for error in found.unread if error.run]
     rows += [_row(one, short[one.run]) for one in shown]
-    header = ("id", "when", "case", "inst", "hosts", "outcome", "took", "size")
+    header: tuple[str, ...] = ("id", "when", "plan", "case", "inst", "hosts", "outcome", "took", "size")
+    if not all:
+        header, *rows = [(*row[:2], *row[3:]) for row in (header, *rows)]
     show_table(rows, header=header, least=("size", "hosts"), cut="case")
     if len(shown) < len(found.runs):
         say(f"{len(found.runs) - len(shown)} older ones: fab runs --all")
@@ -140,6 +142,7 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
     return (
         short,
         f"{age(max(0.0, time.time() - record.started_at))} ago",
+        record.plan,
         record.case,
         _numbers(found),
         str(len(record.hosts)) if record.hosts else "-",
@@ -150,7 +153,7 @@ def _row(found: FoundRun, short: str) -> tuple[str, ...]:
 
 
 def _unread_row(error: RunRecordError, short: str) -> tuple[str, ...]:
-    return (short, "-", "-", "-", "-", _UNREAD, "-", size(size_of(error.path.parent)))
+    return (short, "-", plan_of(error), "-", "-", "-", _UNREAD, "-", size(size_of(error.path.parent)))
 
 
 def _numbers(found: FoundRun) -> str:

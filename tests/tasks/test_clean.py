@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import socket
@@ -190,7 +191,8 @@ def test_what_is_alive_stays_unless_forced(
     assert found == {(run, "alive"), (over, "removed")}
     refused = hosts_plan.fab("clean", "--run", run)
     assert refused.status == 1
-    assert "1 run is alive and stays" in refused.words
+    assert "1 run is alive and stays; --force ends and removes them:\n  1 of sh, started by " in refused.words
+    assert f"@{platform.node()}:{hosts_plan.path}\n" in refused.words
     assert (tmp_path / "dex/runs" / run).exists()
     assert process.poll() is None
     assert cleaned(hosts_plan, "--run", run, "--force") == [("dex", run, "removed")]
