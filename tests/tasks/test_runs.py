@@ -85,6 +85,7 @@ def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) 
     shown = plan.ok("runs").out.splitlines()
     assert shown[0].split() == ["id", "when", "case", "inst", "hosts", "outcome", "took", "size"]
     assert len(shown) == 3
+    assert plan.ok("runs", "--all").out.splitlines()[1].split()[4:6] == ["greeter", "greet"]
     assert max(map(len, shown)) <= 80
     assert f"run {elsewhere} of greeter:greet" in plan.ok("runs.show").out
     assert plan.ok("runs.show", first[:12], "--json").data["run"] == first
