@@ -24,6 +24,7 @@ from tasks.say import filled_to, near, note, result_width, say, show, show_json
 from tasks.view.display import DISPLAY
 from testground.errors import TestgroundError
 from testground.sync import DEFAULT_PORT
+from testground.tags import tag_of
 
 if TYPE_CHECKING:
     from testground.composition import Composition, RunPlan
@@ -244,7 +245,7 @@ def run_all(
                     begun(run, run_id, task, plan.directory, inputs),
                 )
                 who = [
-                    (f"{group.id}[{number:03d}]", group.id) for group in run.groups for number in range(group.instances)
+                    (tag_of(group.id, number), group.id) for group in run.groups for number in range(group.instances)
                 ]
                 name = f" ({run.name})" if len(plans) > 1 else ""
                 DISPLAY.expect(f"{run.case}{name}, run {run_id}", who)
@@ -264,7 +265,7 @@ def run_all(
                 )
                 if service is not None:
                     instances = {
-                        instance_id(outcome.run, one.group, one.number): f"{one.group}[{one.number}]"
+                        instance_id(outcome.run, one.group, one.number): tag_of(one.group, one.number)
                         for one in outcome.instances
                     }
                     write_sync_log(directory, service.journal_of(outcome.run), names, instances, without=CHOOSE_STATE)

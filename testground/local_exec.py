@@ -25,6 +25,7 @@ from typing import Protocol, TextIO
 from testground.composition import GroupPlan, RunPlan
 from testground.errors import LocalExecError
 from testground.runenv import INFLUXDB_URL, RunEnv, ServiceAddress
+from testground.tags import tag_of
 from testground.verdict import Report, StderrReader, StdoutReader, Verdict, Word, print_line
 
 SUBNET = "127.1.0.0/16"
@@ -224,7 +225,7 @@ class _Instance:
 
     @property
     def tag(self) -> str:
-        return f"{self.group}[{self.number:03d}]"
+        return tag_of(self.group, self.number)
 
     def outcome(self) -> InstanceOutcome:
         if self.started is None:

@@ -48,6 +48,7 @@ from remote_runner.progress import Began, Ended, Moved
 from remote_runner.sizes import count
 from testground.errors import TestgroundError
 from testground.runenv import RunEnv
+from testground.tags import as_tag, tag_of
 
 if TYPE_CHECKING:
     from remote_runner.artifact.build import AnyArtifact
@@ -132,7 +133,8 @@ async def _run(
     outputs = runenv.outputs_path
     with shared.run_log(run_directory(outputs, runenv.run, runenv.group_id), umask) as log:
         instance.log = log
-        reporter.log = InstanceLog(log, outputs, f"{runenv.group_id}[{outputs.name}]")
+        written = f"{runenv.group_id}[{outputs.name}]"
+        reporter.log = InstanceLog(log, outputs, as_tag(written) or written)
         status = await _to_its_end(instance, reporter)
         reporter.end_of_stdout()
         await reporter.log.flush()
@@ -216,7 +218,7 @@ class _Instance:
         )
         self._clock = StepClock(self._record, reporter.step)
         self._left_there = ""
-        self._who = runenv.group_id if number is None else f"{runenv.group_id}[{number:03d}]"
+        self._who = runenv.group_id if number is None else tag_of(runenv.group_id, number)
 
     async def run(self) -> int:
         """Every step in turn; raises what stopped one."""

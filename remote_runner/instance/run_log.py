@@ -210,7 +210,7 @@ def _size_bytes(held: _Pieces) -> int:
 
 
 class InstanceLog:
-    """One instance's part of it; `name` stands before each of its lines in `run.log`, as in `single[3]`."""
+    """One instance's part of it; `name` stands before each of its lines in `run.log`, as in `single[003]`."""
 
     def __init__(self, log: RunLog, outputs: Path, name: str) -> None:
         self._log = log

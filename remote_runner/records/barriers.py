@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testground.tags import as_tag
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -46,7 +48,7 @@ def arrivals_and_waits(
 ) -> tuple[tuple[Signal, ...], tuple[Wait, ...]]:
     """The lines as values, in seconds since `start_at`; what is malformed is left out.
 
-    hosts: each instance (`single[3]`) with its host; a host's only instance is known by its client (`dex #1`).
+    hosts: each instance (`single[003]`) with its host; a host's only instance is known by its client (`dex #1`).
     """
     by_host: dict[str, list[str]] = {}
     for name, host in hosts:
@@ -58,6 +60,7 @@ def arrivals_and_waits(
             continue
         if len(only := by_host.get(client.rpartition(" #")[0], [])) == 1:
             client = only[0]
+        client = as_tag(client) or client
         seq, target, met_at = (_seconds(line.get(key)) for key in ("seq", "target", "met_at"))
         if seq is not None:
             signals.append(Signal(client, state, int(seq), at - start_at))

@@ -13,6 +13,7 @@ from remote_runner.records.run import RunRecord
 from remote_runner.secrets import MASK
 from remote_runner.sizes import listed
 from testground.composition import GroupPlan, Resources, RunPlan
+from testground.tags import tag_of
 
 _MOST_NAMED = 5
 _SHORT = 12
@@ -66,7 +67,7 @@ def part_of(record: RunRecord, run: RunPlan) -> Part | None:
     if run.instances == of:
         return None
     failed = (one for one in record.instances if one["outcome"] != "ok" and one["index"] is not None)
-    return Part([f"{one['group']}[{one['index']:03d}]" for one in failed], of)
+    return Part([tag_of(one["group"], one["index"]) for one in failed], of)
 
 
 def masked_params(run: RunPlan) -> list[str]:

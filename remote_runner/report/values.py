@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remote_runner.records.barriers import Signal, Wait
+from testground.tags import tag_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """As everywhere: single[3]."""
-        return f"{self.group}[{self.index}]"
+        """As everywhere: single[003]."""
+        return tag_of(self.group, self.index)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from remote_runner.typed import as_typed
 from tasks.runs.logs import in_words
 from tasks.say import near
 from testground.go_stack import cut_at_stack, panicked, without_stack
+from testground.tags import tag_of
 
 if TYPE_CHECKING:
     from testground.local_exec import InstanceOutcome, RunOutcome
@@ -35,7 +36,7 @@ def failing_lines(outcome: RunOutcome, failed: Sequence[InstanceOutcome]) -> lis
     said = last_lines(first.outputs)
     if said:
         which = ", the first that failed" if len(failed) > 1 else ""
-        lines += [f"the last lines of {first.group}[{first.number:03d}]{which}:", *(f"  {line}" for line in said)]
+        lines += [f"the last lines of {tag_of(first.group, first.number)}{which}:", *(f"  {line}" for line in said)]
     files = [near(path) for path in map(first.outputs.joinpath, ("stderr", "stdout")) if _size(path)]
     if files:
         # A line each: together they would be wider than a terminal.

@@ -15,6 +15,7 @@ from remote_runner.sizes import size
 from tasks.command_line.task import task
 from tasks.plan import Plan
 from tasks.runs.find import plan_of, run_meant, runs_of
+from tasks.runs.logs import instance_of
 from tasks.say import age, filled_to, result_width, say, show_json, show_table
 from tasks.say import show as put
 from tasks.view.failures import ranges
@@ -90,7 +91,7 @@ def shown_lines(found: FoundRun) -> list[str]:
     if record.instances:
         rows = [
             (
-                f"{one['group']}[{one['index']}]",
+                instance_of(one),
                 one["host"] or "-",
                 one["outcome"],
                 "-" if one["duration_s"] is None else f"{one['duration_s']:.2f}",

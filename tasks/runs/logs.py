@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import invoke
 
@@ -16,6 +17,7 @@ from tasks.command_line.task import Failed, task
 from tasks.plan import Plan
 from tasks.runs.find import run_meant
 from tasks.say import say, show
+from testground.tags import as_tag, tag_of
 
 _LOOK_S = 0.2
 # A run writes its record before its log.
@@ -26,7 +28,7 @@ _CHUNK_BYTES = 1 << 20
 @task(
     help={
         "id": "the run's id, or its beginning (default: the last run)",
-        "instance": "only this one, as single[3]",
+        "instance": "only this one, as single[003] or single/3",
         "follow": "go on until the run has ended",
     },
     bare="id",
@@ -48,7 +50,7 @@ def logs(c: invoke.Context, id: list[str] | None = None, instance: str = "", fol
     except KeyboardInterrupt:
         raise Failed(None, 130) from None
     if wanted and not count:
-        names = [f"{one['group']}[{one['index']}]" for one in found.record.instances]
+        names = [instance_of(one) for one in found.record.instances]
         raise Failed(
             f"{wanted} said nothing in run {found.run}; its instances are {', '.join(names[:20]) or 'not known'}"
         )
@@ -57,11 +59,16 @@ def logs(c: invoke.Context, id: list[str] | None = None, instance: str = "", fol
 
 
 def instance_name(given: str) -> str:
-    """An instance as the log names it: `single[3]`, also for `single[003]` and `single/3`. Raises `Failed`."""
-    match = re.fullmatch(r"(.*?)(?:\[0*(\d+)\]|/0*(\d+))", given)
-    if match is None:
-        raise Failed(f"--instance is {given!r}; expected GROUP[INDEX], as single[3]")
-    return f"{match[1]}[{match[2] or match[3]}]"
+    """An instance as it is named everywhere: `single[003]`, also for `single[3]` and `single/3`. Raises `Failed`."""
+    name = as_tag(given)
+    if not name:
+        raise Failed(f"--instance is {given!r}; expected GROUP[INDEX], as single[003]")
+    return name
+
+
+def instance_of(one: Mapping[str, Any]) -> str:
+    """The name of an instance of a record."""
+    return str(one["group"]) if one["index"] is None else tag_of(one["group"], one["index"])
 
 
 def shown_line(line: str, wanted: str = "") -> str:
@@ -69,14 +76,17 @@ def shown_line(line: str, wanted: str = "") -> str:
     when, _, rest = line.partition(" ")
     # A group's name may have blanks.
     match = re.match(r"(.*?\[[^\]]*\]) (stdout|stderr|runner) ", rest)
-    if match is None or (wanted and match[1] != wanted):
+    if match is None:
+        return ""
+    who = as_tag(match[1]) or match[1]
+    if wanted and who != wanted:
         return ""
     text, stream = rest[match.end() :], match[2]
     if stream == "stderr":
         text = f"stderr: {text}"
     elif stream == "stdout":
         text = in_words(text)
-    return f"{when[11:23]} {match[1]} {text}" if text else ""
+    return f"{when[11:23]} {who} {text}" if text else ""
 
 
 def in_words(text: str) -> str:

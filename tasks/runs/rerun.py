@@ -20,6 +20,7 @@ from tasks.runs.find import run_meant
 from tasks.say import filled_to, say, show_json
 from tasks.view.failures import ranges
 from tasks.view.table import filled
+from testground.tags import tag_of
 
 if TYPE_CHECKING:
     from remote_runner.records.places import FoundRun
@@ -111,7 +112,7 @@ def _warnings(found: FoundRun, run: RunPlan, part: Part) -> Iterator[str]:
     from remote_runner.records.barriers import arrivals_and_waits
     from remote_runner.records.sync_log import sync_lines
 
-    now = [f"{group.id}[{number:03d}]" for group in run.groups for number in range(group.instances)]
+    now = [tag_of(group.id, number) for group in run.groups for number in range(group.instances)]
     yield (
         f"only {run.instances} of {part.of} instances: {', '.join(ranges(part.instances)) or 'some'} of {found.run} "
         f"again, as {', '.join(ranges(now))}; TEST_INSTANCE_COUNT is {run.instances}"

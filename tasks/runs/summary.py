@@ -15,6 +15,7 @@ from tasks.runs.failing import failing_lines
 from tasks.view.failures import Failure, ranges, told_once
 from tasks.view.table import filled, table
 from testground.go_stack import without_stack
+from testground.tags import tag_of
 
 if TYPE_CHECKING:
     from testground.local_exec import InstanceOutcome, RunOutcome
@@ -129,7 +130,7 @@ def barrier_lines(outcome: RunOutcome, records: Records, hosts: Mapping[str, str
 
     if outcome.ok:
         return []
-    groups = {f"{one.group}[{one.number}]": one.group for one in outcome.instances}
+    groups = {_name(one): one.group for one in outcome.instances}
     places = (_host(instance, record, hosts) for instance, record in records.items())
     seen = arrivals_and_waits(sync_lines(outcome.outputs), zip(groups, places, strict=True))
     unmet = list(unmet_barriers(*seen, groups))
@@ -177,7 +178,7 @@ def _row_of_many(name: str, members: Sequence[tuple[InstanceOutcome, Record | No
 
 
 def _name(instance: InstanceOutcome) -> str:
-    return f"{instance.group}[{instance.number:03d}]"
+    return tag_of(instance.group, instance.number)
 
 
 def _row(instance: InstanceOutcome, record: Record | None, host: str) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def test_instances_that_come_one_by_one_make_one_record(failing_plan: FailingPla
     ]
     assert record["hosts"][0]["facts"]["kernel"]
     said = (run / "run.log").read_text(encoding="utf-8")
-    assert [said.count(f" {GROUP}[{index}] stdout hello\n") for index in range(2)] == [1, 1]
+    assert [said.count(f" {GROUP}[{index:03d}] stdout hello\n") for index in range(2)] == [1, 1]
 
 
 def test_an_instance_outside_of_such_a_tree_makes_no_record(failing_plan: FailingPlan) -> None:

@@ -54,7 +54,7 @@ def test_a_run_on_two_hosts_is_kept_whole(hosts_plan: PlanDirectory) -> None:
         assert (outputs / "x").read_text(encoding="utf-8") == "x\n"
         for step in instance["steps"]:
             assert run["started_at"] <= step["started_at"] <= run["ended_at"]
-        names.append(f"{instance['group']}[{instance['index']}]")
+        names.append(f"{instance['group']}[{instance['index']:03d}]")
     lines = [LOG_LINE.fullmatch(line) for line in (directory / "run.log").read_text(encoding="utf-8").splitlines()]
     said = [line.groups() for line in lines if line is not None]
     assert len(said) == len(lines)

@@ -58,7 +58,7 @@ def test_words_without_an_option_are_ids(typed: str, parsed: str) -> None:
 
 @pytest.mark.parametrize("given", ["single[3]", "single[003]", "single/3"])
 def test_an_instance_is_named_as_one_sees_it(given: str) -> None:
-    assert instance_name(given) == "single[3]"
+    assert instance_name(given) == "single[003]"
     with pytest.raises(Failed):
         instance_name("single")
 
@@ -66,9 +66,9 @@ def test_an_instance_is_named_as_one_sees_it(given: str) -> None:
 def test_a_line_of_the_log_is_told_in_words() -> None:
     when = "2026-11-28T22:36:19.048045Z a b[0]"
     event = {"ts": 1, "event": {"failure_event": {"group": "a b", "error": "why"}}}
-    assert shown_line(f"{when} stdout {json.dumps(event)}") == "22:36:19.048 a b[0] FAIL why"
-    assert shown_line(f"{when} stderr oh [1] stdout") == "22:36:19.048 a b[0] stderr: oh [1] stdout"
-    assert shown_line(f"{when} runner fetch: done", "a b[1]") == ""
+    assert shown_line(f"{when} stdout {json.dumps(event)}") == "22:36:19.048 a b[000] FAIL why"
+    assert shown_line(f"{when} stderr oh [1] stdout") == "22:36:19.048 a b[000] stderr: oh [1] stdout"
+    assert shown_line(f"{when} runner fetch: done", "a b[001]") == ""
 
 
 def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_runs_are_listed_shown_and_removed(plan: PlanDirectory, tmp_path: Path) 
     assert f"run {elsewhere} of greeter:greet" in plan.ok("runs.show").out
     assert plan.ok("runs.show", first[:12], "--json").data["run"] == first
     said = plan.ok("runs.logs", "--instance", "single[1]").out
-    assert re.search(r"^[\d:.]{12} single\[1\] hello$", said, re.MULTILINE)
-    assert "single[0]" not in said
+    assert re.search(r"^[\d:.]{12} single\[001\] hello$", said, re.MULTILINE)
+    assert "single[000]" not in said
     assert "no run nowhere" in plan.fab("runs.show", "nowhere").words
     assert "said nothing" in plan.fab("runs.logs", "--instance", "single[7]").words
 
@@ -196,8 +196,8 @@ def test_a_run_that_goes_on_is_followed_to_its_end_and_not_removed(plan: PlanDir
         follower = plan.start("runs.logs", "--follow")
         gate.touch()
         out, _ = follower.communicate(timeout=60)
-        assert b" single[0] OK\n" in out
-        assert b" single[0] clean: " in out.splitlines()[-1]
+        assert b" single[000] OK\n" in out
+        assert b" single[000] clean: " in out.splitlines()[-1]
     finally:
         going.send_signal(signal.SIGINT)
         going.communicate(timeout=60)

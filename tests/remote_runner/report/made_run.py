@@ -65,7 +65,7 @@ def make_run(
             continue
         _write_application(outputs, chance, run_at + offset_s, group, factor)
         _write_samples(outputs / "remote-runner.samples.jsonl", chance, run_at, seconds)
-        name = f"{group}[{index}]"
+        name = f"{group}[{index:03d}]"
         came_at = run_at + chance.uniform(0.2, 1.0)
         sync.append({"at": came_at, "client": name, "state": "ready", "seq": 0})
     _write_sync(directory, sync)

@@ -19,7 +19,7 @@ from tests.remote_runner.report.made_run import make_run
 def test_a_whole_run_is_read(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "r1", 6, 2, failing=1))
     assert (run.id, run.plan, run.case, run.outcome) == ("r1", "ping", "latency", "failed")
-    assert [one.name for one in run.instances] == ["server[0]", *(f"clients[{index}]" for index in range(5))]
+    assert [one.name for one in run.instances] == ["server[000]", *(f"clients[{index:03d}]" for index in range(5))]
     last = run.instances[-1]
     assert (last.outcome, last.host, last.reason[:7]) == ("failed", "host-1", "host-1:")
     assert [step.name for step in last.steps] == ["choose", "build", "push", "forward", "run", "fetch", "clean"]
@@ -57,7 +57,7 @@ def test_without_a_runs_record_its_instances_tell(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "r1", 3, 1, bare=True)
     (directory / "run.json").unlink()
     run = read_run(directory)
-    assert sorted(one.name for one in run.instances) == ["clients[0]", "clients[1]", "server[0]"]
+    assert sorted(one.name for one in run.instances) == ["clients[000]", "clients[001]", "server[000]"]
     assert run.lacking
     assert run_view(run)["metrics"]["series"] == []
 
@@ -124,8 +124,8 @@ def test_a_hosts_only_instance_is_known_by_its_client(tmp_path: Path) -> None:
         '{"at": 1795900001, "client": "host-1 #1", "state": "ready", "target": 3, "met_at": null}\n'
     )
     run = read_run(directory)
-    assert [signal.client for signal in run.signals] == ["clients[0]", "host-0 #2"]
-    assert [(wait.client, wait.end_s) for wait in run.waits] == [("clients[0]", None)]
+    assert [signal.client for signal in run.signals] == ["clients[000]", "host-0 #2"]
+    assert [(wait.client, wait.end_s) for wait in run.waits] == [("clients[000]", None)]
 
 
 def test_who_waited_for_whom(tmp_path: Path) -> None:
@@ -141,14 +141,16 @@ def test_a_barrier_that_was_never_met_is_told_once_with_who_did_not_come(tmp_pat
     directory = make_run(tmp_path / "r1", 3, 3)
     path = directory / "remote-runner.sync.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [{**line, "met_at": None} if "target" in line else line for line in lines if line["client"] != "server[0]"]
-    lines.append({"at": lines[0]["at"], "client": "server[0]", "state": "alone", "seq": 1})
+    lines = [
+        {**line, "met_at": None} if "target" in line else line for line in lines if line["client"] != "server[000]"
+    ]
+    lines.append({"at": lines[0]["at"], "client": "server[000]", "state": "alone", "seq": 1})
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     view = run_view(read_run(directory))
     rows = [dict(zip(view["barriers"]["columns"], row, strict=True)) for row in view["barriers"]["rows"]]
     words = view["barriers"]["words"]
     assert [(words[row["state"]], row["target"], row["came"], row["met"], words[row["missing"]]) for row in rows] == [
-        ("ready", 3, 2, 0, "server[0]"),
+        ("ready", 3, 2, 0, "server[000]"),
         ("alone", 1, 1, 1, ""),
     ]
     last = view["waits"]["columns"].index("last")
