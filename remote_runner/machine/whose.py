@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import pwd
@@ -12,10 +13,14 @@ _LONGEST = 200
 
 def started_from(directory: Path) -> str:
     """The login, this machine and the directory: `ada@lab:/home/ada/plan`; of a long one its end."""
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
     place = str(directory)
     shown = place if len(place) <= _LONGEST else f"…{place[1 - _LONGEST :]}"
-    return f"{user}@{platform.node()}:{shown}"
+    return f"{_login()}@{platform.node()}:{shown}"
+
+
+@functools.cache  # for each instance, and a directory service may take its time
+def _login() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
