@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from remote_runner.inventory.placement import PARAM
@@ -68,6 +68,13 @@ def part_of(record: RunRecord, run: RunPlan) -> Part | None:
         return None
     failed = (one for one in record.instances if one["outcome"] != "ok" and one["index"] is not None)
     return Part([tag_of(one["group"], one["index"]) for one in failed], of)
+
+
+def with_new_params(run: RunPlan, defaults: Mapping[str, str]) -> tuple[RunPlan, list[str]]:
+    """The run with the parameters that its test case has got since, and a sentence for each of them."""
+    new = {name: value for name, value in defaults.items() if any(name not in one.params for one in run.groups)}
+    groups = [replace(one, params={**new, **one.params}) for one in run.groups]
+    return replace(run, groups=tuple(groups)), [f"parameter {name} is new: {value}" for name, value in new.items()]
 
 
 def masked_params(run: RunPlan) -> list[str]:

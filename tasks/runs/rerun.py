@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from remote_runner.records.repeating import Part
     from remote_runner.records.run import RunRecord
     from testground.composition import RunPlan
+    from testground.manifest import TestCase
 
 _MOST_STATES = 5
 
@@ -51,7 +52,7 @@ def rerun(
     dry_run: bool = False,
 ) -> None:
     """Repeat a run from its record; says first what differs now: plan, application, hosts, versions."""
-    from remote_runner.records.repeating import differences, masked_params, part_of, repeated
+    from remote_runner.records.repeating import differences, masked_params, part_of, repeated, with_new_params
     from remote_runner.secrets import MASK
     from testground.local_exec import new_run_id
 
@@ -70,11 +71,14 @@ def rerun(
     part = part_of(record, run)
     repeats = {"repeats": record.run, **({} if part is None else {"repeats_part": asdict(part)})}
     with _plan_of(here, record) as plan:
+        case = next((case for case in plan.manifest.testcases if case.name.replace("/", "-") == run.case), None)
+        run, differ = with_new_params(run, {} if case is None else case.default_params())
         if part is not None:
-            _check_number(plan, record, run)
+            if case is not None:
+                _check_number(case, record, run)
             run = replace(run, warnings=tuple(_warnings(found, run, part)))
         run_id = new_run_id()
-        differ = list(differences(record, *_now(plan, record, run_id)))
+        differ += differences(record, *_now(plan, record, run_id))
         differs = "this differs now:" if differ else "nothing recorded differs now"
         begins = f"run {record.run} again, as {run_id}; {differs}"
         for words in (begins, *(f"  {words}" for words in differ), *run.warnings):
@@ -96,15 +100,14 @@ def rerun(
         )
 
 
-def _check_number(plan: Plan, record: RunRecord, run: RunPlan) -> None:
+def _check_number(case: TestCase, record: RunRecord, run: RunPlan) -> None:
     """Raises `Failed` where the test case does not take as many instances as failed."""
-    for case in plan.manifest.testcases:
-        if case.name.replace("/", "-") == run.case and not case.minimum <= run.instances <= case.maximum:
-            raise Failed(
-                f"rerun: {count(run.instances, 'instance')} of run {record.run} failed; "
-                f"test case {case.name} takes {case.minimum} to {case.maximum}\n"
-                f"  next: repeat all of them: fab rerun {record.run}"
-            )
+    if not case.minimum <= run.instances <= case.maximum:
+        raise Failed(
+            f"rerun: {count(run.instances, 'instance')} of run {record.run} failed; "
+            f"test case {case.name} takes {case.minimum} to {case.maximum}\n"
+            f"  next: repeat all of them: fab rerun {record.run}"
+        )
 
 
 def _warnings(found: FoundRun, run: RunPlan, part: Part) -> Iterator[str]:

@@ -35,7 +35,14 @@ def test_a_run_runs_again_after_it_was_said_what_differs(plan: PlanDirectory) ->
     shown = plan.ok("runs.show").out
     assert f"\nrepeats {ran['run']}: 1 of 2 instances, {part['instances'][0]}, on their hosts\n" in shown
     assert "no instance of run" in plan.ok("rerun", "--failed").words
+    text = (plan.path / "manifest.toml").read_text(encoding="utf-8")
+    plan.write(
+        "manifest.toml",
+        text.replace("[testcases.params]\n", '[testcases.params]\nmany = {type = "int", default = 5}\n'),
+    )
     dry = plan.ok("rerun", ran["run"], "--dry-run").data
+    assert "parameter many is new: 5" in dry["differs"]
+    assert dry["groups"][0]["params"] == {"many": "5", "word": "w"}
     assert dry["groups"][0]["instances"] == 2
     assert len(plan.ok("runs", "--json").data) == 3
 
