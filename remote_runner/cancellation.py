@@ -58,17 +58,23 @@ class Cancellation:
 
     @contextmanager
     def telling(self, call: Callable[[], object]) -> Iterator[None]:
-        """In the body the running loop calls this, once it is set."""
+        """In the body, and never behind it, the running loop calls this, once it is set."""
         loop = asyncio.get_running_loop()
+        is_over = False
+
+        def call_in_body() -> None:
+            if not is_over:  # it was set in the body's last turn of the loop
+                call()
 
         def tell() -> None:
             with suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(call)
+                loop.call_soon_threadsafe(call_in_body)
 
         self.then(tell)
         try:
             yield
         finally:
+            is_over = True
             self.forget(tell)
 
     def fileno(self) -> int:

@@ -55,3 +55,19 @@ def test_work_in_a_thread_ends_before_its_task_does() -> None:
         assert ended.is_set()
 
     asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize("leaves_first", [True, False])
+def test_a_call_never_comes_behind_the_body_that_it_is_for(leaves_first: bool) -> None:
+    called: list[bool] = []
+
+    async def work() -> None:
+        cancellation = Cancellation()
+        with cancellation.telling(lambda: called.append(True)):
+            cancellation.cancel("stop")
+            if not leaves_first:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+    assert called == ([] if leaves_first else [True])
