@@ -1,64 +1,40 @@
-"""The errors of `remote_runner`, one leaf per kind of fault.
+"""The errors of `remote_runner`: a class for each kind that something handles in a way of its own.
 
     RemoteRunnerError
     ├── DeadlineError           a step took longer than it may
     ├── LocalProgramError       a program on this machine could not be started or failed
     ├── RunEnvironmentError     a variable that the run environment sets cannot be used
     ├── DemoServerError         the embedded ssh server of the demo did not come up
-    ├── JobError                a job cannot be represented in a request
     ├── ControllerError         a directory or lock on this machine cannot be used
-    │   └── NoRoomHereError         its disk is full or read-only
     ├── RunNotFoundError        no run that was recorded here is meant by it
     ├── RunRecordError          a run's record here cannot be read
     ├── PlanImportError         a plan cannot be put into Testground's home
     ├── InventoryError          a mistake in the inventory
     ├── SourceError             hosts from elsewhere cannot be read
     ├── HostNameError           not a valid ssh host name
-    ├── UnknownHostError        matches no host of the inventory
     ├── UnknownSystemError      an unknown processor or operating system
-    ├── PlacementError          an instance cannot be given a host
     ├── NoBuilderError          nothing says how the application is built
-    ├── NoNixError              there is no Nix on this machine
     ├── EvaluationFailedError   Nix cannot say what the application is
-    │   └── NoPackageError          the flake has no such package
-    ├── NoBuildMachineError     no available machine can build it
-    ├── BuildFailedError        a build failed or made no artifact
     ├── ArtifactError           not a valid artifact
-    ├── ServeProtocolError      an unexpected answer of `nix-store --serve`
     └── HostError               an error on one host
-        ├── InstanceExistsError     a run of that name is on it already
         ├── ArtifactMissingError    it does not have the artifact
-        ├── NoRoomError             a run's directory cannot be made or written
-        ├── ProgramUnusableError    the application cannot be started there
         ├── OutputsError            an instance's outputs were not transferred completely
-        │   ├── UnsafeOutputsError      an entry would leave the outputs directory
-        │   ├── DamagedOutputsError     the stream is not a tar archive, or is cut off
-        │   ├── OutputsLimitError       they are larger than the inventory allows
-        │   └── UnwritableOutputsError  this machine could not write an entry
-        ├── UnknownRunError         it has no run of that name
-        ├── WrongSystemError        it is another system than the artifact is for
         ├── PushFailedError         an artifact was not transferred completely
         │   ├── NotTrustedError         its Nix takes no unsigned path from this user
-        │   ├── FarBuildFailedError     it could not build the artifact itself
-        │   ├── FarDiskFullError        there is no room for it
-        │   └── FarReadOnlyError        its file system is read-only
-        ├── NamespaceRefusedError   its kernel allows no user namespaces
-        ├── NoFarStoreError         it has no Nix store to which the user may add
+        │   └── FarBuildFailedError     it could not build the artifact itself
         ├── NoFarDirectoryError     no directory on it will do
         ├── FarShellError           something other than our script answered
-        ├── SessionRefusedError     the host's sshd (or the kernel, here) did not start the command
         ├── HostLostError           the connection ended while it was needed
-        │   └── SupervisorLostError     … in the middle of a run
         ├── HostUnresolvedError     its name does not resolve
         ├── HostUnreachableError    nothing answers at its address
         ├── HostRefusedError        it answers, but no ssh server listens
         ├── HostKeyUnknownError     its host key is not known yet
         ├── HostKeyChangedError     its host key is another than the known one
-        ├── LoginDeniedError        it refused every key that was offered
         ├── HandshakeDroppedError   its sshd went on dropping new connections
         ├── SshFailedError          ssh ended for another reason
         └── PortTakenError          a fixed port is in use by another program
 
+What nobody tells apart is raised as the nearest of these, with the words that say what it is (tests/test_house.py).
 The wording stands in `__str__`; what a program needs stands in attributes.
 """
 
@@ -70,7 +46,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from remote_runner.sizes import count
 from remote_runner.typed import as_typed
 
 
@@ -134,20 +109,17 @@ class ControllerError(RemoteRunnerError):
     """A directory or lock on this machine cannot be used."""
 
 
-class NoRoomHereError(ControllerError):
-    """This machine's disk is full, over a quota, or read-only."""
-
-    next_step = "make room or access there (fab clean removes what is not needed any more), and run it again"
-
-    @classmethod
-    def of(cls, error: OSError) -> Self | None:
-        """What the system refused in these words, if that is what it was."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return None
-        where = error.filename2 or error.filename
-        if isinstance(where, bytes):
-            where = os.fsdecode(where)
-        return cls(f"{where or 'a file'} cannot be written on this machine: {error.strerror}")
+def no_room_here(error: OSError) -> ControllerError | None:
+    """What the system refused in these words, if it is that this machine's disk is full, over a quota, or read-only."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    where = error.filename2 or error.filename
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    return ControllerError(
+        f"{where or 'a file'} cannot be written on this machine: {error.strerror}",
+        next_step="make room or access there (fab clean removes what is not needed any more), and run it again",
+    )
 
 
 class RunNotFoundError(RemoteRunnerError):
@@ -174,10 +146,6 @@ class HostError(RemoteRunnerError):
     def __init__(self, host: str, message: str, *, stderr: str = "", next_step: str | None = None) -> None:
         super().__init__(f"{host}: {message}{_quoted(stderr)}", next_step=next_step)
         self.host = host
-
-
-class SessionRefusedError(HostError):
-    """The host did not start the command."""
 
 
 class HostLostError(HostError):
@@ -243,31 +211,11 @@ class SourceError(RemoteRunnerError):
         super().__init__(f"hosts_from: {source}: {reason}{_quoted(said)}", next_step=next_step)
 
 
-class UnknownHostError(RemoteRunnerError):
-    """A pattern that no host of the inventory matches; `nearest` are hosts that may be meant."""
-
-    next_step = "`fab hosts` lists the inventory's hosts and labels"
-
-    def __init__(self, pattern: str, reason: str, nearest: Sequence[str] = ()) -> None:
-        super().__init__(f"{pattern!r}: {reason}{did_you_mean(nearest)}")
-
-
-class PlacementError(RemoteRunnerError):
-    """An instance cannot be given a host."""
-
-
 class DemoServerError(RemoteRunnerError):
     """The embedded ssh server of the demo did not come up."""
 
     def __init__(self, message: str, *, stderr: str = "", next_step: str | None = None) -> None:
         super().__init__(f"{message}{_quoted(stderr)}", next_step=next_step)
-
-
-class ServeProtocolError(RemoteRunnerError):
-    """An answer of `nix-store --serve` that its protocol does not allow; `found` is that answer."""
-
-    def __init__(self, found: str) -> None:
-        super().__init__(f"expected an answer of `nix-store --serve`, found {found}")
 
 
 class HostUnresolvedError(HostError):
@@ -290,15 +238,6 @@ class HostKeyChangedError(HostError):
     """The host's key is another than the one in the user's known hosts."""
 
 
-class LoginDeniedError(HostError):
-    """The host refused every key; `methods` are the ways of authentication it offers."""
-
-    def __init__(self, host: str, methods: Sequence[str], *, stderr: str, next_step: str) -> None:
-        offered = f" (it offers: {', '.join(methods)})" if methods else ""
-        super().__init__(host, f"the host refused the login{offered}", stderr=stderr, next_step=next_step)
-        self.methods = tuple(methods)
-
-
 class HandshakeDroppedError(HostError):
     """The host's sshd dropped connections before the login, again and again."""
 
@@ -315,28 +254,24 @@ class NoBuilderError(RemoteRunnerError):
     """Nothing says how the application is built."""
 
 
-class BuildFailedError(RemoteRunnerError):
-    """A build failed or made no artifact; `log` is the file with its output."""
-
-    next_step = "`fab build` does the same by hand"
-
-    def __init__(
-        self, app: str, system: str, reason: str, *, log: str = "", said: str = "", next_step: str = ""
-    ) -> None:
-        where = f"\n  log: {log}" if log else ""
-        super().__init__(
-            f"build of {app} for {system}: {reason}{_quoted(said, 20)}{where}", next_step=next_step or None
-        )
-        self.log = log
+def build_failed(
+    app: str, system: str, reason: str, *, log: str = "", said: str = "", next_step: str = ""
+) -> RemoteRunnerError:
+    """The error for a build that failed or made no artifact; `log` is the file with its output."""
+    where = f"\n  log: {log}" if log else ""
+    return RemoteRunnerError(
+        f"build of {app} for {system}: {reason}{_quoted(said, 20)}{where}",
+        next_step=next_step or "`fab build` does the same by hand",
+    )
 
 
-class NoNixError(RemoteRunnerError):
-    """There is no Nix on this machine, and something needs it."""
-
-    next_step = "install Nix (Debian has it as nix-bin), or set app.builder: command and app.command in inventory.yaml"
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} needs Nix, and neither PATH nor one of the usual places on this machine has it")
+def no_nix(what: str) -> RemoteRunnerError:
+    """The error for something that needs Nix, where there is none on this machine."""
+    return RemoteRunnerError(
+        f"{what} needs Nix, and neither PATH nor one of the usual places on this machine has it",
+        next_step="install Nix (Debian has it as nix-bin), or set app.builder: command and app.command in "
+        "inventory.yaml",
+    )
 
 
 class EvaluationFailedError(RemoteRunnerError):
@@ -348,19 +283,6 @@ class EvaluationFailedError(RemoteRunnerError):
         where = f"\n  log: {log}" if log else ""
         super().__init__(f"{package}: {reason}{_quoted(said, 20)}{where}", next_step=next_step or None)
         self.log = log
-
-
-class NoPackageError(EvaluationFailedError):
-    """The flake has no package of that name for that system."""
-
-
-class NoBuildMachineError(RemoteRunnerError):
-    """Neither this machine, nor its remote builders, nor the target builds an application for a system."""
-
-    def __init__(self, app: str, system: str, *, here: str, target: str, next_step: str) -> None:
-        super().__init__(
-            f"{app} for {system} can be built nowhere:\n  here: {here}\n  on the target: {target}", next_step=next_step
-        )
 
 
 class ArtifactError(RemoteRunnerError):
@@ -381,60 +303,12 @@ class FarBuildFailedError(PushFailedError):
     """The host could not build the artifact from its derivation."""
 
 
-class FarDiskFullError(PushFailedError):
-    """There is no room for the artifact on the host."""
-
-
-class FarReadOnlyError(PushFailedError):
-    """The host's file system is read-only."""
-
-
-class WrongSystemError(HostError):
-    """The host is another system (`found`) than the artifact is for (`wanted`); nothing was copied."""
-
-    def __init__(self, host: str, why: str, wanted: str, found: str, *, next_step: str) -> None:
-        super().__init__(host, f"{why}, and the host says that it is {found}", next_step=next_step)
-
-
-class NamespaceRefusedError(HostError):
-    """The host shows a user no store of their own: its kernel gives out no namespaces, or the tools are missing."""
-
-    def __init__(self, host: str, words: str) -> None:
-        super().__init__(
-            host,
-            "a store of the user's own cannot be shown at /nix/store there",
-            stderr=words,
-            next_step="let the kernel there give users namespaces (user.max_user_namespaces and the like, see "
-            f"`sysctl -a`), or install Nix on {host} and say `store: nix`, or build without Nix: `builder: command` "
-            "(inventory.yaml)",
-        )
-
-
-class NoFarStoreError(HostError):
-    """The host has no Nix store to which the user may add."""
-
-
 class NoFarDirectoryError(HostError):
     """No directory on the host will do for runs and artifacts."""
 
 
 class FarShellError(HostError):
     """The host ran something else than the command it was given, or its sh failed early."""
-
-
-class JobError(RemoteRunnerError):
-    """A run that cannot be handed over: an identifier, an argument or a limit that no host takes."""
-
-
-class InstanceExistsError(HostError):
-    """A run of that name is on the host already, alive or left behind (`place`)."""
-
-    def __init__(self, host: str, instance_id: str, place: str) -> None:
-        super().__init__(
-            host,
-            f"{instance_id} is there already, in {place}",
-            next_step=f"fab clean -H {host} --run {instance_id} removes it, or choose another name for the run",
-        )
 
 
 class ArtifactMissingError(HostError):
@@ -445,32 +319,6 @@ class ArtifactMissingError(HostError):
         self.artifact = artifact
 
 
-class NoRoomError(HostError):
-    """A run's directory could not be made on the host, or nothing can be written there."""
-
-
-class ProgramUnusableError(HostError):
-    """The application cannot be started on the host; `kind` says why, `program` is its path there."""
-
-    def __init__(self, host: str, program: str, kind: str, reason: str, *, next_step: str) -> None:
-        super().__init__(host, f"{program}: {reason}", next_step=next_step)
-        self.program = program
-        self.kind = kind
-
-
-class SupervisorLostError(HostLostError):
-    """The session ended in the middle of a run; the host ends the application, whose outputs were in `place`."""
-
-    def __init__(self, host: str, place: str, reason: str, *, stderr: str = "") -> None:
-        of_run = f"-H {host} --run {place.rpartition('/')[2]}"
-        super().__init__(
-            host,
-            f"{reason}; what the application wrote was in {place}",
-            stderr=stderr,
-            next_step=f"fab fetch {of_run} brings what is there, fab clean {of_run} removes it",
-        )
-
-
 class OutputsError(HostError):
     """An instance's outputs did not come over whole; what came is kept, and the host keeps its copy."""
 
@@ -478,56 +326,3 @@ class OutputsError(HostError):
         """The same with this run in the command that it suggests."""
         self.next_step = self.next_step.replace("--run ID", f"--run {run_id}")
         return self
-
-
-class UnsafeOutputsError(OutputsError):
-    """An entry would be written elsewhere than in the outputs directory (`entry`)."""
-
-    def __init__(self, host: str, entry: str, reason: str) -> None:
-        super().__init__(
-            host,
-            f"outputs: {entry!r} {reason}; nothing after it was unpacked",
-            next_step="no tar writes such an entry by itself: look at the outputs there, then fab clean",
-        )
-        self.entry = entry
-
-
-class DamagedOutputsError(OutputsError):
-    """The stream of outputs is not a tar archive, or is cut off; `last_entry` is the last that began well."""
-
-    def __init__(self, host: str, last_entry: str, reason: str) -> None:
-        after = f"after {last_entry!r}" if last_entry else "at its beginning"
-        super().__init__(
-            host,
-            f"outputs: the stream is damaged {after}: {reason}",
-            next_step="the host keeps them: fab fetch --run ID brings them",
-        )
-
-
-class OutputsLimitError(OutputsError):
-    """The outputs are larger than `outputs_limit` (`limit_bytes`); `entry` is the first that was not unpacked."""
-
-    def __init__(self, host: str, entry: str, limit_bytes: int, files: int) -> None:
-        super().__init__(
-            host,
-            f"outputs: with {entry!r} they are more than outputs_limit, {limit_bytes} bytes; "
-            f"what came before it is here ({count(files, 'file')})",
-            next_step=f"the host keeps all: raise outputs_limit for {host} in inventory.yaml, then fab fetch --run ID",
-        )
-        self.entry = entry
-
-
-class UnwritableOutputsError(OutputsError):
-    """An entry could not be written on this machine (disk full, no permission); `path` is where."""
-
-    def __init__(self, host: str, path: str, reason: str) -> None:
-        super().__init__(
-            host,
-            f"outputs: {path} cannot be written on this machine: {reason}",
-            next_step="make room or access here, then fab fetch --run ID: the host keeps them",
-        )
-        self.path = path
-
-
-class UnknownRunError(HostError):
-    """The host has no run of that name."""

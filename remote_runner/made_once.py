@@ -70,7 +70,7 @@ def pack_failure(error: RemoteRunnerError) -> dict[str, Any]:
 def unpack_failure(packed: dict[str, Any]) -> RemoteRunnerError:
     """The error again, of the same kind (or the root, should the kind be gone), with the same message and fields."""
     kind = getattr(errors, packed["kind"], RemoteRunnerError)
-    # Not by the constructor: each leaf words its message in its own way, and this one is worded already.
+    # Not by the constructor: each class words its message in its own way, and this one is worded already.
     error: RemoteRunnerError = kind.__new__(kind, packed["message"])
     for name, value in packed["fields"].items():
         setattr(error, name, tuple(value) if isinstance(value, list) else value)

@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeOutputsError, UnwritableOutputsError
+from remote_runner.errors import OutputsError
+from remote_runner.sizes import count
 
 # Top-level names that begin so are remote-runner's own files in an instance's outputs.
 OWN_PREFIX = b"remote-runner."
@@ -96,9 +97,9 @@ def unpack(
     elsewhere, pipes, sockets and devices are left out and reported, as are names that are remote-runner's own.
     An empty stream makes nothing. `umask` holds for what is made (`None`: that of the process).
 
-    Raises `UnsafeOutputsError` for an entry with `..`, an absolute name or a way through a link; `OutputsLimitError`
-    for the entry with which they (files, and 512 bytes for each entry and each directory on the way to it) come to
-    more than `limit_bytes`; `DamagedOutputsError`, `UnwritableOutputsError`. What came before is kept.
+    Raises `OutputsError` for an entry with `..`, an absolute name or a way through a link; for the entry with which
+    they (files, and 512 bytes for each entry and each directory on the way to it) come to more than `limit_bytes`; for
+    a damaged stream; for what this machine cannot write. What came before is kept.
     """
     with _Unpacker(chunks, outputs_dir, host, os.fsencode(far_outputs), limit_bytes, umask) as unpacker:
         return unpacker.run()
@@ -191,7 +192,7 @@ class _Unpacker:
             # The directory itself may be reached through links: it is ours. Below it nothing is followed.
             self._root = os.open(self._outputs_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UnwritableOutputsError(self._host, str(self._outputs_dir), error.strerror or str(error)) from error
+            raise self._unwritable(self._outputs_dir, error) from error
 
     # --- the stream ---
 
@@ -238,10 +239,36 @@ class _Unpacker:
         # Before anything of it is taken, so that every file that is here is whole.
         if self._taken_bytes > self._limit_bytes:
             entry = os.fsdecode(name[:_LONGEST_NAME_BYTES])
-            raise OutputsLimitError(self._host, entry, self._limit_bytes, self._files)
+            raise OutputsError(
+                self._host,
+                f"outputs: with {entry!r} they are more than outputs_limit, {self._limit_bytes} bytes; "
+                f"what came before it is here ({count(self._files, 'file')})",
+                next_step=f"the host keeps all: raise outputs_limit for {self._host} in inventory.yaml, then "
+                "fab fetch --run ID",
+            )
 
-    def _damaged(self, why: str) -> DamagedOutputsError:
-        return DamagedOutputsError(self._host, os.fsdecode(self._last_name), why)
+    def _damaged(self, why: str) -> OutputsError:
+        last = os.fsdecode(self._last_name)
+        after = f"after {last!r}" if last else "at its beginning"
+        return OutputsError(
+            self._host,
+            f"outputs: the stream is damaged {after}: {why}",
+            next_step="the host keeps them: fab fetch --run ID brings them",
+        )
+
+    def _unsafe(self, entry: bytes, why: str) -> OutputsError:
+        return OutputsError(
+            self._host,
+            f"outputs: {os.fsdecode(entry)!r} {why}; nothing after it was unpacked",
+            next_step="no tar writes such an entry by itself: look at the outputs there, then fab clean",
+        )
+
+    def _unwritable(self, path: Path, error: OSError) -> OutputsError:
+        return OutputsError(
+            self._host,
+            f"outputs: {path} cannot be written on this machine: {error.strerror or error}",
+            next_step="make room or access here, then fab fetch --run ID: the host keeps them",
+        )
 
     # --- headers ---
 
@@ -317,7 +344,7 @@ class _Unpacker:
             except OSError as error:
                 if error.errno not in _UNUSABLE_NAME:
                     path = self._outputs_dir / os.fsdecode(b"/".join(where))
-                    raise UnwritableOutputsError(self._host, str(path), error.strerror or str(error)) from error
+                    raise self._unwritable(path, error) from error
                 reason = f"has a name that this machine cannot have: {error.strerror}"
         if reason:
             self._leave_out(LeftOut(os.fsdecode(b"/".join(where)), reason))
@@ -350,9 +377,9 @@ class _Unpacker:
     def _components(self, name: bytes) -> tuple[bytes, ...]:
         parts = tuple([part for part in name.split(b"/") if part not in (b"", b".")])
         if name.startswith(b"/"):
-            raise UnsafeOutputsError(self._host, os.fsdecode(name), "is an absolute name")
+            raise self._unsafe(name, "is an absolute name")
         if b".." in parts:
-            raise UnsafeOutputsError(self._host, os.fsdecode(name), "leads out by ..")
+            raise self._unsafe(name, "leads out by ..")
         return parts
 
     def _directory(self, where: tuple[bytes, ...]) -> int:
@@ -392,9 +419,7 @@ class _Unpacker:
             return os.open(where[-1], _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
-                raise UnsafeOutputsError(
-                    self._host, os.fsdecode(b"/".join(where)), "is a link or a file here, and entries go through it"
-                ) from error
+                raise self._unsafe(b"/".join(where), "is a link or a file here, and entries go through it") from error
             raise
 
     def _forget_directories(self) -> None:

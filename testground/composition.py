@@ -336,7 +336,7 @@ def plan_runs(composition: Composition, manifest: Manifest, *, only: Sequence[st
     manifest's default, in this order. As in testground v0.6.0 an empty value counts as not given, and one mistake in a
     run refuses them all.
     Raises `CompositionError` for what the manifest does not allow, `ManifestError` for an unknown test case or what it
-    has wrong, `PackingError` for parameters that no instance could read.
+    has wrong, `TestgroundError` for parameters that no instance could read.
     """
     testcase = manifest.testcase(composition.case)
     _check_builders(composition, manifest)

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Protocol, TextIO
 
 from testground.composition import GroupPlan, RunPlan
-from testground.errors import LocalExecError
+from testground.errors import TestgroundError
 from testground.runenv import INFLUXDB_URL, RunEnv, ServiceAddress
 from testground.tags import tag_of
 from testground.verdict import Report, StderrReader, StdoutReader, Verdict, Word, print_line
@@ -263,8 +263,8 @@ def run(
     `outputs` is what Testground calls `<home>/data`; `environ` is the caller's environment, of which only `PATH` and
     `REMOTE_RUNNER_*` go on; `temp` holds the temporary directories (default: the system's), which go with the run.
     After a request to stop, or `timeout_s`, each instance gets SIGTERM, and after `grace_s` SIGKILL with its group.
-    An instance that cannot be started is an outcome, not an error. Raises `LocalExecError` where the outputs
-    directory cannot be made, `PackingError` for parameters that cannot be handed over.
+    An instance that cannot be started is an outcome, not an error. Raises `TestgroundError` where the outputs
+    directory cannot be made, and for parameters that cannot be handed over.
     """
     run_id = run_id or new_run_id()
     root = outputs_root(outputs.absolute(), plan.plan, run_id)
@@ -322,7 +322,7 @@ def _directory(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         next_step = "make room or access there, or name another directory: --outputs DIR"
-        raise LocalExecError(f"{path}: cannot be made: {error.strerror}", next_step=next_step) from error
+        raise TestgroundError(f"{path}: cannot be made: {error.strerror}", next_step=next_step) from error
     return path
 
 
@@ -332,7 +332,7 @@ def _temp_directory(parent: Path | None) -> Path:
     except OSError as error:
         where = parent or os.environ.get("TMPDIR") or "/tmp"  # gettempdir() fails where all are full
         problem = f"{where}: no directory can be made in it: {error.strerror}"
-        raise LocalExecError(problem, next_step="set TMPDIR to a directory with room") from error
+        raise TestgroundError(problem, next_step="set TMPDIR to a directory with room") from error
 
 
 def _is_stdout(key: selectors.SelectorKey) -> bool:

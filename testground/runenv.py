@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testground.errors import PackingError, ParamError, RunEnvError
+from testground.errors import ParamError, RunEnvError, TestgroundError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -85,7 +85,8 @@ class RunEnv:
     def to_environ(self, *, path: str) -> dict[str, str]:
         """The environment that `local:exec` hands over, nothing else in it (recordings/environment.txt).
 
-        `path` is `PATH`. `SYNC_SERVICE_PORT` is told only where it is not the usual one. Raises `PackingError`.
+        `path` is `PATH`. `SYNC_SERVICE_PORT` is told only where it is not the usual one. Raises what `pack_params`
+        raises.
         """
         environ = {
             "TEST_PLAN": self.plan,
@@ -243,11 +244,15 @@ def pack_params(params: Mapping[str, str]) -> str:
     """The parameters as Testground packs them, `k=v|k=v`, sorted by name, values as they are.
 
     The packing has no escaping: a value with `|b=c` in it arrives as two parameters, under Testground as well.
-    Raises `PackingError` for a name that none could arrive under.
+    Raises `TestgroundError` for a name that none could arrive under.
     """
     for name in params:
         if not name or "|" in name or "=" in name:
-            raise PackingError(name)
+            raise TestgroundError(
+                f"test parameter {name!r} would not reach an instance under this name: "
+                "Testground packs parameters as k=v|k=v, without escaping",
+                next_step="give it a name without | and =",
+            )
     return "|".join(f"{name}={params[name]}" for name in sorted(params))
 
 

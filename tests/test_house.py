@@ -1,8 +1,9 @@
-"""The house's walls: which room may import which, and that importing a module does nothing."""
+"""The house's walls: which room may import which, that importing a module does nothing, which errors are classes."""
 
 from __future__ import annotations
 
 import ast
+import builtins
 import os
 import subprocess
 import sys
@@ -26,6 +27,10 @@ GUARDED = {*ROOMS, "fabric", "invoke"}
 STOREYS = ("machine", "inventory", "connection", "artifact", "truth", "instance", "records", "report", "broker")
 APART = {"demo"}
 """A machine for demo and tests; no room imports it."""
+UNNAMED_ERRORS = {
+    "WorkCancelledError": "nothing may take it for the work's own failure, so it is none of RemoteRunnerError's kinds"
+}
+"""Errors that nothing handles by name, and why they are classes all the same."""
 
 
 @cache
@@ -79,6 +84,51 @@ def test_rich_is_imported_only_where_a_view_is_drawn() -> None:
     drawing = ROOT / "tasks" / "view"
     importing = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "rich" in imports_of(path)]
     assert {path.relative_to(drawing).name for path in importing} == {"draw.py", "terminal.py"}
+
+
+def names_in(*nodes: ast.AST) -> set[str]:
+    """The names in these expressions; of a dotted one also its last part."""
+    found = [node for each in nodes for node in ast.walk(each)]
+    return {node.id for node in found if isinstance(node, ast.Name)} | {
+        node.attr for node in found if isinstance(node, ast.Attribute)
+    }
+
+
+def is_builtin_error(name: str) -> bool:
+    kind = getattr(builtins, name, None)
+    return isinstance(kind, type) and issubclass(kind, BaseException)
+
+
+def test_an_error_is_a_class_only_where_something_handles_it() -> None:
+    bases: dict[str, set[str]] = {}
+    groups: dict[str, set[str]] = {}
+    handled: set[str] = set()
+    paths = [path for room in ("remote_runner", "tasks") for path in (ROOT / room).rglob("*.py")]
+    for node in [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]:
+        match node:
+            case ast.ClassDef(name=name):
+                bases[name] = names_in(*node.bases) - {name}  # Task(invoke.Task)
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Tuple()):
+                groups[name] = names_in(node.value)
+            case ast.ExceptHandler(type=ast.expr() as kinds) | ast.MatchClass(cls=kinds):
+                handled |= names_in(kinds)
+            case ast.Call(func=ast.Name(id="isinstance"), args=[_, kinds]):
+                handled |= names_in(kinds)
+            case ast.Call(func=ast.Name(id="suppress")):
+                handled |= names_in(*node.args)
+            case ast.Dict():  # from a kind of error to what it means
+                handled |= names_in(*[key for key in node.keys if key is not None])
+    handled |= {kind for name in handled & groups.keys() for kind in groups[name]}
+
+    def is_error(name: str) -> bool:
+        return is_builtin_error(name) or any(is_error(base) for base in bases.get(name, ()))
+
+    def is_handled(name: str) -> bool:
+        return name in handled or any(is_handled(kind) for kind in bases if name in bases[kind])
+
+    errors = {name for name in bases if is_error(name)}
+    assert {"RemoteRunnerError", "HostLostError", "StreamClosed"} <= errors
+    assert {name for name in errors if not is_handled(name)} == set(UNNAMED_ERRORS)
 
 
 def test_importing_every_module_does_nothing() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.errors import InventoryError, PlacementError
+from remote_runner.errors import InventoryError, RemoteRunnerError
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.placement import parse_entries
 from testground.composition import Composition
@@ -70,8 +70,8 @@ HARMFUL: dict[str, tuple[Callable[[str], object], str, type[Exception]]] = {
     "toml: a long key": (Manifest.from_toml, "a" + ".a" * NESTED + " = 1", ManifestError),
     "toml: a long number": (Manifest.from_toml, "a = " + "1" * NESTED, ManifestError),
     "toml: a large file": (Manifest.from_toml, "# " + "x" * (5 << 20), ManifestError),
-    "json: nested lists": (parse_entries, "[" * NESTED, PlacementError),
-    "json: a long number": (parse_entries, "[" + "1" * NESTED + "]", PlacementError),
+    "json: nested lists": (parse_entries, "[" * NESTED, RemoteRunnerError),
+    "json: a long number": (parse_entries, "[" + "1" * NESTED + "]", RemoteRunnerError),
 }
 
 

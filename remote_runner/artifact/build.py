@@ -21,12 +21,13 @@ from remote_runner.controller import Controller, with_home
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
-    BuildFailedError,
     ControllerError,
     DeadlineError,
     LocalProgramError,
     NoBuilderError,
-    NoNixError,
+    RemoteRunnerError,
+    build_failed,
+    no_nix,
 )
 from remote_runner.inventory.command_template import fill
 from remote_runner.inventory.inventory import AppSettings
@@ -125,14 +126,14 @@ def decide_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str])
 def choose_builder(app: AppSettings, plan_dir: Path, environ: Mapping[str, str]) -> Nix | None:
     """Nix, where it is what builds this application; else `None`: then the inventory's command does.
 
-    Raises `NoBuilderError`, and `NoNixError` where this machine has no Nix.
+    Raises `NoBuilderError`, and `RemoteRunnerError` where this machine has no Nix.
     """
     choice = decide_builder(app, plan_dir, environ)
     if choice.builder is Builder.COMMAND:
         return None
     nix = find_nix(environ)
     if nix is None:
-        raise NoNixError(f"{choice.reason}: the build of {app.name}")
+        raise no_nix(f"{choice.reason}: the build of {app.name}")
     return nix
 
 
@@ -181,8 +182,8 @@ def build_for(
 
     `cancellation` ends the build, and leaves it to the next who waits; `began` gets its log where this one builds.
     A failure is shared as well, within the run only. Without a `run_id` (by hand) it is always built.
-    Raises `NoBuilderError`, `BuildFailedError`, `DeadlineError` (waiting for another process's build); with Nix also
-    `NoNixError`, `NoPackageError`, `EvaluationFailedError`, `NoBuildMachineError`.
+    Raises `NoBuilderError`, `RemoteRunnerError`, `DeadlineError` (waiting for another process's build); with Nix also
+    `EvaluationFailedError`.
     """
     choice = decide_builder(app, plan_dir, environ)
     nix = choose_builder(app, plan_dir, environ)
@@ -237,9 +238,9 @@ def _run_command(app: AppSettings, system: System, attempt: Attempt) -> Artifact
     command = plan_build(app, system, attempt.plan_dir, attempt.directory / app.name)
     log = attempt.log
 
-    def failed(reason: str, next_step: str = "") -> BuildFailedError:
+    def failed(reason: str, next_step: str = "") -> RemoteRunnerError:
         said = last_lines(log)
-        return BuildFailedError(app.name, str(system), reason, log=str(log), said=said, next_step=next_step)
+        return build_failed(app.name, str(system), reason, log=str(log), said=said, next_step=next_step)
 
     shown = " ".join(command.argv)
     try:

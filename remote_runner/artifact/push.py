@@ -81,9 +81,9 @@ async def push_artifact(
     """Make sure that the host has the artifact.
 
     `environ` is where this machine's Nix is looked for; `report` hears of a long push how far it is, `moved`
-    at each piece; by `offer` it may come otherwise. Raises `WrongSystemError` (before anything is copied),
-    `FarDiskFullError`, `FarReadOnlyError`, `PushFailedError`, `DeadlineError`, for Nix what `push_to_store` names, and
-    what the connection raises.
+    at each piece; by `offer` it may come otherwise. Raises `HostError` for another system
+    (before anything is copied), `PushFailedError`, `DeadlineError`, for Nix what `push_to_store` names, and what the
+    connection raises.
     """
     began_s = time.monotonic()
     agent.check_system(entry, artifact.system)

@@ -21,7 +21,7 @@ from remote_runner.connection.verbs.validation import nonsense, pairs, part, who
 from remote_runner.connection.workers import FILES
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
-from remote_runner.errors import DeadlineError, FarShellError, HostError, WrongSystemError
+from remote_runner.errors import DeadlineError, FarShellError, HostError
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.systems import System
@@ -156,7 +156,7 @@ class Agent:
         return self._link.lost.done()
 
     def check_system(self, entry: HostEntry, wanted: System) -> None:
-        """Raise `WrongSystemError` unless the host runs what is built for that system."""
+        """Raise `HostError` unless the host runs what is built for that system."""
         if self.system.runs(wanted):
             return
         if entry.system == wanted:
@@ -168,7 +168,7 @@ class Agent:
                 f"correct --arch, or `arch` of {entry.name} in the remote-runners param, or leave it out; "
                 "where neither says so, run it again: it was that system when it was last asked"
             )
-        raise WrongSystemError(entry.name, why, str(wanted), str(self.system), next_step=next_step)
+        raise HostError(entry.name, f"{why}, and the host says that it is {self.system}", next_step=next_step)
 
     def reconnect_with(self, environ: Mapping[str, str]) -> None:
         """After a cut, connect anew with these variables: the youngest instance's ssh agent is the one that lives."""
@@ -341,7 +341,7 @@ class Agent:
     ) -> OutputsReport:
         """Bring the outputs of an earlier run into `outputs_dir`; the host keeps its copy.
 
-        Raises `UnknownRunError`, an `OutputsError`.
+        Raises `OutputsError`, and `HostError` where the host has no such run.
         """
         from remote_runner.connection.verbs.fetch import Source, receive_outputs
 

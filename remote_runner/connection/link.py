@@ -254,7 +254,8 @@ class Link:
         """Connect. `directory` is the inventory's, `on_open` gets each stream that the agent opens (and must close it),
         `told` sentences on a connection that was lost and came back; `meanwhile` is called once the login goes on.
 
-        Raises the `HostError` that says why there is no connection, `BuildFailedError`, `DeadlineError`.
+        Raises the `HostError` that says why there is no connection, `RemoteRunnerError` where its agent cannot
+        be built, `DeadlineError`.
         """
         link = cls(transport, name, directory, tolerate_s, connect_s, program, on_open, told, meanwhile)
         soon = Deadline.after(min(connect_s, deadline.remaining_s))

@@ -27,8 +27,8 @@ from remote_runner.errors import (
     HostRefusedError,
     HostUnreachableError,
     HostUnresolvedError,
-    NoRoomHereError,
     RemoteRunnerError,
+    no_room_here,
 )
 from remote_runner.instance import steps
 from remote_runner.instance.environment import run_environment
@@ -151,7 +151,7 @@ async def _to_its_end(instance: _Instance, reporter: Reporter) -> int:
     except Exception as error:  # noqa: BLE001 (a fault of ours must reach the verdict, whatever it is)
         import traceback
 
-        full = NoRoomHereError.of(error) if isinstance(error, OSError) else None
+        full = no_room_here(error) if isinstance(error, OSError) else None
         if full is not None:
             status = instance.fail(str(full))
         else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_runner.cancellation import Cancellation
-from remote_runner.errors import PlacementError
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.instance.shared import Shared
 from remote_runner.inventory.inventory import HostEntry, Inventory
 from remote_runner.inventory.placement import PARAM, Entry, Placement, needs_groups, parse_entries, place, places_after
@@ -47,7 +47,7 @@ class Chosen:
 async def choose(shared: Shared, inventory: Inventory, runenv: RunEnv, environ: Mapping[str, str]) -> Chosen:
     """Take the instance's number from the sync service, and find its place in the list of hosts.
 
-    Raises `PlacementError`, `SyncError` and its kinds, `UnknownHostError`.
+    Raises `RemoteRunnerError` where there is no place for it, `SyncError`.
     """
     listed = parse_entries(runenv.params.get(PARAM, ""))
     entries = inventory.entries if listed is None else inventory.complete(listed)
@@ -121,7 +121,7 @@ async def run(agent: Agent, job: Job, *, stdin: bool = False) -> Run:
 async def follow(run: Run, stdout: Sink, stderr: Sink, stop: Cancellation) -> Exited:
     """Pass its streams on until it and all that it left behind have ended; `stop` ends it there.
 
-    Raises `SupervisorLostError`, `ProgramUnusableError`.
+    Raises `HostLostError`, and `HostError` where it could not be started.
     """
     return await run.follow(stdout, stderr, stop)
 
@@ -135,7 +135,7 @@ async def fetch(
 ) -> OutputsReport:
     """Bring its outputs home; `umask` holds for what is made, `taken` hears how much of large ones came.
 
-    Raises `OutputsError` and its kinds, `DeadlineError`, `HostLostError`.
+    Raises `OutputsError`, `DeadlineError`, `HostLostError`.
     """
     return await run.fetch(outputs, limit_bytes=limit_bytes, umask=umask, taken=taken)
 
@@ -150,7 +150,7 @@ def _published_group(published: object) -> tuple[int, str]:
     match published:
         case {"number": int(number), "group": str(group)}:
             return number, group
-    raise PlacementError(
+    raise RemoteRunnerError(
         f"topic {CHOOSE_TOPIC}: found {repr(published)[:200]}, expected an instance's number and group",
         next_step="run the same remote-runner for all instances, and let the application publish on other topics",
     )

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from remote_runner.errors import HostNameError, InventoryError, UnknownHostError
+from remote_runner.errors import HostNameError, InventoryError, RemoteRunnerError, did_you_mean
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.keys import Place, keys_of, read_keys
 from remote_runner.inventory.kinds import At, Builder, BuildOn, ForwardUsers, OnUnreachable, StoreChoice, nearest_names
@@ -244,7 +244,7 @@ class Inventory:
     def host(self, name: str) -> HostEntry:
         """The host of that name; one that is not listed is reached as the user's ssh resolves it.
 
-        Raises `UnknownHostError` for a name that no host can have.
+        Raises `RemoteRunnerError` for a name that no host can have.
         """
         for entry in self.hosts:
             if entry.name == name:
@@ -254,7 +254,7 @@ class Inventory:
         try:
             target = SshTarget.from_name(name)
         except HostNameError as error:
-            raise UnknownHostError(name, error.reason, self.nearest(name)) from error
+            raise _unknown_host(name, error.reason, self.nearest(name)) from error
         assert self.any_host.ssh is not None
         ssh = replace(self.any_host.ssh, name=name, host=target.host, user=target.user or self.any_host.ssh.user)
         return replace(self.any_host, name=name, ssh=ssh, nearest=self.nearest(name))
@@ -262,7 +262,7 @@ class Inventory:
     def select(self, patterns: Iterable[str]) -> tuple[HostEntry, ...]:
         """The hosts that names, globs and `@label`s mean, each once, in the order of the patterns.
 
-        Raises `UnknownHostError` for a glob or a label that matches nothing, and for a name that no host can have.
+        Raises `RemoteRunnerError` for a glob or a label that matches nothing, and for a name that no host can have.
         """
         chosen: dict[str, HostEntry] = {}
         for pattern in patterns:
@@ -277,12 +277,12 @@ class Inventory:
             labelled = [entry for entry in self.hosts if pattern[1:] in entry.labels]
             if not labelled:
                 labels = [f"@{label}" for entry in self.hosts for label in entry.labels]
-                raise UnknownHostError(pattern, "no host has this label", nearest_names(pattern, labels))
+                raise _unknown_host(pattern, "no host has this label", nearest_names(pattern, labels))
             return labelled
         if _GLOB.search(pattern):
             matching = [entry for entry in self.hosts if fnmatch.fnmatchcase(entry.name, pattern)]
             if not matching:
-                raise UnknownHostError(pattern, "no host of the inventory matches", self.nearest(pattern))
+                raise _unknown_host(pattern, "no host of the inventory matches", self.nearest(pattern))
             return matching
         return [self.host(pattern)]
 
@@ -325,6 +325,13 @@ class Inventory:
             address=entry.address or known.address,
             labels=entry.labels or known.labels,
         )
+
+
+def _unknown_host(pattern: str, reason: str, nearest: Sequence[str]) -> RemoteRunnerError:
+    """The error for a pattern that no host of the inventory matches; `nearest` are hosts that may be meant."""
+    return RemoteRunnerError(
+        f"{pattern!r}: {reason}{did_you_mean(nearest)}", next_step="`fab hosts` lists the inventory's hosts and labels"
+    )
 
 
 def _check_inventory_name(name: str, node: Node, at: At) -> None:

@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import islice
 from typing import Any
 
-from remote_runner.errors import HostNameError, PlacementError, UnknownSystemError, did_you_mean
+from remote_runner.errors import HostNameError, RemoteRunnerError, UnknownSystemError, did_you_mean
 from remote_runner.inventory.ssh_target import check_host_name
 from remote_runner.inventory.systems import System
 
@@ -61,7 +61,7 @@ class Placement:
 def parse_entries(text: str) -> tuple[Entry, ...] | None:
     """Read the `remote-runners` param: JSON, `[{"name": "dex", "arch": "x86_64-linux"}, …]`; `None` where it is blank.
 
-    Raises `PlacementError` naming the param, the entry, what was found and what is expected.
+    Raises `RemoteRunnerError` naming the param, the entry, what was found and what is expected.
     """
     import json
 
@@ -71,9 +71,9 @@ def parse_entries(text: str) -> tuple[Entry, ...] | None:
         value = json.loads(text)
     except (RecursionError, ValueError) as error:
         if not isinstance(error, json.JSONDecodeError):
-            raise PlacementError(f"param {PARAM}: not readable as JSON: {error}", next_step=_EXAMPLE) from error
+            raise RemoteRunnerError(f"param {PARAM}: not readable as JSON: {error}", next_step=_EXAMPLE) from error
         near = text[max(0, error.pos - 15) : error.pos + 15]
-        raise PlacementError(
+        raise RemoteRunnerError(
             f"param {PARAM}: not JSON: {error.msg} at character {error.pos + 1}, near {near!r}", next_step=_EXAMPLE
         ) from error
     if "\\u" in text or not text.isascii():
@@ -81,9 +81,9 @@ def parse_entries(text: str) -> tuple[Entry, ...] | None:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             problem = f"not text: half a character ({error.object[error.start]!r})"
-            raise PlacementError(f"param {PARAM}: {problem}", next_step=_EXAMPLE) from error
+            raise RemoteRunnerError(f"param {PARAM}: {problem}", next_step=_EXAMPLE) from error
     if not isinstance(value, list) or not value:
-        raise PlacementError(f"param {PARAM}: found {_found(value)}, expected a list of hosts", next_step=_EXAMPLE)
+        raise RemoteRunnerError(f"param {PARAM}: found {_found(value)}, expected a list of hosts", next_step=_EXAMPLE)
     return tuple(_entry(index, item) for index, item in enumerate(value))
 
 
@@ -92,9 +92,9 @@ _ENTRY_KEYS = ("name", "arch", "slots", "labels", "groups", "address")
 
 
 def _entry(index: int, item: Any) -> Entry:
-    def fail(key: str, found: Any, expected: str, hint: str = "") -> PlacementError:
+    def fail(key: str, found: Any, expected: str, hint: str = "") -> RemoteRunnerError:
         where = f"param {PARAM}: entry {index + 1}" + (f": {key}" if key else "")
-        return PlacementError(f"{where}: found {_found(found)}, expected {expected}{hint}", next_step=_EXAMPLE)
+        return RemoteRunnerError(f"{where}: found {_found(found)}, expected {expected}{hint}", next_step=_EXAMPLE)
 
     def words(key: str) -> tuple[str, ...]:
         value = item.get(key)
@@ -161,16 +161,18 @@ def place(
 ) -> Placement:
     """Where instance `number` (from 1) of `group` runs; `earlier` are the groups of the instances 1 to `number` - 1.
 
-    `earlier` may be left out unless `needs_groups`. Raises `PlacementError` where no entry takes the group.
+    `earlier` may be left out unless `needs_groups`. Raises `RemoteRunnerError` where no entry takes the group.
     """
     if number < 1:
-        raise PlacementError(f"instance number {number}: numbers start at 1")
+        raise RemoteRunnerError(f"instance number {number}: numbers start at 1")
     if not needs_groups(entries):
         earlier_rounds, left = divmod(number - 1, sum(entry.slots or 1 for entry in entries) or 1)
         entry, slot = next(islice(_slots(entries, spread), left, None))
         return _placement(entry, slot, earlier_rounds)
     if len(earlier) != number - 1:
-        raise PlacementError(f"instance {number}: the groups of {number - 1} instances are needed, not {len(earlier)}")
+        raise RemoteRunnerError(
+            f"instance {number}: the groups of {number - 1} instances are needed, not {len(earlier)}"
+        )
     return place_all(entries, (*earlier, group), spread)[-1]
 
 
@@ -207,7 +209,7 @@ def place_all(entries: Sequence[Entry], groups: Iterable[str], spread: Spread = 
         heap = heaps[group]
         if not heap:
             named = ", ".join(dict.fromkeys(name for entry in entries for name in entry.groups))
-            raise PlacementError(
+            raise RemoteRunnerError(
                 f"group {group!r}: no host takes it (the hosts are kept for {named})",
                 next_step=f"name {group!r} in the groups of a host, or add a host without groups",
             )
@@ -223,7 +225,7 @@ def place_all(entries: Sequence[Entry], groups: Iterable[str], spread: Spread = 
 
 def _slots(entries: Sequence[Entry], spread: Spread) -> Iterator[tuple[Entry, int]]:
     if not entries:
-        raise PlacementError("there is no host to run on", next_step="list hosts in inventory.yaml")
+        raise RemoteRunnerError("there is no host to run on", next_step="list hosts in inventory.yaml")
     if spread is Spread.FILL:
         return ((entry, slot) for entry in entries for slot in range(entry.slots or 1))
     most = max(entry.slots or 1 for entry in entries)

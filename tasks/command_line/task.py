@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import fabric.tasks
 import invoke
 
-from remote_runner.errors import NoRoomHereError, RemoteRunnerError
+from remote_runner.errors import RemoteRunnerError, no_room_here
 from tasks.say import message as said
 from testground.errors import TestgroundError, shortened
 
@@ -63,7 +63,7 @@ class Task(fabric.tasks.Task):
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise Failed(f"{self.called_as}: {shortened(str(error.filename))}: {error.strerror}") from error
-            full = NoRoomHereError.of(error)
+            full = no_room_here(error)
             if full is None:
                 raise
             raise Failed(f"{self.called_as}: {full}") from error

@@ -10,13 +10,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol, Self
 
 from testground.errors import (
-    SyncAnswerError,
     SyncClosedError,
     SyncError,
-    SyncRequestError,
-    SyncSettingError,
     SyncTimeoutError,
     SyncUnreachableError,
+    sync_answer_error,
 )
 from testground.sync import DEFAULT_HOST, DEFAULT_PORT
 from testground.sync.link import Link
@@ -63,7 +61,7 @@ class SyncClient:
     """One connection to the sync service at `host`:`port`, for the states and topics of one run's test case.
 
     Use as a context manager. `timeout_s` bounds the connecting and each answer but a barrier's. Every method may be
-    called from any thread; all raise a leaf of `SyncError`.
+    called from any thread; all raise `SyncError` or one of its kinds.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class SyncClient:
     def from_environ(cls, environ: Mapping[str, str], *, timeout_s: float = 30.0) -> Self:
         """A client as the SDKs make it from TEST_RUN, TEST_PLAN, TEST_CASE, SYNC_SERVICE_HOST and SYNC_SERVICE_PORT.
 
-        Raises SyncSettingError.
+        Raises SyncError where SYNC_SERVICE_HOST or SYNC_SERVICE_PORT cannot be read.
         """
         host, port = service_address(environ)
         run, plan, case = (environ.get(f"TEST_{name}", "") for name in ("RUN", "PLAN", "CASE"))
@@ -101,7 +99,7 @@ class SyncClient:
     def from_runenv(cls, runenv: RunNames, environ: Mapping[str, str], *, timeout_s: float = 30.0) -> Self:
         """A client for the run, plan and case of `runenv`, at the service that `environ` names.
 
-        Raises SyncSettingError.
+        Raises SyncError where SYNC_SERVICE_HOST or SYNC_SERVICE_PORT cannot be read.
         """
         host, port = service_address(environ)
         return cls(host, port, run=runenv.run, plan=runenv.plan, case=runenv.case, timeout_s=timeout_s)
@@ -189,13 +187,13 @@ class SyncClient:
             text = compact(payload)
         except (TypeError, ValueError, RecursionError) as error:
             next_step = "publish what JSON can say: objects, arrays, strings, finite numbers, true, false, null"
-            raise SyncRequestError(
+            raise SyncError(
                 self.endpoint, f"{what}: payload is not JSON value: {error}", next_step=next_step
             ) from error
         with self._ask(what, Publish(key, text)) as asked:
             answer = asked.next(self._timeout_s)
             if answer.publish_seq is None:
-                raise SyncAnswerError(self.endpoint, what, repr(answer))
+                raise sync_answer_error(self.endpoint, what, repr(answer))
             return answer.publish_seq
 
     def _ask_barrier(self, state: str, target: int) -> _Asked:
@@ -207,7 +205,7 @@ class SyncClient:
     def _signal_seq(self, asked: _Asked) -> int:
         answer = asked.next(self._timeout_s)
         if answer.signal_seq is None:
-            raise SyncAnswerError(self.endpoint, asked.what, repr(answer))
+            raise sync_answer_error(self.endpoint, asked.what, repr(answer))
         return answer.signal_seq
 
     def _ask(self, what: str, action: Action) -> _Asked:
@@ -218,7 +216,7 @@ class SyncClient:
         if size_bytes > OFFICIAL_LIMIT_BYTES:
             most = f"Testground's service reads at most {OFFICIAL_LIMIT_BYTES}"
             problem = f"{what}: a request of {size_bytes} bytes; {most}"
-            raise SyncRequestError(self.endpoint, problem, next_step="send less, or in several messages")
+            raise SyncError(self.endpoint, problem, next_step="send less, or in several messages")
         with self._guard:
             if self._ended is not None:
                 raise self._ended
@@ -251,10 +249,10 @@ class SyncClient:
                 if inbox is not None and not inbox.put(response, len(message)):
                     self._forget(response.id)
                     words = f"answers of more than {_WAITING_BYTES} bytes before one was taken"
-                    inbox.end(SyncAnswerError(self.endpoint, "a request", words))
+                    inbox.end(sync_answer_error(self.endpoint, "a request", words))
             ended = SyncClosedError(self.endpoint, link.code, link.reason)
         except (BadFrameError, WebSocketError) as error:
-            ended = SyncAnswerError(self.endpoint, "a request", f"a frame that is {error}")
+            ended = sync_answer_error(self.endpoint, "a request", f"a frame that is {error}")
         with self._guard:
             self._ended = ended
             inboxes = list(self._inboxes.values())
@@ -311,7 +309,7 @@ class _Asked:
         if isinstance(answer, SyncError):
             raise answer
         if answer.error:
-            raise SyncAnswerError(self.client.endpoint, self.what, answer.error)
+            raise sync_answer_error(self.client.endpoint, self.what, answer.error)
         return answer
 
 
@@ -351,7 +349,7 @@ class Subscription:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise SyncAnswerError(self._client.endpoint, self._asked.what, text) from error
+            raise sync_answer_error(self._client.endpoint, self._asked.what, text) from error
 
     def cancel(self) -> None:
         """Take no more messages; wakes a caller that waits for one. The service is told, and may send one more."""
@@ -369,12 +367,16 @@ class Subscription:
 def service_address(environ: Mapping[str, str]) -> tuple[str, int]:
     """Host and port of the sync service by SYNC_SERVICE_HOST (else localhost) and SYNC_SERVICE_PORT (else 5050).
 
-    Raises SyncSettingError.
+    Raises SyncError where SYNC_SERVICE_HOST or SYNC_SERVICE_PORT cannot be read.
     """
     host = environ.get("SYNC_SERVICE_HOST") or DEFAULT_HOST
     if any(character.isspace() or character in "/?#@" for character in host):
-        raise SyncSettingError("SYNC_SERVICE_HOST", host, "a host name or address")
+        raise _unreadable("SYNC_SERVICE_HOST", host, "a host name or address")
     digits = environ.get("SYNC_SERVICE_PORT") or str(DEFAULT_PORT)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and 0 < int(digits) < 65536):
-        raise SyncSettingError("SYNC_SERVICE_PORT", digits, "a port number (1 to 65535)")
+        raise _unreadable("SYNC_SERVICE_PORT", digits, "a port number (1 to 65535)")
     return host, int(digits)
+
+
+def _unreadable(variable: str, found: str, expected: str) -> SyncError:
+    return SyncError("", f"{variable} is {found!r}; expected {expected}", next_step=f"set {variable} to {expected}")

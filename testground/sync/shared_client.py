@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-from testground.errors import SyncAnswerError, SyncClosedError, SyncError, SyncTimeoutError, SyncUnreachableError
+from testground.errors import SyncClosedError, SyncError, SyncTimeoutError, SyncUnreachableError, sync_answer_error
 from testground.sync import websocket
 from testground.sync.client import RunNames
 from testground.sync.protocol import (
@@ -68,7 +68,7 @@ class _Inbox:
 class SharedSyncClient:
     """One connection to the sync service at `host`:`port`; `open` makes it. For one event loop.
 
-    Every method raises a leaf of `SyncError`; `timeout_s` bounds the connecting and each answer.
+    Every method raises `SyncError` or one of its kinds; `timeout_s` bounds the connecting and each answer.
     """
 
     def __init__(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,7 +113,7 @@ class SharedSyncClient:
         what = f"signal_entry of {state!r}"
         answer = await self._ask(SignalEntry(key), what, timeout_s)
         if answer.signal_seq is None:
-            raise SyncAnswerError(self.endpoint, what, "no number")
+            raise sync_answer_error(self.endpoint, what, "no number")
         return answer.signal_seq
 
     async def publish(self, names: RunNames, topic: str, payload: object, *, timeout_s: float = 30.0) -> int:
@@ -122,7 +122,7 @@ class SharedSyncClient:
         what = f"publish to {topic!r}"
         answer = await self._ask(Publish(key, compact(payload)), what, timeout_s)
         if answer.publish_seq is None:
-            raise SyncAnswerError(self.endpoint, what, "no number")
+            raise sync_answer_error(self.endpoint, what, "no number")
         return answer.publish_seq
 
     async def subscribe(self, names: RunNames, topic: str, *, timeout_s: float) -> AsyncGenerator[object, None]:
@@ -136,7 +136,7 @@ class SharedSyncClient:
                 try:
                     message = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    raise SyncAnswerError(self.endpoint, what, text) from error
+                    raise sync_answer_error(self.endpoint, what, text) from error
                 yield message
         finally:
             self._inboxes.pop(request_id, None)
@@ -178,7 +178,7 @@ class SharedSyncClient:
         if isinstance(answer, SyncError):
             raise answer
         if answer.error:
-            raise SyncAnswerError(self.endpoint, what, answer.error)
+            raise sync_answer_error(self.endpoint, what, answer.error)
         return answer
 
     def _write(self, opcode: int, payload: bytes) -> None:
@@ -204,7 +204,7 @@ class SharedSyncClient:
                 if not data:
                     return
         except (WebSocketError, BadFrameError) as error:
-            ended = SyncAnswerError(self.endpoint, "a request", f"a frame that is {error}")
+            ended = sync_answer_error(self.endpoint, "a request", f"a frame that is {error}")
         except OSError as error:
             ended = SyncClosedError(self.endpoint, None, str(error))
         finally:
@@ -227,7 +227,7 @@ class SharedSyncClient:
         if inbox is not None and not inbox.put(answer, len(payload)):
             del self._inboxes[answer.id]
             words = f"answers of more than {_WAITING_BYTES} bytes before one was taken"
-            inbox.end(SyncAnswerError(self.endpoint, "a request", words))
+            inbox.end(sync_answer_error(self.endpoint, "a request", words))
 
 
 async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> bytes:

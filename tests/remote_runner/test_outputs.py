@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import subprocess
 import tarfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_runner.errors import DamagedOutputsError, OutputsLimitError, UnsafeOutputsError, UnwritableOutputsError
+from remote_runner.errors import OutputsError
 from remote_runner.outputs import OutputsReport, unpack
 from tests.needs import need
 
@@ -181,10 +182,8 @@ def test_an_entry_that_leads_elsewhere_is_refused_by_name(
     tmp_path: Path, members: list[tuple[str, bytes | str | None]], entry: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UnsafeOutputsError) as caught:
+    with pytest.raises(OutputsError, match=f"outputs: {re.escape(repr(entry))} .*; nothing after it was unpacked"):
         take(archive(("kept", b"k"), *members, ("never", b"n")), tmp_path / "here/outputs")
-    assert caught.value.entry == entry
-    assert repr(entry) in str(caught.value)
     assert (tmp_path / "here/outputs/kept").read_text() == "k"
     names = {path.name for path in tmp_path.rglob("*")} - {path.name for path in before}
     assert names <= {"here", "outputs", "kept", "d", "f"}
@@ -199,7 +198,7 @@ def test_a_link_that_was_here_before_is_not_written_through(tmp_path: Path) -> N
     (here / "file").symlink_to(other / "file")
     take(archive(("file", b"theirs")), here)
     assert not (here / "file").is_symlink()
-    with pytest.raises(UnsafeOutputsError):
+    with pytest.raises(OutputsError, match="'d' is a link or a file here"):
         take(archive(("d/file", b"theirs")), here)
     assert (other / "file").read_text() == "ours"
 
@@ -214,9 +213,9 @@ def test_hard_links_lead_nowhere_else(tmp_path: Path) -> None:
                 tar.addfile(info)
         return file.getvalue()
 
-    with pytest.raises(UnsafeOutputsError):
+    with pytest.raises(OutputsError, match="leads out by"):
         take(linked("../outside"), tmp_path / "here")
-    with pytest.raises(UnsafeOutputsError):
+    with pytest.raises(OutputsError, match="is an absolute name"):
         take(linked("/etc/passwd"), tmp_path / "here")
     (left,) = take(linked("missing"), tmp_path / "missing").left_out
     assert left.name == "h"
@@ -304,7 +303,7 @@ def damaged() -> dict[str, bytes]:
 @pytest.mark.parametrize("how", damaged())
 def test_a_damaged_stream_is_told_of(how: str, tmp_path: Path) -> None:
     data = damaged()[how]
-    with pytest.raises(DamagedOutputsError) as caught:
+    with pytest.raises(OutputsError, match="the stream is damaged") as caught:
         take(data, tmp_path / "here")
     assert caught.value.host == "h"
     assert "fab fetch" in str(caught.value)
@@ -313,7 +312,7 @@ def test_a_damaged_stream_is_told_of(how: str, tmp_path: Path) -> None:
 def test_headers_that_ask_for_much_are_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
-    with pytest.raises(DamagedOutputsError, match="header of"):
+    with pytest.raises(OutputsError, match="header of"):
         take(info.tobuf(tarfile.GNU_FORMAT), tmp_path / "here")
 
 
@@ -357,11 +356,12 @@ def pax(text: bytes) -> bytes:
 def test_directories_on_the_way_count_like_entries(tmp_path: Path) -> None:
     names = [f"{number:06}/" + "/".join("a" * 100) for number in range(400)]
     data = b"".join(header(name) for name in names) + bytes(1024)
-    with pytest.raises(OutputsLimitError) as caught:
+    with pytest.raises(OutputsError, match="more than outputs_limit") as caught:
         unpack(iter([data]), tmp_path / "here", host="h", far_outputs=FAR, limit_bytes=1 << 20)
     made = sum(len(folders) for _, folders, _ in os.walk(tmp_path / "here"))
     assert 1900 < made <= 2048
-    assert any(name.startswith(caught.value.entry) for name in names)
+    (entry,) = re.findall(r"with '(.*)' they", str(caught.value))
+    assert any(name.startswith(entry) for name in names)
 
 
 def test_a_long_extended_header_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
@@ -385,22 +385,22 @@ def test_a_long_extended_header_takes_no_longer_than_it_is_long(tmp_path: Path) 
     ],
 )
 def test_extended_headers_that_are_none_are_told_of(text: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DamagedOutputsError, match=r"invalid header|invalid extended header|negative"):
+    with pytest.raises(OutputsError, match=r"invalid header|invalid extended header|negative"):
         take(pax(text), tmp_path / "here")
 
 
 @pytest.mark.parametrize(
-    ("size_field", "kind"),
+    ("size_field", "words"),
     [
-        (b"\xff" * 12, DamagedOutputsError),  # -1
-        (b"\x80" + b"\xff" * 11, OutputsLimitError),  # 2 to the 88th
-        (b"\xbf" + b"\xff" * 11, OutputsLimitError),
-        (b"-00000000001", DamagedOutputsError),
-        (b"99999999999\0", DamagedOutputsError),
+        (b"\xff" * 12, "the stream is damaged"),  # -1
+        (b"\x80" + b"\xff" * 11, "more than outputs_limit"),  # 2 to the 88th
+        (b"\xbf" + b"\xff" * 11, "more than outputs_limit"),
+        (b"-00000000001", "the stream is damaged"),
+        (b"99999999999\0", "the stream is damaged"),
     ],
 )
-def test_sizes_of_any_length_end_in_words(size_field: bytes, kind: type[Exception], tmp_path: Path) -> None:
-    with pytest.raises(kind):
+def test_sizes_of_any_length_end_in_words(size_field: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputsError, match=words):
         take(header("f", size_field=size_field) + bytes(1024), tmp_path / "here")
 
 
@@ -424,9 +424,8 @@ def test_a_full_disk_here_is_told_of(tmp_path: Path) -> None:
     here.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", here], check=True)
     try:
-        with pytest.raises(UnwritableOutputsError, match="No space left") as caught:
+        with pytest.raises(OutputsError, match=f"{here}/too large cannot be written .*No space left"):
             take(archive(("small", b"s"), ("too large", bytes(200_000))), here)
-        assert caught.value.path == str(here / "too large")
         assert (here / "small").read_text() == "s"
     finally:
         subprocess.run(["umount", here], check=True)

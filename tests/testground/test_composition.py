@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testground.composition import Composition, Instances, Resources, plan_runs, run_ids, single
-from testground.errors import CompositionError, ManifestError, PackingError
+from testground.errors import CompositionError, ManifestError, TestgroundError
 from testground.manifest import Manifest
 
 _MANIFEST = Manifest.from_toml("""
@@ -158,7 +158,7 @@ def test_a_value_that_arrives_as_several_parameters_is_handed_on_and_told() -> N
 
 @pytest.mark.parametrize("name", ["a|b", "a=b", ""])
 def test_a_name_that_no_parameter_could_arrive_under_is_refused(name: str) -> None:
-    with pytest.raises(PackingError, match=r"would not reach an instance under this name.*\n  next: "):
+    with pytest.raises(TestgroundError, match=r"would not reach an instance under this name.*\n  next: "):
         plan_runs(single(_MANIFEST, "case", test_params={name: "1"}), _MANIFEST)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import testground.local_exec as local_exec
 from testground.composition import GroupPlan, Resources, RunPlan
-from testground.errors import LocalExecError, PackingError
+from testground.errors import TestgroundError
 from testground.local_exec import DaemonLines, InstanceCommand, RunOutcome, StopRequest, new_run_id
 from testground.runenv import ServiceAddress
 from testground.verdict import Verdict
@@ -320,14 +320,14 @@ def test_signals_become_requests_within_the_block_only() -> None:
 
 
 def test_params_that_cannot_be_handed_over_start_nothing(tmp_path: Path) -> None:
-    with pytest.raises(PackingError):
+    with pytest.raises(TestgroundError, match="would not reach an instance under this name"):
         _run(tmp_path, "touch started", plan=_plan({"a|b": "x"}))
     assert not (tmp_path / "started").exists()
 
 
 def test_an_outputs_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(LocalExecError, match=re.escape(str(tmp_path / "data"))):
+    with pytest.raises(TestgroundError, match=re.escape(f"{tmp_path / 'data'}") + ".*: cannot be made"):
         _run(tmp_path, _OK)
 
 

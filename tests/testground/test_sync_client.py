@@ -21,11 +21,8 @@ import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from testground.errors import (
-    SyncAnswerError,
     SyncClosedError,
     SyncError,
-    SyncRequestError,
-    SyncSettingError,
     SyncTimeoutError,
     SyncUnreachableError,
 )
@@ -344,7 +341,7 @@ def test_the_service_answers_what_is_no_answer(what: str, answer: str, text: str
             pass
 
     with misbehaving(handler) as port, client_of(port) as client:
-        with pytest.raises(SyncAnswerError) as raised:
+        with pytest.raises(SyncError, match=" was answered: ") as raised:
             ASK[what](client)
         assert text in str(raised.value)
         assert what in str(raised.value) or answer == "pong"
@@ -362,7 +359,7 @@ def test_a_topic_without_end_ends_who_does_not_take_it_and_nobody_else(
             publisher.publish("t", "x" * 30_000)
         assert client.signal_entry("s") == 1  # which came behind them
         taken: list[object] = []
-        with pytest.raises(SyncAnswerError, match="before one was taken"):
+        with pytest.raises(SyncError, match="before one was taken"):
             taken.extend(messages)
     assert 130 < len(taken) < 140
     assert client.signal_entry("s") == 2
@@ -379,10 +376,10 @@ def test_the_service_is_silent() -> None:
 
 
 def test_a_request_that_the_service_would_hang_up_on_is_not_sent(client: SyncClient) -> None:
-    with pytest.raises(SyncRequestError, match=r"a request of 330\d\d bytes; Testground's service reads .* 32768"):
+    with pytest.raises(SyncError, match=r"a request of 330\d\d bytes; Testground's service reads .* 32768"):
         client.publish("t", "x" * 33_000)
     for payload in (float("nan"), {1, 2}, b"bytes"):
-        with pytest.raises(SyncRequestError, match="payload is not JSON value"):
+        with pytest.raises(SyncError, match="payload is not JSON value"):
             client.publish("t", payload)
     assert client.publish("t", "x" * 30_000) == 1
 
@@ -408,10 +405,10 @@ def test_the_environment_names_the_service() -> None:
     assert service_address({"SYNC_SERVICE_HOST": "", "SYNC_SERVICE_PORT": ""}) == ("localhost", 5050)
     assert service_address({"SYNC_SERVICE_HOST": "::1", "SYNC_SERVICE_PORT": "40123"}) == ("::1", 40123)
     for port in ("http", "0", "65536", "-1", "5050 ", "٣", "9" * 5000):
-        with pytest.raises(SyncSettingError, match=r"SYNC_SERVICE_PORT is .*expected a port number"):
+        with pytest.raises(SyncError, match=r"^SYNC_SERVICE_PORT is .*expected a port number"):
             service_address({"SYNC_SERVICE_PORT": port})
     for host in ("a b", "a\nb", "a/b", "user@host"):
-        with pytest.raises(SyncSettingError, match="SYNC_SERVICE_HOST is "):
+        with pytest.raises(SyncError, match=r"^SYNC_SERVICE_HOST is "):
             service_address({"SYNC_SERVICE_HOST": host})
 
 
@@ -431,15 +428,3 @@ def test_a_client_of_the_environment_uses_its_names(service: SyncService, client
     with SyncClient.from_runenv(Names(), environ | {"SYNC_SERVICE_HOST": "127.0.0.1"}) as from_runenv:
         assert from_runenv.endpoint == f"127.0.0.1:{service.port}"
         assert from_runenv.signal_entry("s") == 3
-
-
-def test_every_error_is_of_one_tree() -> None:
-    leaves = {
-        SyncAnswerError,
-        SyncClosedError,
-        SyncRequestError,
-        SyncSettingError,
-        SyncTimeoutError,
-        SyncUnreachableError,
-    }
-    assert all(issubclass(leaf, SyncError) for leaf in leaves)

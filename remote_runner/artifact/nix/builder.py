@@ -16,12 +16,11 @@ from remote_runner.artifact.nix.table import table_of
 from remote_runner.artifact.nix.verbs import STORE_PATH, Package, derivation_system
 from remote_runner.errors import (
     ArtifactError,
-    BuildFailedError,
     EvaluationFailedError,
     LocalProgramError,
-    NoBuildMachineError,
-    NoNixError,
-    NoPackageError,
+    RemoteRunnerError,
+    build_failed,
+    no_nix,
 )
 from remote_runner.inventory.inventory import AppSettings, HostEntry
 from remote_runner.inventory.kinds import BuildOn
@@ -39,8 +38,8 @@ _STORE_REFUSED = re.compile(r"""['"]/nix[^'"]*['"].*(Permission denied|not permi
 def build_with_nix(nix: Nix, app: AppSettings, system: System, attempt: Attempt) -> StoreArtifact:
     """The application's output, realised here if this machine or its remote builders can; else its derivation.
 
-    What is needed of it is rooted in the attempt's directory. Raises `NoPackageError`, `EvaluationFailedError`,
-    `NoBuildMachineError` (`build_on: local`), `BuildFailedError`.
+    What is needed of it is rooted in the attempt's directory. Raises `EvaluationFailedError`, and `RemoteRunnerError`
+    where nothing builds it (`build_on: local`), or its build fails.
     """
     try:
         package = _rooted_package(nix, app, system, attempt)
@@ -50,7 +49,7 @@ def build_with_nix(nix: Nix, app: AppSettings, system: System, attempt: Attempt)
         if not why_not_here:
             verbs.realise(nix, attempt, package, attempt.directory / "out", app=app.name, system=str(system))
         elif app.build_on is BuildOn.LOCAL:
-            raise NoBuildMachineError(
+            raise _nothing_builds(
                 app.name,
                 str(system),
                 here=why_not_here,
@@ -58,7 +57,7 @@ def build_with_nix(nix: Nix, app: AppSettings, system: System, attempt: Attempt)
                 next_step="set app.build_on: auto in inventory.yaml, or give Nix a remote builder or extra-platforms",
             )
     except LocalProgramError as error:
-        raise BuildFailedError(app.name, str(system), str(error)) from error
+        raise build_failed(app.name, str(system), str(error)) from error
     program = app.program or package.program
     if not why_not_here:
         _check_program(app, system, Path(package.out), program, attempt.log)
@@ -86,10 +85,10 @@ def planned_commands(
 
 
 def check_target(artifact: StoreArtifact, entry: HostEntry) -> None:
-    """Raise `NoBuildMachineError` where the target is to build, and is this machine, which cannot."""
+    """Raise `RemoteRunnerError` where the target is to build, and is this machine, which cannot."""
     if artifact.here or not entry.is_local or entry.app.build_on is BuildOn.TARGET:
         return
-    raise NoBuildMachineError(
+    raise _nothing_builds(
         artifact.app,
         str(artifact.system),
         here=artifact.why_not_here,
@@ -99,10 +98,20 @@ def check_target(artifact: StoreArtifact, entry: HostEntry) -> None:
     )
 
 
+def _nothing_builds(app: str, system: str, *, here: str, target: str, next_step: str) -> RemoteRunnerError:
+    """The error where neither this machine, nor its remote builders, nor the target builds it."""
+    return RemoteRunnerError(
+        f"{app} for {system} can be built nowhere:\n  here: {here}\n  on the target: {target}", next_step=next_step
+    )
+
+
 def store_artifact(nix: Nix | None, path: Path, app: AppSettings, system: System, attempt: Attempt) -> StoreArtifact:
-    """The artifact that lies at a store path, given by hand. Raises `NoNixError`, `ArtifactError`."""
+    """The artifact that lies at a store path, given by hand.
+
+    Raises `ArtifactError`, and `RemoteRunnerError` where this machine has no Nix.
+    """
     if nix is None:
-        raise NoNixError(f"{path}, as a store path,")
+        raise no_nix(f"{path}, as a store path,")
     found = STORE_PATH.match(str(path))
     assert found is not None, path
     out, inside = Path(found[0]), str(path)[found.end() + 1 :]
@@ -152,7 +161,7 @@ def _evaluate(nix: Nix, attempt: Attempt, flake: str, app: str, system: str, tri
             return _evaluate(nix, attempt, flake, app, system, tries - 1)
         has = verbs.packages(nix, attempt, flake)
         if has is not None and app not in has.get(system, ()):
-            raise NoPackageError(
+            raise EvaluationFailedError(
                 verbs.attribute(flake, system, app),
                 f"the flake has no such package; it has {_described(has)}",
                 next_step="app.name in inventory.yaml (or --app) is the package's name; app.flake is the flake",
@@ -196,7 +205,7 @@ def _why_not_here(nix: Nix, attempt: Attempt, package: Package) -> str:
 def _check_program(app: AppSettings, system: System, out: Path, program: str, log: Path) -> None:
     if missing := _missing_program(out, program):
         by = "app.program in inventory.yaml" if app.program else "the package's meta.mainProgram, else its name"
-        raise BuildFailedError(
+        raise build_failed(
             app.name,
             str(system),
             f"{missing}; {by} says that it is started",

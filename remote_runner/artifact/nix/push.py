@@ -29,13 +29,10 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     DeadlineError,
     FarBuildFailedError,
-    FarDiskFullError,
-    FarReadOnlyError,
     HostError,
-    NoFarStoreError,
-    NoNixError,
     NotTrustedError,
     PushFailedError,
+    no_nix,
 )
 from remote_runner.inventory.inventory import HostEntry
 from remote_runner.inventory.kinds import BuildOn, StoreChoice
@@ -62,8 +59,9 @@ async def push_to_store(
     """Make sure that a store on the host has the artifact, valid and rooted; only missing paths are sent.
 
     `environ` is where this machine's Nix is looked for; `report` and `moved` are told how far a long copy is. Raises
-    `NoFarStoreError`, `NotTrustedError`, `FarBuildFailedError`, `PushFailedError` and its kinds, `LocalProgramError`,
-    `NoNixError`, `DeadlineError`, and what the connection raises.
+    `HostError` where the host has no store to which the user may add, `PushFailedError` and its kinds,
+    `LocalProgramError`, `RemoteRunnerError` where this machine has no Nix, `DeadlineError`, and what the connection
+    raises.
     """
     push = _StorePush(agent, entry, artifact, environ, deadline, report, moved)
     if entry.store is StoreChoice.USER:
@@ -126,7 +124,7 @@ class _StorePush:
         if reason is None:
             raise nonsense(name, answer)
         if self.entry.store is StoreChoice.NIX:
-            raise NoFarStoreError(
+            raise HostError(
                 name,
                 f"{reason}, and hosts.{name}.store in inventory.yaml is nix",
                 next_step="set store: auto or user (a store of the user's own), or have Nix set up there for this user",
@@ -137,7 +135,7 @@ class _StorePush:
         """Into the store under the user's own directory; `why` not into the host's own."""
         name = self.agent.name
         if not self.artifact.here:
-            raise NoFarStoreError(
+            raise HostError(
                 name,
                 f"it would have to build {self.artifact.app} itself ({self.artifact.why_not_here}), which it cannot: "
                 f"{why}",
@@ -177,7 +175,7 @@ class _StorePush:
     def _source(self) -> LocalServer:
         nix = find_nix(self.environ)
         if nix is None:
-            raise NoNixError(f"{self.artifact.out}, as a store path,")
+            raise no_nix(f"{self.artifact.out}, as a store path,")
         return LocalServer(nix)
 
     async def _serve(self, stream: Stream, limit: _Limit, access: str, *, build: bool) -> Pushed:
@@ -355,11 +353,11 @@ class _Copy:
 
 def _nix_fault(host: str, said: str) -> PushFailedError:
     """The error for words of the host's Nix."""
-    for text, kind, what, next_step in (
-        ("no space left", FarDiskFullError, _NO_ROOM, _MAKE_ROOM),
-        ("quota exceeded", FarDiskFullError, _NO_ROOM, _MAKE_ROOM),
-        ("read-only file system", FarReadOnlyError, "the file system there is read-only", _MAKE_WRITABLE),
+    for text, what, next_step in (
+        ("no space left", _NO_ROOM, _MAKE_ROOM),
+        ("quota exceeded", _NO_ROOM, _MAKE_ROOM),
+        ("read-only file system", "the file system there is read-only", _MAKE_WRITABLE),
     ):
         if text in said.lower():
-            return kind(host, what, stderr=said, next_step=next_step)
+            return PushFailedError(host, what, stderr=said, next_step=next_step)
     return PushFailedError(host, "its Nix store did not take the artifact", stderr=said)

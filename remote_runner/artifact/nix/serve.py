@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Collection, Generator, Iterable, Mapp
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from remote_runner.errors import ServeProtocolError
+from remote_runner.errors import RemoteRunnerError
 
 VERSION = 0x205
 _CLIENT, _SERVER = 0x390C9DEB, 0x5452EECB
@@ -113,6 +113,11 @@ def add_to_store_nar(info: PathInfo) -> bytes:
     )
 
 
+def _unexpected(found: str) -> RemoteRunnerError:
+    """The error for an answer that the protocol does not allow."""
+    return RemoteRunnerError(f"expected an answer of `nix-store --serve`, found {found}")
+
+
 # Framing: bytes to values
 
 
@@ -124,18 +129,18 @@ def read_number() -> Reading[int]:
 def read_string() -> Reading[str]:
     length = yield from read_number()
     if length > _LONGEST_STRING:
-        raise ServeProtocolError(f"a string of {length} bytes")
+        raise _unexpected(f"a string of {length} bytes")
     raw = yield length + -length % 8
     try:
         return raw[:length].decode()
     except UnicodeDecodeError as error:
-        raise ServeProtocolError(f"the string {raw[:40]!r}") from error
+        raise _unexpected(f"the string {raw[:40]!r}") from error
 
 
 def read_strings() -> Reading[list[str]]:
     count = yield from read_number()
     if count > _MOST_STRINGS:
-        raise ServeProtocolError(f"{count} strings at once")
+        raise _unexpected(f"{count} strings at once")
     texts = []
     for _ in range(count):
         texts.append((yield from read_string()))  # noqa: PERF401 (nothing yields in a comprehension)
@@ -143,13 +148,13 @@ def read_strings() -> Reading[list[str]]:
 
 
 def read_hello() -> Reading[int]:
-    """The version that both sides speak. Raises `ServeProtocolError` where the server does not speak ours."""
+    """The version that both sides speak. Raises `RemoteRunnerError` where the server does not speak ours."""
     magic = yield from read_number()
     if magic != _SERVER:
-        raise ServeProtocolError(f"the greeting {magic:#x}")
+        raise _unexpected(f"the greeting {magic:#x}")
     theirs = yield from read_number()
     if theirs >> 8 != VERSION >> 8 or theirs < VERSION:
-        raise ServeProtocolError(f"version {theirs >> 8}.{theirs & 0xFF} (2.5 or later is needed: Nix 2.4)")
+        raise _unexpected(f"version {theirs >> 8}.{theirs & 0xFF} (2.5 or later is needed: Nix 2.4)")
     return min(theirs, VERSION)
 
 
@@ -180,7 +185,7 @@ def hash_in_hex(text: str) -> str:
         return digits
     value = 0
     if len(digits) != 52 or any(digit not in _BASE32 for digit in digits):
-        raise ServeProtocolError(f"the hash {text!r}")
+        raise _unexpected(f"the hash {text!r}")
     for digit in digits:
         value = value * 32 + _BASE32.index(digit)
     return value.to_bytes(33, "little")[:32].hex()
@@ -197,14 +202,14 @@ def in_dependency_order(infos: Mapping[str, PathInfo]) -> list[PathInfo]:
     try:
         return [infos[path] for path in TopologicalSorter(graph).static_order()]
     except CycleError as error:
-        raise ServeProtocolError(f"references in a circle: {', '.join(error.args[1])}") from error
+        raise _unexpected(f"references in a circle: {', '.join(error.args[1])}") from error
 
 
 # The thin shell
 
 
 class ServeClient:
-    """Talks to one server over a stream. Raises `ServeProtocolError`, and what the stream raises.
+    """Talks to one server over a stream. Raises `RemoteRunnerError`, and what the stream raises.
 
     `greet` comes before everything else.
     """
@@ -235,7 +240,7 @@ class ServeClient:
         The server reads the next path while this one is taken.
         """
         if self._read_ahead:
-            raise ServeProtocolError(f"{len(self._read_ahead)} bytes that nobody asked for")
+            raise _unexpected(f"{len(self._read_ahead)} bytes that nobody asked for")
         behind: PathInfo | None = None
         for info in infos:
             await self._stream.write(dump_store_path(info.path))
@@ -253,7 +258,7 @@ class ServeClient:
         """The answer to the oldest `add` that was not answered yet."""
         answer = await self._run(read_number())
         if answer != 1:
-            raise ServeProtocolError(f"the answer {answer} to a path")
+            raise _unexpected(f"the answer {answer} to a path")
 
     def _take(self, count: int) -> bytes:
         """What was read already, at most that much."""

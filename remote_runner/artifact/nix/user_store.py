@@ -32,8 +32,8 @@ async def push_user_store(
 ) -> Pushed:
     """Make sure that the user's own store there has `closure`, store paths of this machine's.
 
-    Only what is missing is sent, and `report` told how far a long copy is. Raises `NamespaceRefusedError` before
-    anything is sent, `FarDiskFullError`, `FarReadOnlyError`, `PushFailedError`, `ArtifactError`, `DeadlineError`, and
+    Only what is missing is sent, and `report` told how far a long copy is. Raises `HostError` before anything
+    is sent where the host shows a user no store of their own; `PushFailedError`, `ArtifactError`, `DeadlineError`, and
     what the connection raises.
     """
     names = "".join(f"{Path(path).name}\n" for path in closure).encode()

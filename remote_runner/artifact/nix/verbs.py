@@ -15,7 +15,7 @@ from typing import Any
 
 from remote_runner.artifact.attempt import Attempt
 from remote_runner.artifact.nix.here import FLAKES, Nix
-from remote_runner.errors import BuildFailedError, DeadlineError, EvaluationFailedError
+from remote_runner.errors import DeadlineError, EvaluationFailedError, RemoteRunnerError, build_failed
 from remote_runner.machine.process import how_ended, last_lines
 
 STORE_PATH = re.compile(r"/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+")
@@ -168,11 +168,11 @@ def realise_argv(nix: Nix, package: Package, root: Path) -> tuple[str, ...]:
 
 
 def realise(nix: Nix, attempt: Attempt, package: Package, root: Path, *, app: str, system: str) -> None:
-    """Build a package or fetch it, and root its output. Raises `BuildFailedError`."""
+    """Build a package or fetch it, and root its output. Raises `RemoteRunnerError`."""
     log = attempt.log
 
-    def failed(reason: str, next_step: str = "") -> BuildFailedError:
-        return BuildFailedError(app, system, reason, log=str(log), said=last_lines(log), next_step=next_step)
+    def failed(reason: str, next_step: str = "") -> RemoteRunnerError:
+        return build_failed(app, system, reason, log=str(log), said=last_lines(log), next_step=next_step)
 
     try:
         status = attempt.run(realise_argv(nix, package, root), log=log, environ=nix.environ)

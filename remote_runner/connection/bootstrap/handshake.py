@@ -23,7 +23,6 @@ from remote_runner.errors import (
     HostError,
     HostUnreachableError,
     NoFarDirectoryError,
-    NoRoomError,
     UnknownSystemError,
 )
 from remote_runner.inventory.systems import System
@@ -179,7 +178,8 @@ class Bootstrap:
     ) -> tuple[Greeting, bytes]:
         """Speak until the agent greets: its greeting, and what came behind it. `logged_in` is called by then.
 
-        Raises what keeps it from that: `HostError`, `BuildFailedError`, `AgentGoneError`, `SilentProgramError`.
+        Raises what keeps it from that: `HostError`, `AgentGoneError`, `SilentProgramError`, `RemoteRunnerError` where
+        the program cannot be built.
         """
         name = self.transport.name
         answers = Answers(nonce)
@@ -253,7 +253,10 @@ class Bootstrap:
         return greeting
 
     async def _send_program(self, pipes: Pipes, words: str, limit: asyncio.Timeout) -> None:
-        """Send the program for what the host says it is. Raises `FarShellError`, `BuildFailedError`."""
+        """Send the program for what the host says it is.
+
+        Raises `FarShellError`, and `RemoteRunnerError` where it cannot be built.
+        """
         sysname, machine, bits = (*words.split(), "", "", "")[:3]
         try:
             system = System.from_uname(sysname, machine, int(bits) if bits in ("32", "64") else 0)
@@ -273,7 +276,7 @@ class Bootstrap:
         kind, _, said = words.partition(" ")
         said = "".join(c if c.isprintable() else "?" for c in said)[:2000].rstrip("; ")
         if kind == "room":
-            return NoRoomError(
+            return HostError(
                 self.transport.name,
                 f"our program cannot be written there: {said}",
                 next_step="make room there, or name another place with `directory` in inventory.yaml",

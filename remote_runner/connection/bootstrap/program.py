@@ -18,7 +18,7 @@ from remote_runner.cancellation import Cancellation
 from remote_runner.connection.frames import PROTOCOL
 from remote_runner.controller import Controller, FileLock
 from remote_runner.deadline import Deadline
-from remote_runner.errors import BuildFailedError, DeadlineError, LocalProgramError, RemoteRunnerError
+from remote_runner.errors import DeadlineError, LocalProgramError, RemoteRunnerError, build_failed
 from remote_runner.inventory.systems import System
 from remote_runner.machine.process import last_lines, run, run_logged
 from remote_runner.sizes import size
@@ -91,7 +91,7 @@ def program_for(
 
     began: hears of a build as it begins, and where what it says is.
 
-    Raises `BuildFailedError`, which says what to do where there are no sources or no Go, and `WorkCancelledError`.
+    Raises `RemoteRunnerError`, which says what to do where there are no sources or no Go, and `WorkCancelledError`.
     """
     found = find_program(system, controller.cache)
     if found is not None and (into is None or found.is_relative_to(into)):
@@ -115,7 +115,7 @@ def program_for(
                 elif not is_there():  # another process may have been first
                     _build(system, target, controller.cache, environ, deadline, cancellation, began)
     except DeadlineError as error:
-        raise BuildFailedError("the agent", str(system), str(error)) from error
+        raise build_failed("the agent", str(system), str(error)) from error
     return target
 
 
@@ -129,7 +129,7 @@ def _build(
     began: Callable[[Path], object],
 ) -> None:
     if not has_sources():
-        raise BuildFailedError(
+        raise build_failed(
             "the agent",
             str(system),
             "this installation brings none for it, and no sources to build one from",
@@ -137,7 +137,7 @@ def _build(
         )
     go = find_go(environ)
     if go is None:
-        raise BuildFailedError(
+        raise build_failed(
             "the agent",
             str(system),
             f"there is no Go {_LEAST_GO[0]}.{_LEAST_GO[1]} or newer",
@@ -157,7 +157,7 @@ def _build(
         cancellation=cancellation,
     )
     if status != 0:
-        raise BuildFailedError(
+        raise build_failed(
             "the agent",
             str(system),
             f"go build ended with status {status}",
@@ -212,7 +212,7 @@ def _is_new_enough(go: str, environ: Mapping[str, str]) -> bool:
 def release(systems: Sequence[System], target: Path, controller: Controller, environ: Mapping[str, str]) -> None:
     """Put the programs for these systems, and what they are known by, into a folder that a package brings along.
 
-    Prints what each weighs. Raises `BuildFailedError`, also where they are too heavy together.
+    Prints what each weighs. Raises `RemoteRunnerError`, also where they are too heavy together.
     """
     target.mkdir(parents=True, exist_ok=True)
     total_bytes = 0
@@ -222,7 +222,7 @@ def release(systems: Sequence[System], target: Path, controller: Controller, env
         print(f"agent for {system}: {size(copy.stat().st_size)}")
     print(f"agents for {len(systems)} systems: {size(total_bytes)}")
     if total_bytes > _MOST_RELEASED_BYTES:
-        raise BuildFailedError("the agents", "a package", f"they weigh more than {size(_MOST_RELEASED_BYTES)}")
+        raise build_failed("the agents", "a package", f"they weigh more than {size(_MOST_RELEASED_BYTES)}")
     (target / "IDENTITY").write_text(f"{identity()}\n", encoding="ascii")
 
 

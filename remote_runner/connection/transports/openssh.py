@@ -28,8 +28,6 @@ from remote_runner.errors import (
     HostUnreachableError,
     HostUnresolvedError,
     LocalProgramError,
-    LoginDeniedError,
-    SessionRefusedError,
     SshFailedError,
 )
 from remote_runner.inventory.ssh_target import SshTarget
@@ -289,8 +287,9 @@ def explain_failure(
         )
     if denied := _DENIED.search(verdict):
         methods = denied[1].split(",")
+        offered = f" (it offers: {', '.join(methods)})" if methods else ""
         step = _denied_step(methods, f"fab hosts.login --host {name}", has_agent=has_agent)
-        return LoginDeniedError(name, methods, stderr=stderr, next_step=step)
+        return HostError(name, f"the host refused the login{offered}", stderr=stderr, next_step=step)
     if re.search(r"^ssh: connect to host .*Connection refused", verdict, re.MULTILINE):
         return HostRefusedError(
             name,
@@ -338,7 +337,7 @@ def explain_failure(
 
 def _after_login(name: str, status: int | None, stderr: str, by_hand: str) -> HostError:
     if status == _SSH_FAILED:
-        return SessionRefusedError(
+        return HostError(
             name,
             "it took the login, and closed the connection before anything was started",
             stderr=stderr,

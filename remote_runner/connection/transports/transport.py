@@ -11,7 +11,6 @@ from remote_runner.connection.transports.openssh import (
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     HostError,
-    SessionRefusedError,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class CommandTransport:
 
     def explain(self, status: int | None, said: str) -> HostError:
         what = "did not answer in time" if status is None else f"ended with status {status}"
-        return SessionRefusedError(
+        return HostError(
             self.name,
             f"the command that reaches it {what} ({self._argv[0]})",
             stderr=said,

@@ -24,7 +24,7 @@ class Command:
 
     @classmethod
     async def start(cls, link: Link, argv: Sequence[str], env: Mapping[str, str | bytes], cwd: str) -> Self:
-        """Ask for a program; `cwd` "" is the home. Raises `ProgramUnusableError` and what every request raises."""
+        """Ask for a program; `cwd` "" is the home. Raises `HostError`."""
         head = {"verb": "exec", "argc": len(argv), "cwd": cwd, "login_env": True}
         stream = await link.request(head, *map(raw, argv), *variables(env))
         command = cls(link.name, argv[0], stream)

@@ -13,20 +13,12 @@ from remote_runner.connection.link import StreamClosed
 from remote_runner.connection.verbs.validation import words
 from remote_runner.errors import (
     ArtifactMissingError,
-    FarDiskFullError,
-    FarReadOnlyError,
     FarShellError,
     HostError,
     HostLostError,
-    InstanceExistsError,
-    NamespaceRefusedError,
-    NoRoomError,
     OutputsError,
     PortTakenError,
-    ProgramUnusableError,
     PushFailedError,
-    SessionRefusedError,
-    UnknownRunError,
 )
 from remote_runner.machine.shell_words import needs_shell, shell_line
 from remote_runner.sizes import count, listed
@@ -49,13 +41,13 @@ def fault(host: str, closed: StreamClosed) -> HostError:
     """The error for a request that failed in a way of every verb."""
     said = words(closed.text)
     if closed.kind in ("room", "readonly"):
-        return NoRoomError(
+        return HostError(
             host,
             f"cannot write there: {said}",
             next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
         )
     if closed.kind == "processes":
-        return SessionRefusedError(
+        return HostError(
             host,
             "no process can be started there",
             stderr=said,
@@ -90,7 +82,11 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
     if closed.kind == "missing":
         return ArtifactMissingError(host, words(closed.more.get("artifact")), stderr=words(closed.text))
     if closed.kind == "exists":
-        return InstanceExistsError(host, job.instance_id, words(closed.more.get("directory")))
+        return HostError(
+            host,
+            f"{job.instance_id} is there already, in {words(closed.more.get('directory'))}",
+            next_step=f"fab clean -H {host} --run {job.instance_id} removes it, or choose another name for the run",
+        )
     if closed.kind == "program":
         return program_error(
             host,
@@ -100,7 +96,7 @@ def run_fault(host: str, job: Job, closed: StreamClosed) -> HostError:
             built=job.artifact is not None,
         )
     if closed.kind in ("room", "readonly"):
-        return NoRoomError(
+        return HostError(
             host,
             f"cannot make a run's directory: {words(closed.text)}",
             next_step="make room there (fab clean), or name another place with 'directory' in inventory.yaml",
@@ -134,9 +130,9 @@ def push_fault(host: str, closed: StreamClosed) -> HostError:
     """The error for an artifact that did not arrive."""
     said = words(closed.text)
     if closed.kind == "namespace":
-        return NamespaceRefusedError(host, said)
+        return _namespace_refused(host, said)
     if closed.kind == "room":
-        return FarDiskFullError(
+        return PushFailedError(
             host,
             "there is no room for the artifact",
             stderr=said,
@@ -144,7 +140,7 @@ def push_fault(host: str, closed: StreamClosed) -> HostError:
             "(inventory.yaml)",
         )
     if closed.kind == "readonly":
-        return FarReadOnlyError(
+        return PushFailedError(
             host,
             "the file system there is read-only",
             stderr=said,
@@ -158,7 +154,7 @@ def push_fault(host: str, closed: StreamClosed) -> HostError:
 def outputs_fault(host: str, run_id: str, closed: StreamClosed) -> HostError:
     """The error for outputs that the host could not send."""
     if closed.kind == "unknown":
-        return UnknownRunError(
+        return HostError(
             host, f"there is no run {run_id}", next_step=f"fab clean --dry-run --host {host} shows what is there"
         )
     if closed.kind in ("unreadable", "failed"):
@@ -195,6 +191,18 @@ def unread_outputs(host: str, run_id: str, files: int, unread: tuple[tuple[str, 
     )
 
 
+def _namespace_refused(host: str, said: str) -> HostError:
+    """The error for a host whose kernel gives out no namespaces, or which lacks the tools."""
+    return HostError(
+        host,
+        "a store of the user's own cannot be shown at /nix/store there",
+        stderr=said,
+        next_step="let the kernel there give users namespaces (user.max_user_namespaces and the like, see "
+        f"`sysctl -a`), or install Nix on {host} and say `store: nix`, or build without Nix: `builder: command` "
+        "(inventory.yaml)",
+    )
+
+
 def problem_of(said: object) -> str:
     """The agent's word for what is wrong with a program; a carriage return stays to be seen."""
     return words(said.replace("\r", "\\r") if isinstance(said, str) else said)
@@ -208,7 +216,7 @@ def program_error(host: str, kind: str, argv: Sequence[str], *, far_program: str
     """
     name, _, detail = kind.partition(":")
     if name == "namespace":
-        return NamespaceRefusedError(host, detail)
+        return _namespace_refused(host, detail)
     if name == "format":
         machine = detail.removeprefix("elf-")
         what = f"in the format {detail}" if machine == detail else f"for {_MACHINES.get(machine, f'machine {machine}')}"
@@ -237,4 +245,4 @@ def program_error(host: str, kind: str, argv: Sequence[str], *, far_program: str
         elif not built and needs_shell(argv):
             reason = "means something to a shell alone, and there is no shell"
             next_step = f"to have one: {shell_line(argv)}"
-    return ProgramUnusableError(host, far_program or argv[0], name, reason, next_step=next_step)
+    return HostError(host, f"{far_program or argv[0]}: {reason}", next_step=next_step)

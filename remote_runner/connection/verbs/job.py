@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from remote_runner.connection.verbs.far_artifact import FarArtifact
-from remote_runner.errors import JobError
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.machine.files import safe_name
 from remote_runner.outputs import DEFAULT_LIMIT_BYTES
 
@@ -60,17 +60,19 @@ class Job:
 
     def __post_init__(self) -> None:
         if not is_run_id(self.instance_id):
-            raise JobError(f"{self.instance_id!r} is not a name for a run: letters, digits and . _ - only, at most 200")
+            raise RemoteRunnerError(
+                f"{self.instance_id!r} is not a name for a run: letters, digits and . _ - only, at most 200"
+            )
         if not self.argv or not self.argv[0]:
-            raise JobError("there is no program to run")
+            raise RemoteRunnerError("there is no program to run")
         if self.grace_s < 0:
-            raise JobError(f"grace_s {self.grace_s:g} must be positive")
+            raise RemoteRunnerError(f"grace_s {self.grace_s:g} must be positive")
         object.__setattr__(self, "_fields", [*map(raw, self.argv), *variables(self.environment)])
         text = b"".join(self._fields)
         if b"\0" in text:
-            raise JobError("an argument or a variable holds a NUL byte, which no program can be given")
+            raise RemoteRunnerError("an argument or a variable holds a NUL byte, which no program can be given")
         if len(text) + len(self._fields) > _MOST_BYTES:
-            raise JobError(
+            raise RemoteRunnerError(
                 f"arguments and variables come to {len(text)} bytes; a host takes {_MOST_BYTES}",
                 next_step="hand over large values in a file of the artifact",
             )

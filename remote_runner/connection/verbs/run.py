@@ -17,7 +17,7 @@ from remote_runner.connection.verbs.command import STDERR_LANE, STDIN_LANE, STDO
 from remote_runner.connection.verbs.fetch import Allowance, Source, receive_outputs
 from remote_runner.connection.verbs.job import Job, Window
 from remote_runner.connection.verbs.validation import nonsense, part, real, whole, words
-from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError, SupervisorLostError
+from remote_runner.errors import DeadlineError, HostError, HostLostError, RemoteRunnerError
 from remote_runner.outputs import OutputsReport
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -116,8 +116,8 @@ class Run:
     async def start(cls, link: Link, job: Job, base: str, allowance: Allowance, *, stdin: bool = False) -> Self:
         """Ask for the application and return once it runs.
 
-        Raises what keeps it from starting (`ArtifactMissingError`, `ProgramUnusableError`, `NoRoomError`,
-        `InstanceExistsError`, …), `HostLostError`, `DeadlineError` after the job's `start_s`.
+        Raises what keeps it from starting (`ArtifactMissingError` or another `HostError`), `HostLostError`,
+        `DeadlineError` after the job's `start_s`.
         """
         head, fields = job.request(stdin=stdin)
         stream: Stream | None = None
@@ -139,7 +139,7 @@ class Run:
         """Hand on what the application says until it, and all that it left, has ended; `stop` ends it.
 
         While a sink does not return, no more is taken of its stream; where one raises, the application is stopped.
-        Raises `SupervisorLostError` when nobody can tell how it ended, `ProgramUnusableError`.
+        Raises `HostLostError` when nobody can tell how it ended, `HostError` where it could not be started.
         """
         other = asyncio.create_task(self._pass_on(STDERR_LANE, stderr))
         with ExitStack() as stack:
@@ -177,7 +177,7 @@ class Run:
 
         taken: hears how many bytes have come, where they are many.
 
-        Raises an `OutputsError` where not all of them came, `SupervisorLostError`; the host then keeps them.
+        Raises an `OutputsError` where not all of them came, `HostLostError`; the host then keeps them.
         """
         source = Source(self._host, self._job.instance_id, f"{self.directory}/outputs", umask)
         limit_bytes = self._job.outputs_limit_bytes if limit_bytes is None else limit_bytes
@@ -296,7 +296,13 @@ class Run:
             return self._lost("the agent there ended")
         return faults.run_fault(self._host, self._job, closed)
 
-    def _lost(self, why: str | HostLostError) -> SupervisorLostError:
+    def _lost(self, why: str | HostLostError) -> HostLostError:
         first, *lines = str(why).splitlines()
         said = "\n".join(line.removeprefix("  | ") for line in lines if line.startswith("  | "))
-        return SupervisorLostError(self._host, self.directory, first.removeprefix(f"{self._host}: "), stderr=said)
+        of_run = f"-H {self._host} --run {self._job.instance_id}"
+        return HostLostError(
+            self._host,
+            f"{first.removeprefix(f'{self._host}: ')}; what the application wrote was in {self.directory}",
+            stderr=said,
+            next_step=f"fab fetch {of_run} brings what is there, fab clean {of_run} removes it",
+        )

@@ -20,13 +20,7 @@ from remote_runner.artifact.build import Artifact, BuilderChoice, build_for, dec
 from remote_runner.artifact.content import hash_content, tar_content, tar_entries, walk_content
 from remote_runner.controller import Controller
 from remote_runner.deadline import NEVER, Deadline
-from remote_runner.errors import (
-    ArtifactError,
-    BuildFailedError,
-    DeadlineError,
-    NoBuilderError,
-    RemoteRunnerError,
-)
+from remote_runner.errors import ArtifactError, DeadlineError, NoBuilderError, RemoteRunnerError, build_failed
 from remote_runner.inventory.inventory import AppSettings
 from remote_runner.inventory.kinds import Builder
 from remote_runner.inventory.systems import System
@@ -76,8 +70,8 @@ def build(settings: AppSettings, plan: Path, controller: Controller, **changes: 
     return artifact
 
 
-def failure(settings: AppSettings, plan: Path, controller: Controller, **changes: Any) -> BuildFailedError:
-    with pytest.raises(BuildFailedError) as caught:
+def failure(settings: AppSettings, plan: Path, controller: Controller, **changes: Any) -> RemoteRunnerError:
+    with pytest.raises(RemoteRunnerError, match=f"^build of {settings.name} for ") as caught:
         build(settings, plan, controller, **changes)
     return caught.value
 
@@ -434,9 +428,9 @@ def test_builds_of_old_runs_are_swept(plan: Path, controller: Controller, monkey
 
 
 def test_an_error_survives_being_packed() -> None:
-    error = BuildFailedError("node", "x86_64-linux", "why", log="/log", said="a\nb", next_step="do it")
+    error = build_failed("node", "x86_64-linux", "why", log="/log", said="a\nb", next_step="do it")
     again = unpack_failure(json.loads(json.dumps(pack_failure(error))))
-    assert type(again) is BuildFailedError
+    assert type(again) is RemoteRunnerError
     assert str(again) == str(error)
     assert vars(again) == vars(error)
     other = pack_failure(DeadlineError("it", 3.0))

@@ -14,13 +14,7 @@ import pytest
 from remote_runner.connection.link import Link, Stream, StreamClosed
 from remote_runner.connection.transports.ssh import SshTransport
 from remote_runner.connection.transports.transport import CommandTransport
-from remote_runner.errors import (
-    FarShellError,
-    HostLostError,
-    HostUnreachableError,
-    NoFarDirectoryError,
-    SessionRefusedError,
-)
+from remote_runner.errors import FarShellError, HostError, HostLostError, HostUnreachableError, NoFarDirectoryError
 from tests.hosts import UserSshd
 from tests.remote_runner.connection.far import by_ssh, linked, local, run, small_agent
 from tests.remote_runner.connection.peer import LINE
@@ -311,8 +305,8 @@ def test_a_directory_that_will_not_do_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "error", "words"),
     [
-        ("echo no way in; exit 7", SessionRefusedError, r"ended with status 7(.|\n)*no way in"),
-        ("exec sleep 100", SessionRefusedError, "did not answer in time"),
+        ("echo no way in; exit 7", HostError, r"ended with status 7(.|\n)*no way in"),
+        ("exec sleep 100", HostError, "did not answer in time"),
         ("exec yes", HostUnreachableError, "banners without end"),
     ],
 )

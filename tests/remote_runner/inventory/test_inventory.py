@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from remote_runner.errors import InventoryError, UnknownHostError
+from remote_runner.errors import InventoryError, RemoteRunnerError
 from remote_runner.inventory.command_template import PLACEHOLDERS, fill
 from remote_runner.inventory.endpoint import Endpoint
 from remote_runner.inventory.inventory import Direction, Forward, Inventory
@@ -437,7 +437,7 @@ def test_localhost_is_this_machine_wherever_hosts_are_listed() -> None:
     ],
 )
 def test_a_pattern_that_can_be_no_host_is_refused(pattern: str, words: list[str]) -> None:
-    with pytest.raises(UnknownHostError) as caught:
+    with pytest.raises(RemoteRunnerError) as caught:
         parse(FULL).select([pattern])
     for word in words:
         assert word in str(caught.value)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from remote_runner.errors import PlacementError
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.placement import (
     Entry,
     Placement,
@@ -69,20 +69,20 @@ def test_an_entry_with_groups_takes_only_those() -> None:
 
 def test_a_group_without_a_place_is_an_error_that_names_it() -> None:
     entries = [Entry("a", groups=("server", "relay")), Entry("b", groups=("relay",))]
-    with pytest.raises(PlacementError, match=r"'client'.*server, relay") as caught:
+    with pytest.raises(RemoteRunnerError, match=r"'client'.*server, relay") as caught:
         place(entries, 2, "client", ["server"])
     assert "client" in caught.value.next_step
 
 
 def test_groups_of_all_earlier_instances_are_needed() -> None:
-    with pytest.raises(PlacementError, match="groups of 3 instances"):
+    with pytest.raises(RemoteRunnerError, match="groups of 3 instances"):
         place([Entry("a", groups=("g",))], 4, "g", ["g", "g"])
 
 
 def test_an_empty_list_and_number_zero_are_errors() -> None:
-    with pytest.raises(PlacementError, match="no host"):
+    with pytest.raises(RemoteRunnerError, match="no host"):
         place([], 1, "g")
-    with pytest.raises(PlacementError, match="start at 1"):
+    with pytest.raises(RemoteRunnerError, match="start at 1"):
         place([Entry("a")], 0, "g")
 
 
@@ -121,7 +121,7 @@ def test_with_groups_nobody_lands_where_it_may_not_and_no_free_slot_is_passed_by
         possible = all(any(not e.groups or g in e.groups for e in entries) for g in sequence)
         if not possible:
             refused += 1
-            with pytest.raises(PlacementError):
+            with pytest.raises(RemoteRunnerError, match="no host takes it"):
                 place_all(entries, sequence, spread)
             continue
         placed += 1
@@ -198,7 +198,7 @@ def test_a_blank_param_is_none(text: str) -> None:
     ],
 )
 def test_an_odd_param_is_named(text: str, words: list[str]) -> None:
-    with pytest.raises(PlacementError) as caught:
+    with pytest.raises(RemoteRunnerError) as caught:
         parse_entries(text)
     for word in ["param remote-runners", *words]:
         assert word in str(caught.value)

@@ -30,11 +30,7 @@ from remote_runner.controller import Controller
 from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
-    BuildFailedError,
     EvaluationFailedError,
-    NoBuildMachineError,
-    NoNixError,
-    NoPackageError,
     RemoteRunnerError,
 )
 from remote_runner.inventory.inventory import AppSettings
@@ -283,8 +279,9 @@ def test_build_on_forces_the_place(nix_here: NixHere, plan: Path, controller: Co
     assert nix_here.is_valid(there.drv)
     assert not nix_here.is_valid(there.out)
     assert built(app(build_on=BuildOn.LOCAL), plan, controller).out == there.out
-    with pytest.raises(NoBuildMachineError) as caught:
+    with pytest.raises(RemoteRunnerError) as caught:
         build(app(build_on=BuildOn.LOCAL), plan, controller, system=MAC)
+    assert str(caught.value).startswith("node for aarch64-darwin can be built nowhere:\n  here: ")
     for words in ("here: aarch64-darwin is needed", "no remote builders", "on the target: app.build_on is local"):
         assert words in str(caught.value)
 
@@ -347,7 +344,7 @@ def test_where_the_plan_says_nix_it_is_needed(nix_here: NixHere, plan: Path, mon
     monkeypatch.setattr(here, "_program", lambda name, path: None)
     assert choice(app(builder=None, command=("make",)), plan) == "command"
     for settings in (app(), app(builder=None), app(builder=None, command=("make",), flake="github:a/b")):
-        with pytest.raises(NoNixError, match=r"install Nix .* or set app\.builder: command"):
+        with pytest.raises(RemoteRunnerError, match=r"(?s)needs Nix.* install Nix .* or set app\.builder: command"):
             choice(settings, plan)
 
 
@@ -424,10 +421,9 @@ async def closure(nix: Nix, path: str) -> list[str]:
 def test_a_build_that_fails_shows_its_last_lines_and_its_log(plan: Path, controller: Controller) -> None:
     packages(plan, node("seq 1 50; echo broken >&2; exit 3"))
     error = failure(app(), plan, controller)
-    assert isinstance(error, BuildFailedError)
     for words in ("build of node for x86_64-linux: Nix did not make /nix/store/", "| 50", "| broken", "exit code 3"):
         assert words in str(error)
-    assert "\n1\n2\n" in Path(error.log).read_text()
+    assert "\n1\n2\n" in Path(str(error).partition("\n  log: ")[2].partition("\n")[0]).read_text()
     assert re.fullmatch(r"`nix-store --realise /nix/store/\S+\.drv` does the same by hand", error.next_step)
 
 
@@ -460,12 +456,11 @@ def test_a_nix_that_nobody_set_up_is_told(configured: NixHere, plan: Path, contr
 def test_a_package_that_is_not_there_is_named_with_those_that_are(plan: Path, controller: Controller) -> None:
     packages(plan, f"{node()} other = throw ''never asked'';")
     error = failure(app("nod"), plan, controller)
-    assert isinstance(error, NoPackageError)
     assert ".#packages.x86_64-linux.nod: the flake has no such package; it has node, other for aarch64-darwin" in str(
         error
     )
     assert "--app" in error.next_step
-    assert isinstance(failure(app(), plan, controller, system=System("riscv64", "linux")), NoPackageError)
+    assert "no such package" in str(failure(app(), plan, controller, system=System("riscv64", "linux")))
 
 
 def test_a_flake_without_packages_says_so(plan: Path, controller: Controller) -> None:
@@ -582,7 +577,7 @@ def test_a_store_path_is_an_artifact(nix_here: NixHere, plan: Path, controller: 
         store_artifact(nix, artifact.path, app("other"), X86, attempt)
     with pytest.raises(ArtifactError, match="is not valid in this machine's store"):
         store_artifact(nix, Path(f"{artifact.out}2"), app(), X86, attempt)
-    with pytest.raises(NoNixError, match="store path"):
+    with pytest.raises(RemoteRunnerError, match="as a store path, needs Nix"):
         store_artifact(None, artifact.path, app(), X86, attempt)
     (plan / "start").touch(mode=0o755)
     added = Path(nix_here.run("nix-store", "--add", str(plan)))

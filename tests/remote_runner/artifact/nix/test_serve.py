@@ -13,7 +13,7 @@ from remote_runner.artifact.nix import serve
 from remote_runner.artifact.nix.here import Nix, find_nix
 from remote_runner.artifact.nix.serve import PathInfo, ServeClient, in_dependency_order
 from remote_runner.artifact.nix.source import LocalServer
-from remote_runner.errors import LocalProgramError, ServeProtocolError
+from remote_runner.errors import LocalProgramError, RemoteRunnerError
 from tests.nix_bed import NixHere, simple_flake
 
 
@@ -64,20 +64,20 @@ def test_both_sides_speak_the_lower_version(theirs: int) -> None:
     ],
 )
 def test_who_speaks_something_else_is_told_so(data: bytes, words: str) -> None:
-    with pytest.raises(ServeProtocolError, match=words):
+    with pytest.raises(RemoteRunnerError, match=words):
         parsed(serve.read_hello(), data)
 
 
 @pytest.mark.parametrize(
-    ("reading", "data"),
+    ("reading", "data", "words"),
     [
-        (serve.read_string, serve.number(1 << 40)),
-        (serve.read_strings, serve.number(1 << 40)),
-        (serve.read_string, serve.number(1) + b"\xff" + bytes(7)),
+        (serve.read_string, serve.number(1 << 40), "a string of 1099511627776 bytes"),
+        (serve.read_strings, serve.number(1 << 40), "1099511627776 strings at once"),
+        (serve.read_string, serve.number(1) + b"\xff" + bytes(7), "the string b"),
     ],
 )
-def test_nothing_is_reserved_for_what_no_server_says(reading: Any, data: bytes) -> None:
-    with pytest.raises(ServeProtocolError):
+def test_nothing_is_reserved_for_what_no_server_says(reading: Any, data: bytes, words: str) -> None:
+    with pytest.raises(RemoteRunnerError, match=f"expected an answer of `nix-store --serve`, found {words}"):
         parsed(reading(), data)
 
 
@@ -87,7 +87,7 @@ def test_a_hash_is_put_into_hexadecimal() -> None:
     of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert serve.hash_in_hex(f"sha256:{digits}") == of_nothing
     assert serve.hash_in_hex(of_nothing) == of_nothing
-    with pytest.raises(ServeProtocolError):
+    with pytest.raises(RemoteRunnerError, match="found the hash"):
         serve.hash_in_hex("sha256:" + "e" * 52)
 
 
@@ -102,7 +102,7 @@ def test_each_path_comes_behind_those_that_it_refers_to() -> None:
 
 
 def test_a_circle_of_references_is_an_error() -> None:
-    with pytest.raises(ServeProtocolError, match="circle"):
+    with pytest.raises(RemoteRunnerError, match="circle"):
         in_dependency_order({"a": info("a", "b"), "b": info("b", "a")})
 
 

