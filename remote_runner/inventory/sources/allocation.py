@@ -27,6 +27,7 @@ from remote_runner.inventory.sources.source import SlurmSource
 from remote_runner.machine.files import write_atomically
 from remote_runner.machine.process import end, ends_within, last_lines, start
 
+_ALIVE = "PENDING,CONFIGURING,RUNNING,SUSPENDED"
 _LOOK_S = 2.0
 # Nothing that waiting helps against, unless somebody changes the partition or the limits.
 _NEVER = ("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "InvalidAccount", "InvalidQOS")
@@ -85,8 +86,11 @@ class Allocation:
         with lock:
             if not self.record.exists():
                 return True  # none was made
-            variables = {**environ, **_recorded(self.record, "environ", {})}
-            SlurmPrograms("slurm", variables).ask("scancel", f"--name={self.name}")
+            slurm = SlurmPrograms("slurm", {**environ, **_recorded(self.record, "environ", {})})
+            slurm.ask("scancel", f"--name={self.name}")
+            # Its status 0 was seen with a job that stayed: slurmctld had just been started.
+            if left := slurm.ask("squeue", "-h", "-o", "%i", "-t", _ALIVE, f"--name={self.name}").split():
+                raise slurm.failed(f"job {left[0]} is still there after scancel")
             for file in (self.record, self.record.with_suffix(".ended")):
                 file.unlink(missing_ok=True)
         return True
