@@ -140,6 +140,7 @@ def test_one_client_serves_many_threads(client: SyncClient) -> None:
     assert list(messages) == [by_number[number] for number in range(1, 201)]
 
 
+@pytest.mark.slow
 def test_a_round_trip_of_100_ms_costs_as_often_as_it_must(service: SyncService) -> None:
     opening_s, asking_s = [], []
     with DelayProxy("127.0.0.1", service.port, rtt_s=0.1) as wire:

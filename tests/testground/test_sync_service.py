@@ -278,6 +278,7 @@ def test_what_is_no_websocket_is_turned_away_without_a_word(capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_with_no_more_files_it_takes_clients_again_when_others_have_gone() -> None:
     program = (
         "import resource; from testground.sync.service import serve_forever;"
@@ -330,6 +331,7 @@ def test_served_alone_it_ends_at_ctrl_c() -> None:
             served.kill()
 
 
+@pytest.mark.slow
 def test_the_time_of_a_client_stands_still_while_the_service_is_stopped() -> None:
     program = "from testground.sync import peer, service; peer._OPEN_TIMEOUT_S = 2.0\n"
     program += "service.serve_forever(0, lambda port: print(port, flush=True))"

@@ -281,6 +281,7 @@ def test_without_a_command_there_is_no_build(plan: Path, controller: Controller)
         build(app(), plan, controller)
 
 
+@pytest.mark.slow
 def test_a_build_that_hangs_is_ended_with_all_its_processes(plan: Path, controller: Controller) -> None:
     script = f"trap '' TERM; (trap '' TERM; echo $$ > '{plan}/ready'; exec sleep 600) & echo $! > '{plan}/child'; wait"
     started_s = time.monotonic()

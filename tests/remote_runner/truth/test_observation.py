@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from remote_runner.cancellation import Cancellation
 from remote_runner.controller import Controller
 from remote_runner.errors import HostError
@@ -74,6 +76,7 @@ class SaysNothing:
         raise HostError("dex", "says nothing")
 
 
+@pytest.mark.slow
 def test_its_files_have_the_mode_that_the_instance_asks_for(tmp_path: Path) -> None:
     async def run() -> None:
         watch = FakeWatch()
