@@ -16,6 +16,7 @@ import fabric
 import fabric.main
 import invoke
 from invoke.parser import Argument, ParserContext
+from invoke.util import LOG_FORMAT
 
 from remote_runner.errors import RemoteRunnerError
 from remote_runner.typed import as_typed, set_typed
@@ -228,5 +229,7 @@ def own_program(tasks: invoke.Collection) -> Program:
 def _quieten_invoke(program: invoke.Program) -> None:
     """Take back what Invoke makes of --debug: the lines of every library, on stderr."""
     if program.args.debug.value and not os.environ.get("INVOKE_DEBUG"):  # noqa: TID251 (Invoke's own)
-        logging.root.handlers.clear()
-        logging.root.setLevel(logging.WARNING)
+        for handler in list(logging.root.handlers):
+            if handler.formatter is not None and handler.formatter._fmt == LOG_FORMAT:  # none of a fabfile's own
+                logging.root.removeHandler(handler)
+                logging.root.setLevel(logging.WARNING)
